@@ -1,0 +1,28 @@
+"""The engine-neutral vocabulary: what is asked of an engine and what it answers.
+
+Structs here cross process borders as msgpack. Token ids only: text never enters an engine.
+"""
+
+from app.generation.types import (
+    Capabilities,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    InvalidRequest,
+    SamplingParams,
+    StepOutput,
+    TokenLogprobs,
+)
+
+__all__ = [
+    "Capabilities",
+    "EngineInfo",
+    "EngineStats",
+    "FinishReason",
+    "GenerationRequest",
+    "InvalidRequest",
+    "SamplingParams",
+    "StepOutput",
+    "TokenLogprobs",
+]

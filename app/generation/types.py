@@ -1,0 +1,124 @@
+"""Requests, deltas and engine facts, as msgspec structs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class InvalidRequest(ValueError):  # noqa: N818 - the field's name for it, not a crash
+    """The request cannot be served by this engine; `param` names the offending field."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is chosen and when the sequence ends.
+
+    `max_tokens` counts generated tokens, the end token included. `temperature` 0 means greedy; `top_k` 0
+    and `top_p` 1 mean no cut. `logprobs` None means none, k >= 0 the chosen token and k alternatives.
+    Until `min_tokens` tokens are out neither an EOS nor a stop token may be chosen.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One sequence to generate. `request_id` is unique among all live requests of a pool."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability (natural log) of the chosen token and of the `top` most likely ones, best first.
+
+    Taken from the model's distribution after penalties and logit bias, before temperature and cuts.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class StepOutput(msgspec.Struct, array_like=True):
+    """What one engine step added to one sequence.
+
+    `token_ids` holds new tokens only, in order; an EOS or stop token that ended the sequence is included.
+    `stop_token_id` is that token when a stop token or EOS ended it. `logprobs` parallels `token_ids` when
+    asked for. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
+    `error` is a sentence for the client, with finish_reason "error".
+    """
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What an engine can do; the API refuses the rest up front, naming the parameter."""
+
+    max_logprobs: int = 0
+    seed: bool = False
+    logit_bias: bool = False
+    min_p: bool = False
+    penalties: bool = False
+    min_tokens: bool = False
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """Facts of a loaded engine.
+
+    `max_seq_len` bounds prompt + generated tokens of one sequence; `max_batch_size` the sequences that run
+    at once; `kv_blocks` x `kv_block_size` tokens fit the KV cache (0: the engine does not say).
+    """
+
+    engine: str
+    architecture: str
+    dtype: str
+    device: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_seq_len: int
+    max_batch_size: int
+    capabilities: Capabilities
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    kv_blocks: int = 0
+    kv_block_size: int = 0
+
+
+class EngineStats(msgspec.Struct):
+    """Gauges (sequences, KV blocks) and totals since the engine started (steps, tokens)."""
+
+    waiting: int = 0
+    running: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
