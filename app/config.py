@@ -1,0 +1,203 @@
+"""Settings: config.yaml, overridden by environment variables, overridden by flags.
+
+Each key is described here once; config.yaml repeats every key with its default and a comment, and a test
+holds the two together. A value that is wrong is refused before anything starts, with the key's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+ENV_PREFIX = "TRTLLM_OPENAI_"
+DEFAULT_FILE = Path("config.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the key."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TorchSettings(Section):
+    """The embedded PyTorch engine."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="auto is bfloat16 where the device computes in it, else float32"
+    )
+    max_batch_size: Positive = Field(32, description="sequences that run at once; the rest wait")
+    max_seq_len: Positive | None = Field(
+        None, description="prompt + generated tokens of one sequence; null is the model's own limit"
+    )
+    max_num_tokens: Positive = Field(
+        2048, description="tokens computed in one step; longer prompts are prefilled in chunks"
+    )
+    block_size: Positive = Field(16, description="tokens in one KV block")
+    kv_cache_tokens: Positive | None = Field(
+        None,
+        description="tokens the KV cache holds; null sizes it from free memory, and never below one "
+        "full-length sequence",
+    )
+    kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="share of the free GPU memory given to the KV cache when kv_cache_tokens is null"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 is one for each core")
+
+
+class SyntheticSettings(Section):
+    """The synthetic engine: tokens at a set pace, for load tests of everything but the engine."""
+
+    ttft: Seconds = Field(0.05, description="seconds from submission to the first token")
+    itl: Seconds = Field(0.01, description="seconds between tokens of one sequence")
+    max_batch_size: Positive = Field(1024, description="sequences that run at once; the rest wait")
+    max_seq_len: Positive = Field(8192, description="prompt + generated tokens of one sequence")
+    load_time: Seconds = Field(0.0, description="seconds that loading pretends to take")
+
+
+class Settings(BaseSettings):
+    """All settings of the server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+        protected_namespaces=(),
+    )
+
+    engine: Literal["torch", "synthetic", "tensorrt_llm"] = Field("torch", description="which engine serves")
+    model: str = Field(
+        "demo",
+        description="a Hugging Face checkpoint directory, a .gguf file of the Llama family, or demo: the "
+        "bundled SmolLM2-135M-Instruct",
+    )
+    served_model_name: str | None = Field(
+        None, description="the model id that clients send; null derives it from the model's name"
+    )
+    tokenizer: str | None = Field(None, description="directory of the tokenizer; null is the model's own")
+    chat_template: str | None = Field(
+        None, description="a Jinja file to use in place of the tokenizer's chat template"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks one")
+    replicas: Positive = Field(1, description="ModelRunner processes, each with one engine")
+    cache_dir: str | None = Field(
+        None, description="where converted models are kept; null is $XDG_CACHE_HOME/trtllm-openai"
+    )
+    max_body_bytes: Positive = Field(16 * 2**20, description="largest request body; beyond it: 413")
+    ping_interval: Annotated[int, Field(ge=1, le=15)] = Field(
+        15, description="seconds of silence before a stream gets a keep-alive comment"
+    )
+    drain_timeout: Seconds = Field(30.0, description="seconds that live streams get to finish on SIGTERM")
+    load_timeout: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="seconds that an engine may take to load before it is given up"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+    torch: TorchSettings = TorchSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache directory in force."""
+        if self.cache_dir:
+            return Path(self.cache_dir).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(base).expanduser() / "trtllm-openai"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file arrives as init arguments, so that its keys rank below the environment.
+        return env_settings, init_settings
+
+
+def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
+    """Give `parser` a flag for every setting (`--port`, `--torch.dtype` …) and `--config`."""
+    parser.add_argument("--config", metavar="FILE", help="settings file (default: config.yaml if there is one)")
+    return CliSettingsSource(
+        Settings,
+        root_parser=parser,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=True,
+        cli_kebab_case=True,
+    )
+
+
+def load_settings(
+    flags: CliSettingsSource[Any] | None = None,
+    args: argparse.Namespace | None = None,
+    file: str | os.PathLike[str] | None = None,
+) -> Settings:
+    """Read the settings in force. Raises `ConfigError` naming the key and where its value came from."""
+    path = Path(file) if file else DEFAULT_FILE
+    values: dict[str, Any] = {}
+    if path.is_file():
+        values = _read_yaml(path)
+    elif file:
+        raise ConfigError(f"config file {path} does not exist")
+    _refuse_unknown_environment()
+    try:
+        if flags is None:
+            return Settings(**values)
+        return Settings(_cli_settings_source=flags(parsed_args=args), **values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path if values else None)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return dict(YamlConfigSettingsSource(Settings, yaml_file=path)())
+    except Exception as error:  # the YAML library's own hierarchy, UnicodeDecodeError, a list at top level …
+        raise ConfigError(f"config file {path} cannot be read: {error}") from error
+
+
+def _refuse_unknown_environment() -> None:
+    """A misspelt variable must not be ignored in silence."""
+    known = set()
+    for name, field in Settings.model_fields.items():
+        known.add(f"{ENV_PREFIX}{name}".upper())
+        if isinstance(field.default, Section):
+            known.update(f"{ENV_PREFIX}{name}__{sub}".upper() for sub in type(field.default).model_fields)
+    for variable in os.environ:
+        if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in known:
+            raise ConfigError(f"environment variable {variable} is not a setting")
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            where = f" (in {path})" if path else ""
+            lines.append(f"{key}: there is no such setting{where}")
+        else:
+            lines.append(f"{key}: {item['msg']} (got {item['input']!r})")
+    return "\n".join(lines)
+
+
