@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,7 +137,9 @@ class Settings(BaseSettings):
 
 def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
     """Give `parser` a flag for every setting (`--port`, `--torch.dtype` …) and `--config`."""
-    parser.add_argument("--config", metavar="FILE", help="settings file (default: config.yaml if there is one)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings file (default: config.yaml if there is one)"
+    )
     return CliSettingsSource(
         Settings,
         root_parser=parser,
@@ -165,7 +166,7 @@ def load_settings(
     try:
         if flags is None:
             return Settings(**values)
-        return Settings(_cli_settings_source=flags(parsed_args=args), **values)  # type: ignore[arg-type]
+        return Settings(_cli_settings_source=flags(parsed_args=args), **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise ConfigError(_explain(error, path if values else None)) from None
 
@@ -199,5 +200,3 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         else:
             lines.append(f"{key}: {item['msg']} (got {item['input']!r})")
     return "\n".join(lines)
-
-

@@ -1,0 +1,32 @@
+# `make serve` and `make test` work on a bare machine with Python 3.11 or newer: they call `make setup`.
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.PHONY: help setup serve test check format bench clean
+
+help:            ## show the targets
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:           ## make .venv with all dependencies and the demo model
+	@scripts/setup.sh
+
+serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for flags)
+	@exec $(BIN)/python -m app serve $(ARGS)
+
+test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup     ## format check, lint, strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup    ## format, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup     ## tokens/s of the torch engine beside transformers
+	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+clean:           ## remove .venv and caches of tools
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

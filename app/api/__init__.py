@@ -1,0 +1,1 @@
+"""HTTP routes, one module a family, and the one error contract."""

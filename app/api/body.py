@@ -1,0 +1,49 @@
+"""Reads a JSON body into a request model: orjson first (fast on long prompts), then pydantic."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+
+from app.api.errors import ApiError
+from app.protocol.common import RequestModel
+
+T = TypeVar("T", bound=RequestModel)
+
+IGNORED_HEADER = "x-ignored-params"
+
+
+async def read_body(request: Request, model: type[T]) -> T:
+    """Parse the body. Raises `ApiError` 400 or 415, or pydantic's ValidationError, which answers as 400."""
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_type not in ("application/json", "") and not content_type.endswith("+json"):
+        raise ApiError(
+            415,
+            f"The body must be application/json, not {content_type}.",
+            code="unsupported_media_type",
+        )
+    raw = await request.body()
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    return model.model_validate(value)
+
+
+def ignored_params(body: RequestModel) -> dict[str, str]:
+    """The response header that names the fields this server does not know; empty when there are none."""
+    names = sorted(body.model_extra or ())
+    if not names:
+        return {}
+    text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)
+    return {IGNORED_HEADER: text[:1024]} if text else {}
+
+
+def documented(model: type[RequestModel]) -> dict[str, Any]:
+    """`openapi_extra` for a route that reads its body with `read_body`; see `app.api.openapi`."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,147 @@
+"""The one error contract: every status, inside and outside streams, has the shape
+
+{"error": {"message": …, "type": …, "param": …, "code": …}}
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.generation import InvalidRequest
+from app.pool import PoolError
+
+log = logging.getLogger(__name__)
+
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
+LOADING_RETRY_AFTER = 5
+
+
+class ApiError(Exception):
+    """An error the client gets: status, sentence, the parameter at fault and a code to branch on."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def type(self) -> str:
+        """OpenAI's error type for the status."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> bytes:
+        """The JSON object that says it."""
+        detail = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": detail})
+
+    def response(self) -> Response:
+        """The whole HTTP response."""
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+def unavailable(message: str) -> ApiError:
+    """503 with the time after which another try makes sense."""
+    headers = {"retry-after": str(LOADING_RETRY_AFTER), "retry-after-ms": str(LOADING_RETRY_AFTER * 1000)}
+    return ApiError(503, message, code="service_unavailable", headers=headers)
+
+
+def from_exception(error: Exception) -> ApiError:
+    """The ApiError that stands for any exception of the request path."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidRequest():
+            return ApiError(400, str(error), param=error.param, code=error.code)
+        case PoolError():
+            return unavailable(f"The model is not ready: {error}")
+        case ValidationError():
+            return from_validation(error)
+    log.error("unexpected error", exc_info=error)
+    return ApiError(500, "The server had an internal error. Its log has the details.", code="internal_error")
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """400 for a body that does not fit the model: the first fault that says most, with its place."""
+    items = error.errors(include_url=False, include_context=False)
+    # A union reports every branch it tried; the deepest location is the branch that was meant.
+    item = max(items, key=lambda item: len(item["loc"]))
+    param = place(_without_union_tags(item["loc"]))
+    message = item["msg"]
+    if item["type"] == "missing":
+        return ApiError(
+            400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    code = "invalid_type" if item["type"].endswith("_type") else "invalid_value"
+    return ApiError(400, f"Invalid value for '{param}': {message}.", param=param, code=code)
+
+
+def place(loc: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "content")` as `messages[0].content`."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Drop what pydantic adds for union members and keys, such as `list[str]` or `[key]`."""
+    return tuple(part for part in loc if isinstance(part, int) or (part.isidentifier() and part not in _TAGS))
+
+
+_TAGS = {"str", "int", "float", "bool"}
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` follow the contract."""
+
+    def answer(_: Request, error: Exception) -> Response:
+        return from_exception(error).response()
+
+    def framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = error.status_code
+        messages = {
+            404: f"There is no {request.url.path} here.",
+            405: f"{request.url.path} does not take {request.method}.",
+        }
+        message = messages.get(status) or str(error.detail) or http.HTTPStatus(status).phrase
+        return ApiError(status, message, code=_CODES.get(status), headers=error.headers).response()
+
+    def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        item = error.errors()[0]
+        param = place(tuple(item["loc"][1:]))
+        return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
+
+    for kind in (ApiError, InvalidRequest, PoolError, ValidationError):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, answer)

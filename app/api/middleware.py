@@ -1,0 +1,103 @@
+"""The outermost layer of a request, as plain ASGI: id, path clean-up, body limit, one log line, counting."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import ApiError
+from app.telemetry.metrics import Metrics
+
+log = logging.getLogger("app.access")
+
+REQUEST_ID = "x-request-id"
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SLASHES = re.compile(r"//+")
+CLIENT_CLOSED = 499
+
+
+class RequestLayer:
+    """Wraps the whole application. `max_body_bytes` bounds bodies, declared or chunked."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        scope["path"] = clean_path(scope["path"])
+        request_id = headers.get(REQUEST_ID, "")
+        if not _SANE_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+        status = 0
+        gone = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received, gone
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                gone = True
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise _too_large(self._max_body_bytes)
+            return message
+
+        try:
+            declared = headers.get("content-length", "")
+            if declared.isdigit() and int(declared) > self._max_body_bytes:
+                await _too_large(self._max_body_bytes).response()(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive_bounded, send_with_id)
+        finally:
+            # A client that leaves before the answer began, or before a stream ended, is 499 here only.
+            complete = scope["state"].get("complete", status != 0)
+            if gone and not complete:
+                status = CLIENT_CLOSED
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, scope["method"], str(status or 500)).inc()
+            level = logging.DEBUG if route in ("/metrics", "/health/live", "/health/ready") else logging.INFO
+            log.log(
+                level,
+                "%s %s %d %.1f ms id=%s",
+                scope["method"],
+                scope["path"],
+                status or 500,
+                seconds * 1000,
+                request_id,
+            )
+
+
+def clean_path(path: str) -> str:
+    """`//v1//models/` as `/v1/models`: clients that join base URLs carelessly are served."""
+    path = _SLASHES.sub("/", path)
+    return path.rstrip("/") or "/"
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The request body is larger than the limit of {limit} bytes.",
+        code="payload_too_large",
+        headers={"connection": "close"},
+    )

@@ -1,0 +1,94 @@
+"""From the wire's sampling fields to SamplingParams; what cannot be honoured is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.api.errors import ApiError
+from app.generation import EngineInfo, InvalidRequest, SamplingParams
+from app.generation.build import check_capabilities, check_context
+from app.protocol.common import SamplingFields
+from app.service import InferenceService
+
+MAX_STOPS = 64
+TOKENIZE_OFF_LOOP = 4096
+"""Characters from which tokenising takes long enough (over a millisecond) to leave the event loop."""
+
+
+def sampling_params(
+    body: SamplingFields,
+    info: EngineInfo,
+    prompt_tokens: int,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    logprobs_param: str,
+    prompt_param: str,
+) -> SamplingParams:
+    """The parameters of one sequence, checked against the engine's limits.
+
+    `max_tokens` None means the rest of the context.
+    """
+    allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
+    given = body.model_dump(
+        include={
+            "temperature",
+            "top_p",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+        },
+        exclude_none=True,
+    )
+    if body.top_k is not None:
+        given["top_k"] = max(body.top_k, 0)
+    if body.logit_bias:
+        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    sampling = SamplingParams(
+        max_tokens=allowed,
+        seed=body.seed,
+        min_tokens=body.min_tokens or 0,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        logprobs=logprobs,
+        **given,
+    )
+    check_capabilities(info, sampling, logprobs_param)
+    return sampling
+
+
+def stop_strings(body: SamplingFields) -> list[str]:
+    """`stop` as a list."""
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"There may be at most {MAX_STOPS} stop strings, not {len(stops)}.", "stop")
+    if "" in stops:
+        raise InvalidRequest("A stop string must not be empty.", "stop")
+    return stops
+
+
+def include_usage(body: SamplingFields) -> bool:
+    """Whether the stream ends with a usage chunk."""
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options is only allowed together with stream: true.", "stream_options")
+    return bool(body.stream_options and body.stream_options.include_usage)
+
+
+def check_model(service: InferenceService, model: str | None) -> None:
+    """Refuse a model that is not served here. Leaving it out means the served one."""
+    if model is not None and model != service.model_id:
+        raise ApiError(
+            404,
+            f"The model '{model}' does not exist here; '{service.model_id}' is served.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def encode(service: InferenceService, text: str, *, add_special_tokens: bool) -> list[int]:
+    """Token ids of `text`; a long one is tokenised off the event loop."""
+    tokenizer = service.tokenizer
+    if len(text) < TOKENIZE_OFF_LOOP:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens)

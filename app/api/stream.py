@@ -1,0 +1,75 @@
+"""A Job as a stream of frames: text as it comes, then finish reason, usage if asked, [DONE].
+
+What differs between the endpoints is a `ChunkFormat`; order, merging and errors are the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from app.api.errors import from_exception
+from app.api.job import Choice, Job
+from app.api.sse import DONE, ChunkFrames
+from app.text.choice import TextDelta
+
+
+class ChunkFormat(Protocol):
+    """How an endpoint writes its choices."""
+
+    frames: ChunkFrames
+
+    def opening(self, index: int) -> bytes:
+        """What precedes the first text of choice `index`; may be empty."""
+
+    def with_logprobs(self, choice: Choice, delta: TextDelta) -> dict[str, Any]:
+        """The choice object of a delta that carries logprobs."""
+
+    def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
+        """The choice object that carries the finish reason."""
+
+
+async def stream_frames(job: Job, form: ChunkFormat, *, include_usage: bool) -> AsyncIterator[bytes]:
+    """All frames of a stream, each item one write. An error becomes an error frame and ends the stream."""
+    opened: set[int] = set()
+    gauge = job.service.metrics.streams
+    gauge.inc()
+    try:
+        async for deltas in job.deltas():
+            parts = []
+            for choice, delta in merged(deltas):
+                if choice.index not in opened:
+                    opened.add(choice.index)
+                    parts.append(form.opening(choice.index))
+                if delta.logprobs:
+                    parts.append(form.frames.choice(form.with_logprobs(choice, delta)))
+                elif delta.text:
+                    parts.append(form.frames.text(choice.index, delta.text))
+                if delta.finish_reason is not None:
+                    parts.append(form.frames.choice(form.final(choice.index, delta)))
+            if frame := b"".join(parts):
+                yield frame
+        tail = form.frames.usage(job.usage().model_dump()) if include_usage else b""
+        yield tail + DONE
+    except Exception as error:
+        yield b"data: " + from_exception(error).body() + b"\n\n"
+    finally:
+        gauge.dec()
+        job.close()
+
+
+def merged(deltas: list[tuple[Choice, TextDelta]]) -> list[tuple[Choice, TextDelta]]:
+    """Plain-text deltas of the same choice made one: the socket was behind, or the engine made several."""
+    if len(deltas) == 1:
+        return deltas
+    result: list[tuple[Choice, TextDelta]] = []
+    last: dict[int, TextDelta] = {}
+    for choice, delta in deltas:
+        before = last.get(choice.index)
+        if before is not None and not before.logprobs and not delta.logprobs:
+            before.text += delta.text
+            before.finish_reason, before.stop_reason = delta.finish_reason, delta.stop_reason
+        else:
+            last[choice.index] = delta
+            result.append((choice, delta))
+    return result

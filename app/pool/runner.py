@@ -1,0 +1,192 @@
+"""One ModelRunner seen from an HTTP worker: its process, its socket, its state, its live sequences."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
+from app.pool.generation import Generation
+from app.runner.messages import (
+    Abort,
+    Failed,
+    Hello,
+    LaunchSpec,
+    Loading,
+    Outputs,
+    Ready,
+    Stats,
+    Submit,
+    ToRunner,
+    decode_from_runner,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+State = Literal["starting", "loading", "ready", "failed", "stopped"]
+LAST_WORDS = 0.5
+"""Seconds to wait for the `Failed` message of a runner that has ended."""
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Runner:
+    """Starts a runner process and talks to it. `on_change` is called after every change of state."""
+
+    def __init__(
+        self, spec: LaunchSpec, context: zmq.asyncio.Context, on_change: Callable[[Runner], None]
+    ) -> None:
+        self.index = spec.index
+        self.state: State = "starting"
+        self.progress = Loading(0.0, "starting the process")
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.failure: Failed | None = None
+        self._failed = asyncio.Event()
+        self._spec = spec
+        self._on_change = on_change
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.set_hwm(0)
+        self._socket.linger = 0
+        self._generations: dict[str, Generation] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def load(self) -> int:
+        """Live sequences on this runner."""
+        return len(self._generations)
+
+    @property
+    def pid(self) -> int | None:
+        """The runner's process id, while it runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start the process in a process group of its own and attach to it."""
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        )
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.runner",
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=environment,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(self._spec) + b"\n")
+        self._socket.connect(self._spec.address)
+        self._send(Hello())
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+
+    def submit(self, requests: list[GenerationRequest], generation: Generation) -> None:
+        """Send requests to the engine; their deltas go to `generation`."""
+        for request in requests:
+            self._generations[request.request_id] = generation
+        self._send(Submit(requests))
+
+    def abort(self, request_ids: list[str]) -> None:
+        """End sequences within one engine step and forget them at once."""
+        known = [
+            request_id for request_id in request_ids if self._generations.pop(request_id, None) is not None
+        ]
+        if known and self.state == "ready":
+            self._send(Abort(known))
+
+    async def stop(self, patience: float) -> None:
+        """End the process: politely, then, after `patience` seconds, the whole group by force."""
+        self._set_state("stopped")
+        process = self._process
+        if process is not None and process.returncode is None:
+            self._signal_group(signal.SIGTERM)
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), patience)
+            except TimeoutError:
+                log.warning("runner %d did not stop within %g s; killing it", self.index, patience)
+        self._signal_group(signal.SIGKILL)
+        if process is not None:
+            await process.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_live("the server is shutting down")
+        self._socket.close()
+
+    def _send(self, message: ToRunner) -> None:
+        # Without a high-water mark the send completes inside the call; the future is already done.
+        self._socket.send(encode(message))
+
+    async def _receive(self) -> None:
+        while True:
+            message = decode_from_runner(await self._socket.recv())
+            match message:
+                case Outputs(outputs):
+                    self._dispatch(outputs)
+                case Stats(stats):
+                    self.stats = stats
+                case Loading():
+                    self.progress = message
+                    self._set_state("loading")
+                case Ready(info):
+                    self.info = info
+                    self._set_state("ready")
+                case Failed():
+                    self.failure = message
+                    self._failed.set()
+
+    def _dispatch(self, outputs: list[StepOutput]) -> None:
+        for output in outputs:
+            generation = self._generations.get(output.request_id)
+            if generation is None:
+                continue
+            if output.finish_reason is not None:
+                del self._generations[output.request_id]
+            generation.put(output)
+
+    async def _watch(self) -> None:
+        """Wait for the process to end; nothing but `stop` makes that an expected end."""
+        assert self._process is not None
+        status = await self._process.wait()
+        if self.state == "stopped":
+            return
+        with contextlib.suppress(TimeoutError):  # its last words may still be in the socket
+            async with asyncio.timeout(LAST_WORDS):
+                await self._failed.wait()
+        if self.failure is None:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            self.failure = Failed(f"runner {self.index} {how}", final=False)
+        self._signal_group(signal.SIGKILL)  # engine ranks it may have left behind
+        self.stats = EngineStats()
+        self._fail_live("the model runner failed while generating")
+        self._set_state("failed")
+
+    def _fail_live(self, message: str) -> None:
+        live, self._generations = self._generations, {}
+        for request_id, generation in live.items():
+            generation.put(StepOutput(request_id, [], "error", error=message))
+
+    def _signal_group(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+    def _set_state(self, state: State) -> None:
+        if self.state not in ("stopped", "failed"):
+            self.state = state
+            self._on_change(self)

@@ -1,0 +1,1 @@
+"""pydantic models of the wire, and nothing else."""

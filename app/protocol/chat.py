@@ -1,0 +1,73 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from app.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
+
+MAX_TOP_LOGPROBS = 20
+
+
+class ChatRequest(SamplingFields):
+    messages: Annotated[list[JsonObject], Field(min_length=1)] = Field(
+        description="The conversation: objects with a role and a content (text or text parts)."
+    )
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Wins over max_tokens. Default: the rest of the context."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: Any = None
+    functions: list[JsonObject] | None = None
+    response_format: JsonObject | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    metadata: JsonObject | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prediction: JsonObject | None = None
+
+
+class TopLogprob(ResponseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(ResponseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(ResponseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(ResponseModel):
+    role: str
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(ResponseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+    stop_reason: str | int | None = Field(None, description="The stop string or stop token id that matched.")
+
+
+class ChatResponse(ResponseModel):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage

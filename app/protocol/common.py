@@ -1,0 +1,98 @@
+"""What both generation endpoints share: sampling fields, stream options, usage, errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CHOICES = 128
+Token = Annotated[int, Field(ge=0)]
+
+
+class RequestModel(BaseModel):
+    """A request part. Unknown fields are kept, so that they can be named to the client."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+
+class ResponseModel(BaseModel):
+    """A response part. Only fields that were set are sent."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class StreamOptions(RequestModel):
+    include_usage: bool | None = None
+
+
+class SamplingFields(RequestModel):
+    """Sampling parameters of both endpoints; null means the default, as with OpenAI."""
+
+    model: str | None = Field(None, description="A model id of /v1/models. Default: the served model.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        None, description="Default 1; 0 is greedy."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 and -1 mean no cut.")
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    logit_bias: (
+        dict[
+            Annotated[str, Field(pattern=r"^\d{1,9}$")],
+            Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)],
+        ]
+        | None
+    ) = Field(None, description="Token id to a bias in -100..100.")
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[Token] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    user: str | None = None
+
+
+class PromptTokensDetails(ResponseModel):
+    cached_tokens: int
+
+
+class Usage(ResponseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The shape of every error, whatever the status."""
+
+    error: ErrorDetail
+
+
+class ModelCard(ResponseModel):
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+    max_model_len: int | None = None
+
+
+class ModelList(ResponseModel):
+    object: str = "list"
+    data: list[ModelCard]
+
+
+JsonObject = dict[str, Any]

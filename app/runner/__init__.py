@@ -1,0 +1,1 @@
+"""The ModelRunner: one operating-system process around one engine."""

@@ -1,0 +1,82 @@
+"""`python -m app.runner`: the ModelRunner process. Reads a `LaunchSpec` from standard input.
+
+Exit status: 0 stopped or owner gone, 1 the engine failed, 3 it cannot start as configured.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from app.config import Settings
+from app.engines.base import Engine
+from app.runner.loop import RunnerLoop
+from app.runner.messages import LaunchSpec
+from app.telemetry.logs import setup_logging
+
+log = logging.getLogger("app.runner")
+
+SHUTDOWN_DEADLINE = 10.0
+CANNOT_START = 3
+
+
+def load_engine(spec: LaunchSpec, settings: Settings, loop: RunnerLoop) -> Engine:
+    """Build the configured engine. Only here, and only the configured one, is engine code imported."""
+    if settings.engine == "synthetic":
+        from app.engines import synthetic
+
+        return synthetic.load(settings.synthetic, spec.vocab_size, spec.eos_token_ids, loop.progress)
+    from app.engines import torch
+
+    return torch.load(Path(spec.model_dir), settings.torch, loop.progress)
+
+
+def read_spec(fd: int) -> LaunchSpec:
+    """Read the first line of `fd`, unbuffered so that the rest of the pipe stays pollable."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(fd, 65536)
+        if not piece:
+            raise SystemExit("the owning process ended before it sent the launch specification")
+        line += piece
+    return msgspec.json.decode(bytes(line), type=LaunchSpec)
+
+
+def main() -> int:
+    """Run one ModelRunner to its end."""
+    owner_fd = sys.stdin.fileno()
+    spec = read_spec(owner_fd)
+    settings = Settings.model_validate(spec.settings)
+    setup_logging(settings.log_level, process=f"runner-{spec.index}")
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.set_hwm(0)  # the pool bounds what is in flight; nothing may be dropped
+    socket.linger = 2000
+    socket.bind(spec.address)
+    loop = RunnerLoop(socket, owner_fd)
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
+    loaded = False
+    try:
+        loop.progress(0.0, "starting")
+        engine = load_engine(spec, settings, loop)
+        loaded = True
+        loop.run(engine)
+        engine.shutdown(SHUTDOWN_DEADLINE)
+    except Exception as error:
+        log.exception("runner %d ends", spec.index)
+        loop.fail(f"{type(error).__name__}: {error}", final=not loaded)
+        return 1 if loaded else CANNOT_START
+    finally:
+        context.destroy(linger=2000)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

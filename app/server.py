@@ -1,0 +1,44 @@
+"""The ASGI application: routes, error contract, request layer, and the lifespan that owns the pool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import chat, completions, errors, health, models, openapi
+from app.api.middleware import RequestLayer
+from app.config import Settings
+from app.service import InferenceService, Readiness
+
+
+def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> FastAPI:
+    """Build the application. `on_change` is called as start-up proceeds."""
+
+    service = InferenceService(settings, on_change)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="trtllm-openai-server",
+        version=__version__,
+        description="OpenAI-compatible inference over TensorRT-LLM engines.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.state.service = service
+    for module in (completions, chat, models, health):
+        app.include_router(module.router)
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(RequestLayer, max_body_bytes=settings.max_body_bytes, metrics=service.metrics)
+    return app

@@ -1,0 +1,168 @@
+"""What the routes work with: the model's tokenizer and template, the pool, and how far start-up is.
+
+`InferenceService` owns the order of start-up: resolve the checkpoint, read the tokenizer, start the runners.
+All of it happens beside the HTTP server, which answers health checks from its first moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import checkpoints
+from app.config import Settings
+from app.generation import EngineInfo, EngineStats
+from app.pool import PoolError, PoolStatus, RunnerPool
+from app.runner.messages import LaunchSpec
+from app.telemetry.metrics import Metrics
+from app.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+CONVERSION_SHARE = 0.5
+"""Part of the progress bar that converting a checkpoint gets when there is something to convert."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests are taken, and if not, why and how far start-up is (0..1)."""
+
+    ready: bool
+    reason: str
+    progress: float
+    failed: bool = False
+
+
+class InferenceService:
+    """One served model. `on_change` is called whenever `readiness` may have changed."""
+
+    def __init__(self, settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.created = int(time.time())
+        self.model_id = settings.served_model_name or settings.model
+        self._on_change = on_change
+        self._pool: RunnerPool | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._phase = Readiness(False, "starting", 0.0)
+        self._draining = False
+        self.metrics.watch_pool(self._snapshot)
+
+    @property
+    def pool(self) -> RunnerPool:
+        """The runner pool. Raises `PoolError` before start-up got that far."""
+        if self._pool is None or self._tokenizer is None:
+            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+        return self._pool
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises `PoolError` before it is read."""
+        if self._tokenizer is None:
+            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+        return self._tokenizer
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's facts. Raises `PoolError` before an engine was ready."""
+        info = self.pool.info
+        if info is None:
+            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+        return info
+
+    @property
+    def engine_info(self) -> EngineInfo | None:
+        """The engine's facts, or None before an engine was ready."""
+        return self._pool.info if self._pool is not None else None
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether requests are taken now."""
+        if self._draining:
+            return Readiness(False, "draining", 1.0)
+        if self._pool is None or self._phase.failed:
+            return self._phase
+        return _readiness(self._pool.status())
+
+    def start(self) -> None:
+        """Begin start-up in the background."""
+        self._starting = asyncio.create_task(self._start())
+
+    def drain(self) -> None:
+        """Say not ready from now on; what is running goes on."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Stop the runners."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        if self._pool is not None:
+            await self._pool.stop()
+
+    async def _start(self) -> None:
+        try:
+            await self._start_or_raise()
+        except Exception as error:
+            if not isinstance(error, checkpoints.CheckpointError):
+                log.exception("start-up failed")
+            self._set_phase(Readiness(False, str(error) or type(error).__name__, 0.0, failed=True))
+
+    async def _start_or_raise(self) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+
+        def converting(fraction: float, what: str) -> None:
+            phase = Readiness(False, what, fraction * CONVERSION_SHARE)
+            loop.call_soon_threadsafe(self._set_phase, phase)
+
+        model_dir = await asyncio.to_thread(
+            checkpoints.resolve, settings.model, settings.cache_path, converting
+        )
+        if not settings.served_model_name:
+            self.model_id = checkpoints.display_name(settings.model, model_dir)
+        tokenizer_dir = Path(settings.tokenizer) if settings.tokenizer else model_dir
+        read_tokenizer = asyncio.to_thread(Tokenizer.load, tokenizer_dir, settings.chat_template)
+        if settings.engine == "synthetic":  # its vocabulary is the tokenizer's
+            self._tokenizer = await read_tokenizer
+            self._start_pool(model_dir, self._tokenizer.vocab_size, self._tokenizer.eos_token_ids)
+        else:  # read beside the loading engine
+            self._start_pool(model_dir, 0, ())
+            self._tokenizer = await read_tokenizer
+        self._changed(None)
+
+    def _start_pool(self, model_dir: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        spec = LaunchSpec(
+            address="",
+            index=0,
+            settings=self.settings.model_dump(mode="json"),
+            model_dir=str(model_dir),
+            vocab_size=vocab_size,
+            eos_token_ids=eos_token_ids,
+        )
+        self._pool = RunnerPool(spec, self.settings.replicas, self.settings.load_timeout, self._changed)
+        self._pool.start()
+
+    def _set_phase(self, phase: Readiness) -> None:
+        if self._pool is None or phase.failed:
+            self._phase = phase
+            self._on_change(phase)
+
+    def _changed(self, _: PoolStatus | None) -> None:
+        if self._tokenizer is not None:
+            self._on_change(self.readiness)
+
+    def _snapshot(self) -> tuple[EngineStats, int, int, int]:
+        if self._pool is None:
+            return EngineStats(), 0, self.settings.replicas, 0
+        status = self._pool.status()
+        return self._pool.stats, status.ready, status.total, self._pool.restarts
+
+
+def _readiness(status: PoolStatus) -> Readiness:
+    return Readiness(status.ready > 0, status.reason, status.progress, status.failed)

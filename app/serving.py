@@ -1,0 +1,142 @@
+"""`serve`: uvicorn around the application, with progress on the terminal and an orderly end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import socket
+import sys
+import types
+
+import uvicorn
+
+from app.config import Settings
+from app.server import create_app
+from app.service import InferenceService, Readiness
+from app.telemetry.logs import setup_logging
+
+log = logging.getLogger("app.serve")
+
+QUESTION = "What is the capital of South Korea?"
+
+
+class Console:
+    """Shows start-up on standard error: a bar that moves on a terminal, a line per tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._tty = sys.stderr.isatty()
+        self._shown = ""
+        self._tenth = -1
+
+    def update(self, readiness: Readiness) -> None:
+        """Draw the present state, if it says something new."""
+        what = readiness.reason or "ready"
+        if self._tty:
+            width = 24
+            filled = round(readiness.progress * width)
+            line = f"[{'#' * filled}{'.' * (width - filled)}] {readiness.progress:4.0%}  {what}"
+            if line != self._shown:
+                print(f"\r\x1b[2K{line[:110]}", end="", file=sys.stderr, flush=True)
+                self._shown = line
+            return
+        tenth = int(readiness.progress * 10)
+        if tenth > self._tenth:
+            self._tenth = tenth
+            print(f"loading {readiness.progress:4.0%}  {what}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line that was being drawn."""
+        if self._tty and self._shown:
+            print(file=sys.stderr)
+            self._shown = ""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells the service that it is about to drain."""
+
+    def __init__(self, config: uvicorn.Config, service: InferenceService) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        self._service.drain()
+        super().handle_exit(sig, frame)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status."""
+    setup_logging(settings.log_level, process="http")
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        print(
+            f"trtllm-openai: cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
+            "Choose another with --port.",
+            file=sys.stderr,
+        )
+        return 1
+    console = Console()
+    announced = False
+    failure = ""
+
+    def on_change(readiness: Readiness) -> None:
+        nonlocal announced, failure
+        if readiness.failed:
+            failure = readiness.reason
+            server.should_exit = True
+        elif readiness.ready and not announced:
+            announced = True
+            console.update(Readiness(True, "ready", 1.0))
+            console.end()
+            announce(listener, server_service)
+        elif not announced:
+            console.update(readiness)
+
+    app = create_app(settings, on_change)
+    server_service: InferenceService = app.state.service
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+        timeout_keep_alive=75,
+        server_header=False,
+        ws="none",
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = Server(config, server_service)
+    server.run(sockets=[listener])
+    console.end()
+    if failure:
+        print(f"trtllm-openai: cannot serve: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; `port` 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def announce(listener: socket.socket, service: InferenceService) -> None:
+    """Say where the server is and how to try it."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{shown}:{port}"
+    message = {"role": "user", "content": QUESTION}
+    body = json.dumps({"model": service.model_id, "messages": [message]})
+    print(
+        f"\n{service.model_id} is ready on {url}\n\nTry it:\n"
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}\n",
+        flush=True,
+    )

@@ -1,0 +1,99 @@
+"""Settings: precedence, refusals, and that config.yaml says what the code does."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.config import ConfigError, Section, Settings, add_flags, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parse(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    flags = add_flags(parser)
+    namespace = parser.parse_args(arguments)
+    return load_settings(flags, namespace, namespace.config)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "settings.yaml"
+    path.write_text("port: 77\ntorch:\n  dtype: float32\n  threads: 3\n")
+    return path
+
+
+def test_file_below_environment_below_flags(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse("--config", str(config)).port == 77
+    monkeypatch.setenv("TRTLLM_OPENAI_PORT", "78")
+    monkeypatch.setenv("TRTLLM_OPENAI_TORCH__THREADS", "4")
+    settings = parse("--config", str(config))
+    assert (settings.port, settings.torch.threads, settings.torch.dtype) == (78, 4, "float32")
+    settings = parse("--config", str(config), "--torch.threads", "5", "--port", "79")
+    assert (settings.port, settings.torch.threads, settings.torch.dtype) == (79, 5, "float32")
+
+
+def test_config_yaml_in_the_working_directory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("engine: synthetic\n")
+    assert parse().engine == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("port: many\n", "port"),
+        ("torch:\n  dtype: fp7\n", "torch.dtype"),
+        ("torch:\n  dtyp: float32\n", "torch.dtyp"),
+        ("replicas: 0\n", "replicas"),
+        ("prot: 1\n", "prot"),
+        ("ping_interval: 16\n", "ping_interval"),
+    ],
+)
+def test_wrong_value_in_the_file_is_refused_by_key(config: Path, text: str, key: str) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?m)^{key}: "):
+        parse("--config", str(config))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "port: [1\n", "a: b: c\n"])
+def test_unreadable_file_is_refused_by_name(config: Path, text: str) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=r"settings\.yaml"):
+        parse("--config", str(config))
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        parse("--config", str(tmp_path / "none.yaml"))
+
+
+def test_wrong_flag_and_environment_are_refused_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="^port: "):
+        parse("--port", "x")
+    monkeypatch.setenv("TRTLLM_OPENAI_PRT", "1")
+    with pytest.raises(ConfigError, match="TRTLLM_OPENAI_PRT"):
+        parse()
+
+
+def test_config_yaml_holds_every_key_with_its_default_and_a_comment() -> None:
+    text = (ROOT / "config.yaml").read_text()
+    expected = Settings().model_dump(mode="json")
+    assert yaml.safe_load(text) == expected
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if line.strip() and not line.lstrip().startswith("#"):
+            assert lines[number - 1].lstrip().startswith("#"), f"{line!r} has no comment"
+
+
+def test_every_setting_is_described() -> None:
+    models: list[type] = [Settings]
+    models += [type(field.default) for field in Settings.model_fields.values() if isinstance(field.default, Section)]
+    for model in models:
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            assert field.description or isinstance(field.default, Section), name
