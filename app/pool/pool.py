@@ -132,7 +132,7 @@ class RunnerPool:
             if index in self._given_up:
                 reasons.append(f"runner {index} was given up: {self._given_up[index]}")
             elif runner is None or runner.state == "failed":
-                reasons.append(f"runner {index} is being started again")
+                reasons.append(f"runner {index} is being started")
             elif runner.state == "ready":
                 ready += 1
                 done += 1

@@ -19,6 +19,7 @@ import zmq.asyncio
 from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 from app.pool.generation import Generation
 from app.runner.messages import (
+    CANNOT_START,
     Abort,
     Failed,
     Hello,
@@ -59,6 +60,7 @@ class Runner:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(0)
         self._socket.linger = 0
+        self._socket.reconnect_ivl = 20  # ms; the address exists once the process has bound it
         self._generations: dict[str, Generation] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -170,7 +172,7 @@ class Runner:
                 await self._failed.wait()
         if self.failure is None:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            self.failure = Failed(f"runner {self.index} {how}", final=False)
+            self.failure = Failed(f"runner {self.index} {how}", final=status == CANNOT_START)
         self._signal_group(signal.SIGKILL)  # engine ranks it may have left behind
         self.stats = EngineStats()
         self._fail_live("the model runner failed while generating")

@@ -17,13 +17,12 @@ import zmq
 from app.config import Settings
 from app.engines.base import Engine
 from app.runner.loop import RunnerLoop
-from app.runner.messages import LaunchSpec
+from app.runner.messages import CANNOT_START, LaunchSpec
 from app.telemetry.logs import setup_logging
 
 log = logging.getLogger("app.runner")
 
 SHUTDOWN_DEADLINE = 10.0
-CANNOT_START = 3
 
 
 def load_engine(spec: LaunchSpec, settings: Settings, loop: RunnerLoop) -> Engine:

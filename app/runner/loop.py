@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 STEP_TIMEOUT = 0.02
 """Seconds an engine may hold the loop without a new token; bounds how long a new request waits."""
 IDLE_POLL_MS = 1000
+FAREWELL_MS = 2000
 
 
 class RunnerLoop:
@@ -60,7 +61,9 @@ class RunnerLoop:
             raise SystemExit(0)
 
     def fail(self, message: str, *, final: bool) -> None:
-        """Say why this runner ends, also to workers whose Hello has not been read yet."""
+        """Say why this runner ends, also to a worker that is only just attaching."""
+        if not self._workers:
+            self._poller.poll(FAREWELL_MS)
         self._receive(None)
         self._set_state(Failed(message, final))
 

@@ -65,6 +65,9 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
 ToRunner = Hello | Submit | Abort
 FromRunner = Loading | Ready | Outputs | Stats | Failed
 
+CANNOT_START = 3
+"""Exit status of a runner whose engine could not be loaded as configured."""
+
 STATS_INTERVAL = 0.1
 """Seconds between two `Stats` messages at least."""
 

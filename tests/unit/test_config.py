@@ -74,7 +74,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_flag_and_environment_are_refused_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="^port: "):
+    with pytest.raises(ConfigError, match=r"^port: "):
         parse("--port", "x")
     monkeypatch.setenv("TRTLLM_OPENAI_PRT", "1")
     with pytest.raises(ConfigError, match="TRTLLM_OPENAI_PRT"):
@@ -93,7 +93,9 @@ def test_config_yaml_holds_every_key_with_its_default_and_a_comment() -> None:
 
 def test_every_setting_is_described() -> None:
     models: list[type] = [Settings]
-    models += [type(field.default) for field in Settings.model_fields.values() if isinstance(field.default, Section)]
+    models += [
+        type(field.default) for field in Settings.model_fields.values() if isinstance(field.default, Section)
+    ]
     for model in models:
         for name, field in model.model_fields.items():  # type: ignore[attr-defined]
             assert field.description or isinstance(field.default, Section), name

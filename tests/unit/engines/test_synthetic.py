@@ -13,7 +13,9 @@ def engine(**settings: float) -> SyntheticEngine:
     return SyntheticEngine(SyntheticSettings(**{"ttft": 0.0, "itl": 0.0, **settings}), 100, (2,))
 
 
-def request(request_id: str = "a", max_tokens: int = 5, prompt: int = 3, seed: int | None = None) -> GenerationRequest:
+def request(
+    request_id: str = "a", max_tokens: int = 5, prompt: int = 3, seed: int | None = None
+) -> GenerationRequest:
     return GenerationRequest(request_id, [1] * prompt, SamplingParams(max_tokens, seed=seed))
 
 

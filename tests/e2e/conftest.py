@@ -1,0 +1,105 @@
+"""Starts the real server as a user does: `python -m app serve`, on a free port."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = "trtllm_openai_"
+
+
+@dataclass
+class RunningServer:
+    """A started server: its URL, its process and everything it printed."""
+
+    process: subprocess.Popen[str]
+    url: str = ""
+    stdout: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
+    ready_after: float = 0.0
+
+    def metric(self, name: str) -> float:
+        """The value of a gauge or counter without labels (of all its labels together)."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
+        values = re.findall(rf"^{PREFIX}{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert values, f"{name} is not in /metrics"
+        return sum(map(float, values))
+
+    def wait(self, condition: Callable[[], bool], patience: float) -> float:
+        """Poll until `condition` holds; returns the seconds it took."""
+        started = time.monotonic()
+        while not condition():
+            assert time.monotonic() - started < patience, "the condition did not come true in time"
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+
+def _collect(stream: IO[str] | None, lines: list[str]) -> threading.Thread:
+    assert stream is not None
+    thread = threading.Thread(target=lines.extend, args=(iter(stream.readline, ""),), daemon=True)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """Run the server until the block ends; it must then stop by itself on SIGTERM with status 0."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve", "--port", "0", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    server = RunningServer(process)
+    pumps = [_collect(process.stdout, server.stdout), _collect(process.stderr, server.stderr)]
+    started = time.monotonic()
+    try:
+        while not server.url:
+            found = re.search(r"is ready on (http://\S+)", "".join(server.stdout))
+            if found:
+                server.url = found[1]
+                break
+            assert process.poll() is None, "the server ended:\n" + "".join(server.stderr)
+            assert time.monotonic() - started < patience, "not ready in time:\n" + "".join(server.stderr)
+            time.sleep(0.02)
+        server.ready_after = time.monotonic() - started
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(45)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        for pump in pumps:
+            pump.join(5)
+    assert status == 0, f"exit status {status}:\n" + "".join(server.stderr)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningServer]:
+    """The demo model on the torch engine."""
+    with serve("--torch.max_seq_len", "2048", "--log-level", "warning") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> Iterator[RunningServer]:
+    """The synthetic engine, slow enough to be interrupted."""
+    with serve("--engine", "synthetic", "--synthetic.itl", "0.02", "--log-level", "warning") as running:
+        yield running

@@ -1,0 +1,305 @@
+"""Raw HTTP: frames as bytes, UTF-8 at every chunk, errors of every kind, paths, headers."""
+
+import json
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import RunningServer, serve
+
+KOREAN = "대한민국의 수도는"
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def http(server: RunningServer) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=120)
+
+
+def frames(response: httpx.Response) -> list[str]:
+    """The data of every event; checks framing on the way."""
+    data = []
+    for event in response.read().decode().split("\n\n")[:-1]:
+        if event.startswith(":"):
+            continue
+        assert event.startswith("data: ")
+        assert "\n" not in event
+        data.append(event[6:])
+    return data
+
+
+def test_korean_streams_as_valid_utf8_and_adds_up(http: httpx.Client) -> None:
+    body = {"prompt": KOREAN, "max_tokens": 64, "temperature": 0.7, "top_p": 0.9, "seed": 1}
+    whole = http.post(TEXT, json=body).raise_for_status().json()["choices"][0]["text"]
+    text = ""
+    with http.stream("POST", TEXT, json={**body, "stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for raw in response.iter_raw():
+            for event in raw.decode("utf-8").split("\n\n"):  # every chunk decodes by itself
+                if event.startswith("data: {"):
+                    piece = json.loads(event[6:])["choices"][0]["text"]
+                    piece.encode("utf-8")
+                    text += piece
+    assert text == whole
+    assert any(ord(character) > 0x1100 for character in whole), "the model wrote no Korean: " + whole
+
+
+def test_chat_frames_in_full(http: httpx.Client) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Say hi."}],
+        "max_tokens": 5,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    with http.stream("POST", CHAT, json=body) as response:
+        data = frames(response)
+    assert data[-1] == "[DONE]"
+    chunks = [json.loads(item) for item in data[:-1]]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    *body_chunks, usage = chunks
+    for chunk in body_chunks:
+        assert chunk["usage"] is None
+        assert "finish_reason" in chunk["choices"][0]
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in body_chunks]
+    assert reasons[-1] in ("stop", "length")
+    assert set(reasons[:-1]) == {None}
+    assert usage["choices"] == []
+    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
+def test_no_usage_unless_asked(http: httpx.Client) -> None:
+    with http.stream("POST", TEXT, json={"prompt": "Hi", "max_tokens": 3, "stream": True}) as response:
+        assert all("usage" not in json.loads(item) for item in frames(response)[:-1])
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, str]:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    assert response.headers["x-request-id"]
+    return body["error"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({}, "messages", "missing_required_parameter"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": "hi"}, "messages", "invalid_type"),
+        ({"messages": ["hi"]}, "messages[0]", "invalid_type"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", None),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", None),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": "5"}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 99999}, "messages", "context_length_exceeded"),
+        ({"temperature": -1}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"stop": 5}, "stop", "invalid_type"),
+        ({"stop": ""}, "stop", "invalid_value"),
+        ({"stop": ["a", 5]}, "stop[1]", "invalid_type"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias", "invalid_value"),
+        ({"stop_token_ids": [99999999]}, "stop_token_ids", "invalid_value"),
+        ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"min_tokens": 9, "max_tokens": 5}, "min_tokens", "invalid_value"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ],
+)
+def test_bad_chat_parameters_are_named(
+    http: httpx.Client, body: dict[str, object], param: str, code: str | None
+) -> None:
+    base = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    error = error_of(http.post(CHAT, json={**base, **body} if body else {}), 400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    if code:
+        assert error["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": [99999999]}, "prompt"),
+        ({"prompt": "x", "suffix": "y"}, "suffix"),
+        ({"prompt": "x", "echo": True}, "echo"),
+        ({"prompt": "x", "best_of": 3}, "best_of"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs"),
+        ({"prompt": ["x"] * 100, "n": 2}, "n"),
+        ({"prompt": "word " * 4000}, "prompt"),
+    ],
+)
+def test_bad_completion_parameters_are_named(http: httpx.Client, body: dict[str, object], param: str) -> None:
+    assert error_of(http.post(TEXT, json=body), 400)["param"] == param
+
+
+def test_errors_of_the_framework_have_the_same_shape(http: httpx.Client) -> None:
+    json_type = {"content-type": "application/json"}
+    assert error_of(http.get("/nowhere"), 404)["code"] == "not_found"
+    assert error_of(http.get(CHAT), 405)["code"] == "method_not_allowed"
+    assert error_of(http.post(CHAT, content=b"{nope", headers=json_type), 400)["code"] == "invalid_json"
+    assert error_of(http.post(CHAT, content=b"[1]", headers=json_type), 400)["code"] == "invalid_type"
+    assert error_of(http.post(CHAT, content=b"\xff\xfe", headers=json_type), 400)["code"] == "invalid_json"
+    assert (
+        error_of(http.post(CHAT, content=b"a=b", headers={"content-type": "text/plain"}), 415)["code"]
+        == "unsupported_media_type"
+    )
+    assert error_of(http.post(TEXT, json={"model": "gpt-9", "prompt": "x"}), 404)["code"] == "model_not_found"
+    big = b'{"prompt": "' + b"x" * (17 * 2**20) + b'"}'
+    assert error_of(http.post(TEXT, content=big, headers=json_type), 413)["code"] == "payload_too_large"
+    chunked = (big[i : i + 65536] for i in range(0, len(big), 65536))
+    assert error_of(http.post(TEXT, content=chunked, headers=json_type), 413)["code"] == "payload_too_large"
+
+
+def test_paths_are_forgiving(http: httpx.Client) -> None:
+    for path in ("//v1/models", "/v1//models", "/v1/models/", "/v1/models"):
+        assert http.get(path).status_code == 200, path
+
+
+def test_unknown_fields_are_served_and_named(http: httpx.Client) -> None:
+    response = http.post(TEXT, json={"prompt": "x", "max_tokens": 1, "stream_otpions": {}, "zeta": 1})
+    assert response.status_code == 200
+    assert response.headers["x-ignored-params"] == "stream_otpions, zeta"
+
+
+def test_accepted_without_effect(http: httpx.Client) -> None:
+    body = {
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": "Hi", "name": "ann"},
+            {
+                "role": "assistant",
+                "content": "Yes?",
+                "reasoning_content": "…",
+                "refusal": None,
+                "annotations": [],
+            },
+            {"role": "user", "content": [{"type": "text", "text": "Bye"}]},
+        ],
+        "max_completion_tokens": 2,
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "modalities": ["text"],
+        "prediction": {"type": "content", "content": "x"},
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "temperature": None,
+        "n": None,
+    }
+    response = http.post(CHAT, json=body)
+    assert response.status_code == 200, response.text
+    assert "x-ignored-params" not in response.headers
+
+
+def test_request_id_is_kept_when_sane(http: httpx.Client) -> None:
+    sane = http.get("/v1/models", headers={"x-request-id": "abc-123"})
+    assert sane.headers["x-request-id"] == "abc-123"
+    wild = http.get("/v1/models", headers={"x-request-id": "a b\tc"})
+    assert wild.headers["x-request-id"] != "a b\tc"
+
+
+def test_chat_without_max_tokens_may_use_the_whole_context(http: httpx.Client) -> None:
+    answer = http.post(
+        CHAT, json={"messages": [{"role": "user", "content": "Count from 1 to 30."}], "temperature": 0}
+    ).json()
+    assert answer["usage"]["completion_tokens"] > 16
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_health_version_metrics_and_document(http: httpx.Client) -> None:
+    assert http.get("/health/live").json() == {"status": "alive"}
+    for path in ("/health/ready", "/health"):
+        assert http.get(path).json()["status"] == "ready"
+    assert http.get("/version").json()["engine"] == "torch"
+    metrics = http.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    for name in ("requests_running", "kv_blocks_total", "time_to_first_token_seconds_bucket"):
+        assert f"trtllm_openai_{name}" in metrics.text
+    document = http.get("/openapi.json").json()
+    assert "ChatRequest" in document["components"]["schemas"]
+    assert http.get("/v1/models").json()["data"][0]["max_model_len"] == 2048
+
+
+def test_loading_answers_503_with_the_reason_and_then_serves() -> None:
+    """The port answers from the first moment; a client that follows retry-after gets through."""
+    import subprocess
+    import sys
+    import time
+
+    from tests.e2e.conftest import ROOT
+
+    port = httpx.URL(_free_url()).port
+    slow = ["--engine", "synthetic", "--synthetic.load_time", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve", "--port", str(port), *slow],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        seen = []
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                response = httpx.get(f"{url}/health/ready")
+            except httpx.ConnectError:
+                time.sleep(0.05)
+                continue
+            if response.status_code == 200:
+                break
+            seen.append(error_of(response, 503))
+            assert response.headers["retry-after"]
+            assert httpx.get(f"{url}/health/live").status_code == 200
+            refused = httpx.post(f"{url}{TEXT}", json={"prompt": "x"})
+            if refused.status_code != 200:
+                error_of(refused, 503)
+            time.sleep(0.2)
+        assert any("loading" in error["message"] for error in seen)
+        assert httpx.post(f"{url}{TEXT}", json={"prompt": "x"}).status_code == 200
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _free_url() -> str:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+def test_wrong_model_ends_the_server_with_a_sentence() -> None:
+    with (
+        pytest.raises(AssertionError, match="the server ended") as caught,
+        serve("--model", "/no/such/model"),
+    ):
+        pass
+    message = str(caught.value)
+    assert "cannot serve" in message
+    assert "/no/such/model" in message
+    assert "Traceback" not in message
+
+
+def test_port_taken_is_said(server: RunningServer) -> None:
+    port = str(httpx.URL(server.url).port)
+    with pytest.raises(AssertionError, match="cannot listen"), serve("--port", port):
+        pass

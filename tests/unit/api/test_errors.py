@@ -1,0 +1,52 @@
+"""The error contract in detail."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from app.api.errors import ApiError, from_exception, place
+from app.generation import InvalidRequest
+from app.pool import PoolError
+from app.protocol.chat import ChatRequest
+from app.protocol.completions import CompletionRequest
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, "invalid_request_error") for status in (400, 401, 403, 404, 405, 413, 415)),
+        (429, "rate_limit_error"),
+        *((status, "server_error") for status in (500, 503, 504)),
+    ],
+)
+def test_type_follows_the_status(status: int, kind: str) -> None:
+    error = ApiError(status, "x", param="p", code="c")
+    assert json.loads(error.body()) == {"error": {"message": "x", "type": kind, "param": "p", "code": "c"}}
+    assert error.response().status_code == status
+
+
+def test_place_is_written_as_openai_does() -> None:
+    assert place(("messages", 0, "content", 1, "type")) == "messages[0].content[1].type"
+
+
+def validation_error(model: type, value: object) -> ApiError:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(value)  # type: ignore[attr-defined]
+    return from_exception(caught.value)
+
+
+def test_validation_names_the_place() -> None:
+    error = validation_error(CompletionRequest, {"prompt": [1, "a"]})
+    assert (error.status, error.param) == (400, "prompt[1]")
+    error = validation_error(ChatRequest, {"messages": [{"role": "user"}], "temperature": float("nan")})
+    assert error.param == "temperature"
+
+
+def test_other_exceptions() -> None:
+    assert from_exception(InvalidRequest("m", "p", "c")).code == "c"
+    unavailable = from_exception(PoolError("loading", loading=True))
+    assert (unavailable.status, unavailable.headers["retry-after"]) == (503, "5")
+    secret = from_exception(RuntimeError("password=hunter2"))
+    assert secret.status == 500
+    assert "hunter2" not in secret.body().decode()

@@ -1,0 +1,80 @@
+"""The request layer around a tiny application."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.api.errors import ApiError
+from app.api.middleware import RequestLayer, clean_path
+from app.telemetry.metrics import Metrics
+
+
+@pytest.mark.parametrize(
+    ("path", "clean"),
+    [
+        ("/", "/"),
+        ("//", "/"),
+        ("//v1/models", "/v1/models"),
+        ("/v1///x//", "/v1/x"),
+        ("/v1/models/a%2Fb", "/v1/models/a%2Fb"),
+    ],
+)
+def test_clean_path(path: str, clean: str) -> None:
+    assert clean_path(path) == clean
+
+
+def call(
+    headers: dict[str, str], chunks: list[bytes], limit: int = 10
+) -> tuple[list[dict[str, Any]], Metrics]:
+    metrics = Metrics()
+    sent: list[dict[str, Any]] = []
+    incoming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    incoming.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            while (await receive())["more_body"]:
+                pass
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(key.encode(), value.encode()) for key, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "//x/", "headers": raw}
+    asyncio.run(RequestLayer(app, limit, metrics)(scope, receive, send))
+    assert scope["path"] == "/x"
+    return sent, metrics
+
+
+@pytest.mark.parametrize(
+    ("headers", "chunks", "status"),
+    [
+        ({}, [b"x" * 10], 200),
+        ({}, [b"x" * 6, b"x" * 5], 413),
+        ({"content-length": "11"}, [], 413),
+        ({"content-length": "rubbish"}, [b"x"], 200),
+    ],
+)
+def test_body_limit(headers: dict[str, str], chunks: list[bytes], status: int) -> None:
+    sent, metrics = call(headers, chunks)
+    assert sent[0]["status"] == status
+    assert f'status="{status}"}} 1.0' in metrics.render().decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("abc-1", True), ("a b", False), ("", False), ("x" * 129, False)]
+)
+def test_request_id(given: str, kept: bool) -> None:
+    sent, _ = call({"x-request-id": given}, [])
+    answered = dict(sent[0]["headers"])[b"x-request-id"].decode()
+    assert (answered == given) is kept
+    assert answered
