@@ -13,6 +13,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -90,8 +91,8 @@ def from_exception(error: Exception) -> ApiError:
 def from_validation(error: ValidationError) -> ApiError:
     """400 for a body that does not fit the model: the first fault that says most, with its place."""
     items = error.errors(include_url=False, include_context=False)
-    # A union reports every branch it tried; the deepest location is the branch that was meant.
-    item = max(items, key=lambda item: len(item["loc"]))
+    # A union reports every branch it tried; the one that got furthest is the branch that was meant.
+    item = max(items, key=_how_far) if any(map(_is_tag, items[0]["loc"])) else items[0]
     param = place(_without_union_tags(item["loc"]))
     message = item["msg"]
     if item["type"] == "missing":
@@ -110,12 +111,18 @@ def place(loc: tuple[int | str, ...]) -> str:
     return text
 
 
+def _how_far(item: ErrorDetails) -> tuple[int, int]:
+    loc = item["loc"]
+    return len(loc), next((part for part in reversed(loc) if isinstance(part, int)), -1)
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether pydantic added `part` to a location for a union member or a key: `list[str]`, `[key]`, `str`."""
+    return isinstance(part, str) and (part.endswith("]") or part in {"str", "int", "float", "bool"})
+
+
 def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Drop what pydantic adds for union members and keys, such as `list[str]` or `[key]`."""
-    return tuple(part for part in loc if isinstance(part, int) or (part.isidentifier() and part not in _TAGS))
-
-
-_TAGS = {"str", "int", "float", "bool"}
+    return tuple(part for part in loc if not _is_tag(part))
 
 
 def install(app: FastAPI) -> None:
