@@ -1,0 +1,9 @@
+"""From what the `model` setting says to a Hugging Face style directory that every engine can load.
+
+Nothing here imports torch or transformers: it runs in the supervising process.
+"""
+
+from app.checkpoints.errors import CheckpointError
+from app.checkpoints.resolve import display_name, resolve
+
+__all__ = ["CheckpointError", "display_name", "resolve"]
