@@ -117,7 +117,7 @@ def _how_far(item: ErrorDetails) -> tuple[int, int]:
 
 
 def _is_tag(part: int | str) -> bool:
-    """Whether pydantic added `part` to a location for a union member or a key: `list[str]`, `[key]`, `str`."""
+    """Whether pydantic added `part` to a location for a union or a key: `list[str]`, `[key]`, `str`."""
     return isinstance(part, str) and (part.endswith("]") or part in {"str", "int", "float", "bool"})
 
 
