@@ -46,8 +46,10 @@ class TorchSettings(Section):
     max_seq_len: Positive | None = Field(
         None, description="prompt + generated tokens of one sequence; null is the model's own limit"
     )
-    max_num_tokens: Positive = Field(
-        2048, description="tokens computed in one step; longer prompts are prefilled in chunks"
+    max_num_tokens: Positive | None = Field(
+        None,
+        description="tokens computed in one step; longer prompts are prefilled in chunks; null is 512 on a "
+        "CPU and 8192 on a GPU",
     )
     block_size: Positive = Field(16, description="tokens in one KV block")
     kv_cache_tokens: Positive | None = Field(
@@ -166,7 +168,7 @@ def load_settings(
     try:
         if flags is None:
             return Settings(**values)
-        return Settings(_cli_settings_source=flags(parsed_args=args), **values)  # type: ignore[call-arg]
+        return Settings(_cli_settings_source=flags(parsed_args=args or argparse.Namespace()), **values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path if values else None)) from None
 

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app import checkpoints
+from app.chat import ChatTemplate, normalise
 from app.config import Settings
-from app.generation import EngineInfo, EngineStats
+from app.generation import EngineInfo, EngineStats, InvalidRequest
 from app.pool import PoolError, PoolStatus, RunnerPool
 from app.runner.messages import LaunchSpec
 from app.telemetry.metrics import Metrics
@@ -48,6 +50,7 @@ class InferenceService:
         self._on_change = on_change
         self._pool: RunnerPool | None = None
         self._tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
         self._starting: asyncio.Task[None] | None = None
         self._phase = Readiness(False, "starting", 0.0)
         self._draining = False
@@ -89,6 +92,15 @@ class InferenceService:
             return self._phase
         return _readiness(self._pool.status())
 
+    def render_chat(self, messages: list[dict[str, Any]]) -> str:
+        """The prompt of a conversation as sent by a client. Raises `InvalidRequest`."""
+        normal = normalise(messages)
+        if self._template is None:
+            raise InvalidRequest(
+                "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
+            )
+        return self._template.render(normal)
+
     def start(self) -> None:
         """Begin start-up in the background."""
         self._starting = asyncio.create_task(self._start())
@@ -129,11 +141,14 @@ class InferenceService:
         tokenizer_dir = Path(settings.tokenizer) if settings.tokenizer else model_dir
         read_tokenizer = asyncio.to_thread(Tokenizer.load, tokenizer_dir, settings.chat_template)
         if settings.engine == "synthetic":  # its vocabulary is the tokenizer's
-            self._tokenizer = await read_tokenizer
-            self._start_pool(model_dir, self._tokenizer.vocab_size, self._tokenizer.eos_token_ids)
+            tokenizer = await read_tokenizer
+            self._start_pool(model_dir, tokenizer.vocab_size, tokenizer.eos_token_ids)
         else:  # read beside the loading engine
             self._start_pool(model_dir, 0, ())
-            self._tokenizer = await read_tokenizer
+            tokenizer = await read_tokenizer
+        if tokenizer.chat_template is not None:
+            self._template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
+        self._tokenizer = tokenizer
         self._changed(None)
 
     def _start_pool(self, model_dir: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import signal
 import socket
 import sys
 import types
@@ -60,8 +61,10 @@ class Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        # uvicorn's own handler would raise the signal again after the shutdown; ours ends with status 0.
         self._service.drain()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def run(settings: Settings) -> int:

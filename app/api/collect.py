@@ -15,8 +15,9 @@ async def collect(job: Job) -> list[TextDelta]:
             answer = answers[choice.index]
             texts[choice.index].append(delta.text)
             if delta.logprobs:
-                answer.logprobs = (answer.logprobs or []) + delta.logprobs
-                answer.text_offsets = [*answer.text_offsets, *delta.text_offsets]
+                answer.logprobs = answer.logprobs or []
+                answer.logprobs += delta.logprobs
+                answer.text_offsets += delta.text_offsets
             if delta.finish_reason is not None:
                 answer.finish_reason = delta.finish_reason
                 answer.stop_reason = delta.stop_reason

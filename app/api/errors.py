@@ -29,6 +29,8 @@ _CODES = {
     415: "unsupported_media_type",
 }
 LOADING_RETRY_AFTER = 5
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left."""
 
 
 class ApiError(Exception):
@@ -65,6 +67,10 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The whole HTTP response."""
         return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not an error
+    """The client closed the connection before it had its answer."""
 
 
 def unavailable(message: str) -> ApiError:
@@ -147,6 +153,10 @@ def install(app: FastAPI) -> None:
         param = place(tuple(item["loc"][1:]))
         return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
 
+    def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
+
+    app.add_exception_handler(ClientGone, gone)
     for kind in (ApiError, InvalidRequest, PoolError, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, framework)

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
-from app.api.errors import ApiError
+from app.api.errors import ApiError, ClientGone
 from app.generation import GenerationRequest, SamplingParams, StepOutput
 from app.pool import Generation
 from app.protocol.common import PromptTokensDetails, Usage
@@ -157,10 +157,6 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
                 future.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await future
-
-
-class ClientGone(Exception):  # noqa: N818 - an event, not an error
-    """The client closed the connection before it had its answer."""
 
 
 async def _disconnect(request: Request) -> None:

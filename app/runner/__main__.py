@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from app.config import Settings
+from app.checkpoints import CheckpointError
+from app.config import ConfigError, Settings
 from app.engines.base import Engine
 from app.runner.loop import RunnerLoop
 from app.runner.messages import CANNOT_START, LaunchSpec
@@ -31,6 +32,8 @@ def load_engine(spec: LaunchSpec, settings: Settings, loop: RunnerLoop) -> Engin
         from app.engines import synthetic
 
         return synthetic.load(settings.synthetic, spec.vocab_size, spec.eos_token_ids, loop.progress)
+    if settings.engine == "tensorrt_llm":
+        raise ConfigError("engine: tensorrt_llm cannot be served by this version; use torch or synthetic")
     from app.engines import torch
 
     return torch.load(Path(spec.model_dir), settings.torch, loop.progress)
@@ -68,6 +71,9 @@ def main() -> int:
         loaded = True
         loop.run(engine)
         engine.shutdown(SHUTDOWN_DEADLINE)
+    except (CheckpointError, ConfigError) as error:
+        loop.fail(str(error), final=True)
+        return CANNOT_START
     except Exception as error:
         log.exception("runner %d ends", spec.index)
         loop.fail(f"{type(error).__name__}: {error}", final=not loaded)

@@ -94,7 +94,7 @@ def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = Non
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
     """The demo model on the torch engine."""
-    with serve("--torch.max_seq_len", "2048", "--log-level", "warning") as running:
+    with serve("--torch.max-seq-len", "2048", "--log-level", "warning") as running:
         yield running
 
 

@@ -77,7 +77,7 @@ def test_half_of_32_killed_mid_stream_leaves_nothing_running(server: RunningServ
         leavers = [threads.submit(leaver, i) for i in range(16)]
         stayers = [threads.submit(stayer, i) for i in range(16)]
         assert all(future.result()[1] for future in stayers)
-        assert server.metric("requests_running") == 16
+        server.wait(lambda: server.metric("requests_running") == 16, patience=1.0)
         leave.wait(60)
         for future in leavers:
             future.result()
@@ -108,7 +108,7 @@ def test_client_gone_aborts_streamed_or_not(server: RunningServer, stream: bool)
 def test_more_requests_than_the_batch_wait_and_finish() -> None:
     with (
         serve(
-            "--engine", "synthetic", "--synthetic.max_batch_size", "2", "--synthetic.itl", "0.01"
+            "--engine", "synthetic", "--synthetic.max-batch-size", "2", "--synthetic.itl", "0.01"
         ) as running,
         ThreadPoolExecutor(8) as threads,
     ):

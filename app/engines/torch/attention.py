@@ -1,0 +1,67 @@
+"""Attention of a batch over the KV cache, by PyTorch's fused kernels.
+
+Grouped-query attention costs no copies of the keys: in decode the query heads that share a key head become
+the query length, in prefill the shared heads are a broadcast dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from app.engines.torch.batch import Batch, DecodeGroup, PrefillChunk
+
+
+def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> torch.Tensor:
+    """Attention output [rows, heads * head_dim].
+
+    `qkv` [rows, heads + 2 kv_heads, head_dim]; `cache` [blocks, block_size, 2, kv_heads, head_dim] already
+    holds the keys and values of these rows.
+    """
+    rows, _, head_dim = qkv.shape
+    if len(batch.groups) == 1 and not batch.chunks and not batch.padded:
+        return _decode(qkv, cache, batch.groups[0], heads)
+    # Padding rows must stay finite: what follows from them is written to the null block, which is read
+    # with weight 0.
+    make = torch.zeros if batch.padded else torch.empty
+    out = make((rows, heads * head_dim), dtype=qkv.dtype, device=qkv.device)
+    for group in batch.groups:
+        out[group.start : group.stop] = _decode(qkv, cache, group, heads)
+    for chunk in batch.chunks:
+        out[chunk.start : chunk.stop] = _prefill(qkv, cache, chunk, heads)
+    return out
+
+
+def _decode(qkv: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, heads: int) -> torch.Tensor:
+    size = group.stop - group.start
+    _, block_size, _, kv_heads, head_dim = cache.shape
+    length = group.blocks.numel() // size * block_size
+    kv = cache.index_select(0, group.blocks).view(size, length, 2, kv_heads, head_dim)
+    query = qkv[group.start : group.stop, :heads].view(size, kv_heads, heads // kv_heads, head_dim)
+    out = F.scaled_dot_product_attention(
+        query, kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2), group.mask
+    )
+    return out.reshape(size, heads * head_dim)
+
+
+def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads: int) -> torch.Tensor:
+    kv_heads, head_dim = cache.shape[3:]
+    groups = heads // kv_heads
+    rows = chunk.stop - chunk.start
+    own = qkv[chunk.start : chunk.stop]
+    if chunk.blocks is None:
+        key, value = own[:, heads : heads + kv_heads], own[:, heads + kv_heads :]
+    else:
+        kv = cache.index_select(0, chunk.blocks).flatten(0, 1)[: chunk.length]
+        key, value = kv[:, 0], kv[:, 1]
+    # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over their group.
+    query = own[:, :heads].view(rows, kv_heads, groups, head_dim).permute(1, 2, 0, 3)
+    shape = (kv_heads, groups, chunk.length, head_dim)
+    out = F.scaled_dot_product_attention(
+        query,
+        key.transpose(0, 1).unsqueeze(1).expand(shape),
+        value.transpose(0, 1).unsqueeze(1).expand(shape),
+        chunk.mask,
+        is_causal=chunk.mask is None,
+    )
+    return out.permute(2, 0, 1, 3).reshape(rows, heads * head_dim)

@@ -1,0 +1,136 @@
+"""The engine: requests in, one batch of token deltas out of every step."""
+
+from __future__ import annotations
+
+import torch
+
+from app.engines.torch.batch import BatchBuilder
+from app.engines.torch.kv_cache import BlockAllocator, KVCache, blocks_for
+from app.engines.torch.logit_rules import LogitRules
+from app.engines.torch.model import Model
+from app.engines.torch.sampler import Sampled, sample
+from app.engines.torch.scheduler import Limits, Plan, Scheduler
+from app.engines.torch.sequence import Sequence
+from app.generation import EngineInfo, EngineStats, GenerationRequest, InvalidRequest, StepOutput
+
+
+class TorchEngine:
+    """Continuous batching over one model. Implements `app.engines.base.Engine`."""
+
+    def __init__(
+        self, info: EngineInfo, model: Model, cache: KVCache, builder: BatchBuilder, limits: Limits
+    ) -> None:
+        self.info = info
+        self._model = model
+        self._cache = cache
+        self._builder = builder
+        self._device = cache.layers[0].device
+        self._allocator = BlockAllocator(info.kv_blocks)
+        self._scheduler = Scheduler(limits, self._allocator, cache)
+        self._eos = frozenset(info.eos_token_ids)
+        self._live: dict[str, Sequence] = {}
+        self._aborted: list[str] = []
+        self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
+
+    def submit(self, request: GenerationRequest) -> None:
+        self._check(request)
+        sequence = Sequence(request)
+        sampling = request.sampling
+        if LogitRules.needed(sampling):
+            sequence.rules = LogitRules(
+                sampling,
+                request.prompt_token_ids,
+                self._eos.union(sampling.stop_token_ids),
+                self.info.vocab_size,
+                self._device,
+            )
+        self._live[request.request_id] = sequence
+        self._scheduler.add(sequence)
+        self._stats.prompt_tokens += sequence.prompt_tokens
+
+    def abort(self, request_id: str) -> None:
+        if request_id in self._live:
+            self._aborted.append(request_id)
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        outputs = self._end_aborted()
+        plan = self._scheduler.plan()
+        if plan:
+            with torch.inference_mode():
+                outputs += self._run(plan)
+        return outputs
+
+    def stats(self) -> EngineStats:
+        stats = self._stats
+        stats.waiting = len(self._scheduler.waiting)
+        stats.running = len(self._scheduler.running)
+        stats.kv_blocks_used = self._allocator.used
+        return stats
+
+    def shutdown(self, deadline: float) -> None:
+        self._live.clear()
+        self._cache.layers.clear()
+
+    def _check(self, request: GenerationRequest) -> None:
+        prompt = request.prompt_token_ids
+        if not prompt:
+            raise InvalidRequest("The prompt is empty.", "prompt")
+        if request.request_id in self._live:
+            raise InvalidRequest(f"A request with the id {request.request_id} is running.", "request_id")
+        for token in (min(prompt), max(prompt)):
+            if not 0 <= token < self.info.vocab_size:
+                raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
+        total = len(prompt) + request.sampling.max_tokens
+        if total > self.info.max_seq_len:
+            raise InvalidRequest(
+                f"{total} tokens exceed the limit of {self.info.max_seq_len}.",
+                "prompt",
+                "context_length_exceeded",
+            )
+
+    def _end_aborted(self) -> list[StepOutput]:
+        outputs = []
+        for request_id in self._aborted:
+            sequence = self._live.pop(request_id, None)
+            if sequence is not None:
+                self._scheduler.remove(sequence)
+                outputs.append(StepOutput(request_id, [], "abort"))
+        self._aborted.clear()
+        return outputs
+
+    def _run(self, plan: Plan) -> list[StepOutput]:
+        batch = self._builder.build(plan)
+        logits = self._model(batch, self._cache)
+        for sequence in plan.decode:
+            sequence.computed += 1
+        for chunk in plan.prefill:
+            chunk.sequence.computed += chunk.length
+        self._stats.steps += 1
+        if not batch.sampled:
+            return []
+        chosen = sample(logits, batch.sampled)
+        self._stats.generated_tokens += len(chosen)
+        return [self._advance(*pair) for pair in zip(batch.sampled, chosen, strict=True)]
+
+    def _advance(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
+        token = sampled.token_id
+        sequence.tokens.append(token)
+        if sequence.rules is not None:
+            sequence.rules.add(token)
+        sampling = sequence.request.sampling
+        output = StepOutput(sequence.request.request_id, [token])
+        if sampled.logprobs is not None:
+            output.logprobs = [sampled.logprobs]
+        if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+            output.finish_reason, output.stop_token_id = "stop", token
+        elif sequence.generated >= sampling.max_tokens:
+            output.finish_reason = "length"
+        if output.finish_reason is not None:
+            del self._live[output.request_id]
+            self._scheduler.remove(sequence)
+        return output
+
+
+def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:
+    """Blocks for `tokens` tokens, and never fewer than one sequence of full length needs."""
+    return max(tokens // block_size, blocks_for(max_seq_len, block_size))

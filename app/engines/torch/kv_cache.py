@@ -1,0 +1,74 @@
+"""The KV cache: keys and values of all sequences in blocks of a fixed number of tokens.
+
+Kwon et al., "PagedAttention" (https://arxiv.org/abs/2309.06180). Block 0 belongs to nobody: rows of
+unequal length are padded with it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from app.engines.torch.model_config import ModelConfig
+
+NULL_BLOCK = 0
+
+
+class KVCache:
+    """One tensor a layer, [blocks, block_size, 2, kv_heads, head_dim], keys before values."""
+
+    def __init__(
+        self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Room for `blocks` blocks besides the null block. Pages of a CPU are only taken when written."""
+        shape = (blocks + 1, block_size, 2, config.kv_heads, config.head_dim)
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.block_size = block_size
+
+    def copy_out(self, blocks: list[int]) -> torch.Tensor:
+        """The content of `blocks` in host memory: [layers, blocks, block_size, 2, kv_heads, head_dim]."""
+        index = torch.tensor(blocks, device=self.layers[0].device)
+        return torch.stack([layer[index].cpu() for layer in self.layers])
+
+    def copy_in(self, blocks: list[int], content: torch.Tensor) -> None:
+        """Write what `copy_out` gave into `blocks`."""
+        index = torch.tensor(blocks, device=self.layers[0].device)
+        for layer, values in zip(self.layers, content, strict=True):
+            layer[index] = values.to(layer.device)
+
+
+def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes that one token takes in all layers."""
+    return config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
+
+
+class BlockAllocator:
+    """Which blocks are free. Block ids start at 1."""
+
+    def __init__(self, blocks: int) -> None:
+        self.total = blocks
+        self._free = list(range(blocks, 0, -1))  # low ids first: they are warm
+
+    @property
+    def free(self) -> int:
+        """Blocks that can be taken."""
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        """Blocks that are taken."""
+        return self.total - len(self._free)
+
+    def take(self, count: int) -> list[int]:
+        """`count` blocks, which must be free."""
+        if count > len(self._free):
+            raise ValueError(f"{count} blocks asked for, {len(self._free)} free")
+        return [self._free.pop() for _ in range(count)]
+
+    def give_back(self, blocks: list[int]) -> None:
+        """Make `blocks` free again."""
+        self._free.extend(reversed(blocks))
+
+
+def blocks_for(tokens: int, block_size: int) -> int:
+    """Blocks that hold `tokens` tokens."""
+    return -(-tokens // block_size)

@@ -1,0 +1,132 @@
+"""From a checkpoint directory and the settings to a ready engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from app.checkpoints import CheckpointError
+from app.config import ConfigError, TorchSettings
+from app.engines.base import Progress
+from app.engines.torch.batch import BatchBuilder
+from app.engines.torch.engine import TorchEngine, cache_blocks
+from app.engines.torch.kv_cache import KVCache, bytes_per_token
+from app.engines.torch.linear import MIN_ROWS
+from app.engines.torch.memory import free_bytes
+from app.engines.torch.model import Model
+from app.engines.torch.model_config import ModelConfig, read_config
+from app.engines.torch.scheduler import Limits
+from app.engines.torch.weights import Weights
+from app.generation import Capabilities, EngineInfo
+
+MAX_LOGPROBS = 20
+LOADING_SHARE = 0.9
+"""Part of the progress that reading weights is."""
+
+
+def load(model_dir: Path, settings: TorchSettings, progress: Progress) -> TorchEngine:
+    """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`."""
+    progress(0.0, "reading the configuration")
+    config = read_config(model_dir)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    max_seq_len = _max_seq_len(config, settings)
+
+    def reading(share: float) -> None:
+        progress(share * LOADING_SHARE, "reading weights")
+
+    with torch.inference_mode():
+        model = Model(config, Weights(model_dir, dtype, device, reading), max_seq_len, dtype, device)
+        tokens = _cache_tokens(config, settings, max_seq_len, dtype, device)
+        blocks = cache_blocks(tokens, max_seq_len, settings.block_size)
+        cache = KVCache(config, blocks, settings.block_size, dtype, device)
+    info = EngineInfo(
+        engine="torch",
+        architecture=config.architecture,
+        dtype=str(dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        vocab_size=config.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+        max_seq_len=max_seq_len,
+        max_batch_size=settings.max_batch_size,
+        capabilities=Capabilities(
+            max_logprobs=min(MAX_LOGPROBS, config.vocab_size),
+            seed=True,
+            logit_bias=True,
+            min_p=True,
+            penalties=True,
+            min_tokens=True,
+        ),
+        kv_blocks=blocks,
+        kv_block_size=settings.block_size,
+    )
+    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS)
+    progress(1.0, "ready")
+    return TorchEngine(info, model, cache, builder, make_limits(settings, device))
+
+
+def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
+    """The scheduler's limits. Raises `ConfigError` when a step has no room for prompts."""
+    tokens = settings.max_num_tokens or (CPU_STEP if device.type == "cpu" else GPU_STEP)
+    chunk = min(tokens - settings.max_batch_size, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+    if chunk < 1:
+        raise ConfigError(
+            f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
+            f"({settings.max_batch_size}) sequences"
+        )
+    return Limits(settings.max_batch_size, tokens, chunk, settings.block_size)
+
+
+CPU_STEP, CPU_CHUNK = 512, 256
+GPU_STEP, GPU_CHUNK = 8192, 2048
+"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of the setting. Raises `ConfigError` when it is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch.device: cuda was asked for, but PyTorch finds no usable GPU")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where the device has arithmetic for it, else float32; or what the setting says."""
+    if wanted == "float32":
+        return torch.float32
+    if wanted == "bfloat16":
+        return torch.bfloat16
+    native = (
+        torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    )
+    return torch.bfloat16 if native else torch.float32
+
+
+def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
+    if settings.max_seq_len is None:
+        return config.max_context
+    if settings.max_seq_len > config.max_context:
+        raise CheckpointError(
+            f"torch.max_seq_len: the model computes at most {config.max_context} tokens, "
+            f"not {settings.max_seq_len}"
+        )
+    return settings.max_seq_len
+
+
+def _cache_tokens(
+    config: ModelConfig,
+    settings: TorchSettings,
+    max_seq_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """Tokens the cache should hold: as set, or what memory allows, at most what the batch can use."""
+    if settings.kv_cache_tokens is not None:
+        return settings.kv_cache_tokens
+    room = free_bytes(device, settings.kv_cache_memory_fraction) // bytes_per_token(config, dtype)
+    return min(room, settings.max_batch_size * (max_seq_len + settings.block_size))

@@ -1,0 +1,42 @@
+"""One request inside the engine: its tokens, how many of them are in the KV cache, and where."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+import torch
+
+from app.engines.torch.logit_rules import LogitRules
+from app.generation import GenerationRequest
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A sequence that waits or runs. `tokens` is prompt + generated; `computed` of them are in the cache."""
+
+    request: GenerationRequest
+    tokens: list[int] = field(init=False)
+    prompt_tokens: int = field(init=False)
+    seed: int = field(init=False)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    swapped: torch.Tensor | None = None
+    """Content of its blocks, while it waits after having run (`KVCache.copy_out`)."""
+    rules: LogitRules | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt_token_ids)
+        self.prompt_tokens = len(self.tokens)
+        seed = self.request.sampling.seed
+        self.seed = secrets.randbits(64) if seed is None else seed
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether a part of the prompt is still to be computed."""
+        return self.computed < self.prompt_tokens

@@ -1,0 +1,36 @@
+"""Token ids to text, one token at a time: never a half character early, never anything lost at the end."""
+
+from __future__ import annotations
+
+import codecs
+
+from app.text.tokenizer import Tokenizer
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer:
+    """The text of one sequence. Special tokens have none."""
+
+    __slots__ = ("_decoder", "_partial", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = _utf8("replace")
+        self._partial = False
+
+    def push(self, token_id: int) -> str:
+        """The characters that `token_id` completes."""
+        if self._tokenizer.is_special(token_id):
+            return ""
+        piece = self._tokenizer.token_bytes(token_id)
+        if not self._partial and piece.isascii():
+            return piece.decode("ascii")
+        text = self._decoder.decode(piece)
+        self._partial = bool(self._decoder.getstate()[0])
+        return text
+
+    def flush(self) -> str:
+        """U+FFFD if the sequence ended inside a character, else nothing."""
+        self._partial = False
+        return self._decoder.decode(b"", True)
