@@ -11,6 +11,9 @@ import torch.nn.functional as F
 
 from app.engines.torch.batch import Batch, DecodeGroup, PrefillChunk
 
+MIN_QUERY_ROWS = 4
+"""Below it, float32 products on a CPU are rounded by where their operands happen to lie in memory."""
+
 
 def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> torch.Tensor:
     """Attention output [rows, heads * head_dim].
@@ -38,9 +41,7 @@ def _decode(qkv: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, heads: i
     length = group.blocks.numel() // size * block_size
     kv = cache.index_select(0, group.blocks).view(size, length, 2, kv_heads, head_dim)
     query = qkv[group.start : group.stop, :heads].view(size, kv_heads, heads // kv_heads, head_dim)
-    out = F.scaled_dot_product_attention(
-        query, kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2), group.mask
-    )
+    out = _attention(query, kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2), group.mask)
     return out.reshape(size, heads * head_dim)
 
 
@@ -57,11 +58,24 @@ def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads:
     # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over their group.
     query = own[:, :heads].view(rows, kv_heads, groups, head_dim).permute(1, 2, 0, 3)
     shape = (kv_heads, groups, chunk.length, head_dim)
-    out = F.scaled_dot_product_attention(
+    out = _attention(
         query,
         key.transpose(0, 1).unsqueeze(1).expand(shape),
         value.transpose(0, 1).unsqueeze(1).expand(shape),
         chunk.mask,
-        is_causal=chunk.mask is None,
     )
     return out.permute(2, 0, 1, 3).reshape(rows, heads * head_dim)
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """softmax(query keyᵀ / √dim + mask) value, over [batch, heads, rows, dim]; without a mask causal."""
+    rows = query.shape[2]
+    lacking = MIN_QUERY_ROWS - rows
+    if lacking <= 0 or query.dtype != torch.float32 or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+    if mask is not None and mask.shape[-2] > 1:
+        mask = F.pad(mask, (0, 0, 0, lacking))
+    padded = F.pad(query, (0, 0, 0, lacking))
+    return F.scaled_dot_product_attention(padded, key, value, mask, is_causal=mask is None)[:, :, :rows]

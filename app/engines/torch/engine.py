@@ -54,9 +54,9 @@ class TorchEngine:
 
     def step(self, timeout: float) -> list[StepOutput]:
         outputs = self._end_aborted()
-        plan = self._scheduler.plan()
-        if plan:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            plan = self._scheduler.plan()
+            if plan:
                 outputs += self._run(plan)
         return outputs
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from app.checkpoints import CheckpointError
 from app.config import ConfigError, TorchSettings
 from app.engines.base import Progress
 from app.engines.torch.batch import BatchBuilder
@@ -111,7 +110,7 @@ def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
     if settings.max_seq_len is None:
         return config.max_context
     if settings.max_seq_len > config.max_context:
-        raise CheckpointError(
+        raise ConfigError(
             f"torch.max_seq_len: the model computes at most {config.max_context} tokens, "
             f"not {settings.max_seq_len}"
         )

@@ -1,0 +1,116 @@
+"""The engine's contract: ends, limits, refusals, abort."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import ConfigError
+from app.engines.torch.engine import TorchEngine
+from app.generation import InvalidRequest
+from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
+
+PROMPT = range(3, 12)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Callable[[str], Path]) -> TorchEngine:
+    return make_engine(checkpoint("llama"), max_batch_size=4, max_seq_len=128)
+
+
+def tokens(engine: TorchEngine, **sampling: Any) -> list[int]:
+    return run(engine, request("t", PROMPT, **sampling))["t"].token_ids
+
+
+def test_length_stop_and_ignored_end(engine: TorchEngine) -> None:
+    plain = tokens(engine, max_tokens=12, ignore_eos=True)
+    assert len(plain) == 12
+    stop = next(token for token in plain[3:] if token not in plain[:3])
+    at = plain.index(stop)
+    output = run(engine, request("s", PROMPT, max_tokens=12, ignore_eos=True, stop_token_ids=(stop,)))["s"]
+    assert (output.token_ids, output.finish_reason, output.stop_token_id) == (plain[: at + 1], "stop", stop)
+    forced = run(engine, request("e", PROMPT, logit_bias={2: 100.0}))["e"]
+    assert (forced.token_ids, forced.finish_reason, forced.stop_token_id) == ([2], "stop", 2)
+    ignored = run(engine, request("i", PROMPT, logit_bias={2: 100.0}, ignore_eos=True, max_tokens=3))["i"]
+    assert (ignored.token_ids, ignored.finish_reason) == ([2, 2, 2], "length")
+
+
+def test_min_tokens_forbids_every_end(engine: TorchEngine) -> None:
+    bias = {1: 100.0, 2: 100.0, 50: 90.0}
+    output = run(engine, request("m", PROMPT, logit_bias=bias, min_tokens=4, stop_token_ids=(1,)))["m"]
+    assert output.token_ids[:4] == [50] * 4
+    assert output.finish_reason == "stop"
+    assert len(output.token_ids) == 5
+
+
+def test_parameters_of_neighbours_do_not_mix(engine: TorchEngine) -> None:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0, "seed": 1},
+        {"repetition_penalty": 2.0},
+        {"logit_bias": {9: 100.0}},
+        {"frequency_penalty": 2.0, "presence_penalty": 2.0},
+        {"temperature": 1.0, "seed": 2, "top_k": 3, "logprobs": 2},
+        {"min_tokens": 8},
+    ]
+    settings = [{"max_tokens": 40, "ignore_eos": True, **one} for one in settings]
+    alone = [tokens(engine, **one) for one in settings]
+    together = run(engine, *(request(str(i), PROMPT, **one) for i, one in enumerate(settings)))
+    assert [together[str(i)].token_ids for i in range(len(settings))] == alone
+    assert alone[3] == [9] * 40
+    assert len({tuple(one) for one in alone[:5]}) == 5
+
+
+def test_abort_waiting_and_running(engine: TorchEngine) -> None:
+    for i in range(6):  # two more than run at once
+        engine.submit(request(str(i), PROMPT, max_tokens=100, ignore_eos=True))
+    engine.step(0)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting) == (4, 2)
+    for i in range(6):
+        engine.abort(str(i))
+    engine.abort("0")
+    engine.abort("never seen")
+    outputs = engine.step(0)
+    assert sorted((one.request_id, one.finish_reason) for one in outputs) == [
+        (str(i), "abort") for i in range(6)
+    ]
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_blocks_used) == (0, 0, 0)
+    assert engine.step(0) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "message"),
+    [
+        ([], {}, "empty"),
+        ([VOCAB], {}, "vocabulary"),
+        ([-1], {}, "vocabulary"),
+        ([5] * 100, {"max_tokens": 29}, "129 tokens exceed the limit of 128"),
+    ],
+)
+def test_refusals(engine: TorchEngine, prompt: list[int], sampling: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        engine.submit(request("r", prompt, **sampling))
+    assert engine.stats().waiting == 0
+
+
+def test_the_whole_context_can_be_used(engine: TorchEngine) -> None:
+    output = run(engine, request("w", [5] * 100, max_tokens=28, ignore_eos=True))["w"]
+    assert len(output.token_ids) == 28
+
+
+def test_cache_is_never_smaller_than_one_sequence(checkpoint: Callable[[str], Path]) -> None:
+    engine = make_engine(checkpoint("llama"), max_seq_len=100, kv_cache_tokens=1)
+    assert engine.info.kv_blocks == 7
+    assert len(run(engine, request("w", [5] * 60, max_tokens=40, ignore_eos=True))["w"].token_ids) == 40
+
+
+def test_settings_that_cannot_work_are_named(checkpoint: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"torch\.max_num_tokens"):
+        make_engine(checkpoint("llama"), max_num_tokens=8, max_batch_size=8)
+    with pytest.raises(ConfigError, match=r"torch\.max_seq_len.*1024"):
+        make_engine(checkpoint("llama"), max_seq_len=5000)
+    with pytest.raises(ConfigError, match=r"torch\.device"):
+        make_engine(checkpoint("llama"), device="cuda")
