@@ -6,6 +6,9 @@ unequal length are padded with it.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 
 from app.engines.torch.model_config import ModelConfig
@@ -19,9 +22,9 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Room for `blocks` blocks besides the null block. Pages of a CPU are only taken when written."""
+        """Room for `blocks` blocks besides the null block."""
         shape = (blocks + 1, block_size, 2, config.kv_heads, config.head_dim)
-        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.layers = [_zeros(shape, dtype, device) for _ in range(config.layers)]
         self.block_size = block_size
 
     def copy_out(self, blocks: list[int]) -> torch.Tensor:
@@ -34,6 +37,14 @@ class KVCache:
         index = torch.tensor(blocks, device=self.layers[0].device)
         for layer, values in zip(self.layers, content, strict=True):
             layer[index] = values.to(layer.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """torch.zeros; but on a CPU of pages that the system gives, zeroed, when they are first written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    untouched = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)  # calloc; torch would write it all
+    return torch.from_numpy(untouched).view(dtype).view(shape)
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
