@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test check format bench clean
+.PHONY: help setup serve test test-gpu check format bench clean
 
 help:            ## show the targets
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup:           ## make .venv with all dependencies and the demo model
 	@scripts/setup.sh
@@ -15,6 +15,9 @@ serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for f
 
 test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: setup  ## run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 check: setup     ## format check, lint, strict types
 	$(BIN)/ruff format --check .
