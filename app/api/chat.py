@@ -11,12 +11,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import documented, ignored_params, read_body
-from app.api.collect import collect
-from app.api.job import Choice, start_job, while_connected
+from app.api.job import Choice, start_job
 from app.api.logprobs import chat_logprobs
 from app.api.params import check_model, encode, include_usage, sampling_params, stop_strings
-from app.api.sse import ChunkFrames, TokenStream
-from app.api.stream import stream_frames
+from app.api.respond import stream, whole
+from app.api.sse import ChunkFrames
 from app.generation import InvalidRequest
 from app.protocol.chat import AssistantMessage, ChatChoice, ChatLogprobs, ChatRequest, ChatResponse
 from app.service import InferenceService
@@ -57,15 +56,13 @@ async def create_chat_completion(request: Request) -> Response:
     job = start_job(service, [prompt], [sampling], body.n or 1, stop_strings(body), started)
     if body.stream:
         form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage)
-        frames = stream_frames(job, form, include_usage=usage)
-        return TokenStream(frames, job.close, service.settings.ping_interval, headers)
-    try:
-        deltas = await while_connected(request, collect(job))
-    finally:
-        job.close()
-    choices = [_choice(job.choices[index], delta, service.tokenizer) for index, delta in enumerate(deltas)]
-    answer = ChatResponse(**head, choices=choices, usage=job.usage())
-    return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
+        return stream(job, form, headers, include_usage=usage)
+
+    def build(deltas: list[TextDelta]) -> ChatResponse:
+        choices = [_choice(*pair, service.tokenizer) for pair in zip(job.choices, deltas, strict=True)]
+        return ChatResponse(**head, choices=choices, usage=job.usage())
+
+    return await whole(request, job, build, headers)
 
 
 @dataclass(slots=True)
