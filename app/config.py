@@ -63,6 +63,48 @@ class TorchSettings(Section):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 is one for each core")
 
 
+class TensorRTLLMSettings(Section):
+    """TensorRT-LLM's executor over a prebuilt engine directory."""
+
+    launch: Literal["orchestrator", "leader"] = Field(
+        "orchestrator",
+        description="how the ranks of a multi-GPU engine start: orchestrator spawns them on this machine, "
+        "leader starts the runner by mpi_command, one process a rank, maybe on several machines",
+    )
+    mpi_command: str = Field(
+        "mpirun -n {world}", description="what starts a runner in leader mode; {world} is the number of ranks"
+    )
+    kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="share of the free GPU memory given to the KV cache"
+    )
+    kv_cache_tokens: Positive | None = Field(
+        None, description="tokens the KV cache holds at most; null leaves it to kv_cache_memory_fraction"
+    )
+    enable_block_reuse: bool = Field(
+        True, description="reuse KV blocks of equal prompt beginnings (needs use_paged_context_fmha)"
+    )
+    enable_chunked_context: bool = Field(
+        True, description="prefill long prompts in chunks (needs use_paged_context_fmha)"
+    )
+    scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] = Field(
+        "guaranteed_no_evict",
+        description="guaranteed_no_evict reserves the KV cache of a whole answer, max_utilization packs more "
+        "sequences and pauses some when it is full",
+    )
+    max_batch_size: Positive | None = Field(
+        None, description="null is the engine's own; more is not possible"
+    )
+    max_num_tokens: Positive | None = Field(
+        None, description="null is the engine's own; more is not possible"
+    )
+    max_queue_size: Positive | None = Field(
+        None, description="requests that may wait in the executor; null is no bound"
+    )
+    gpu_weights_percent: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of the weights kept on the GPU, for engines built with weight streaming"
+    )
+
+
 class SyntheticSettings(Section):
     """The synthetic engine: tokens at a set pace, for load tests of everything but the engine."""
 
@@ -89,7 +131,8 @@ class Settings(BaseSettings):
     model: str = Field(
         "demo",
         description="a Hugging Face checkpoint directory, a .gguf file of the Llama family, or demo: the "
-        "bundled SmolLM2-135M-Instruct",
+        "bundled SmolLM2-135M-Instruct; for tensorrt_llm a directory that holds engine/ and tokenizer/, or "
+        "an engine directory, and demo means the working directory",
     )
     served_model_name: str | None = Field(
         None, description="the model id that clients send; null derives it from the model's name"
@@ -101,6 +144,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks one")
     replicas: Positive = Field(1, description="ModelRunner processes, each with one engine")
+    gpus: list[str] | None = Field(
+        None,
+        description="GPUs to share out among the replicas, by index or UUID; null is CUDA_VISIBLE_DEVICES, "
+        "or all there are",
+    )
+    gpus_per_replica: Positive | None = Field(
+        None, description="null is the engine's world size for tensorrt_llm, else one"
+    )
     cache_dir: str | None = Field(
         None, description="where converted models are kept; null is $XDG_CACHE_HOME/trtllm-openai"
     )
@@ -112,8 +163,12 @@ class Settings(BaseSettings):
     load_timeout: Annotated[float, Field(gt=0)] = Field(
         1800.0, description="seconds that an engine may take to load before it is given up"
     )
+    stall_timeout: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="seconds without any result while requests run, after which a runner is replaced"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     torch: TorchSettings = TorchSettings()
+    tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from typing import Any
 
 from app import checkpoints
 from app.chat import ChatTemplate, normalise
-from app.config import Settings
+from app.config import ConfigError, Settings
+from app.engines.tensorrt_llm.engine_dir import read_engine_dir
 from app.generation import EngineInfo, EngineStats, InvalidRequest
 from app.pool import PoolError, PoolStatus, RunnerPool
+from app.pool.gpus import assign_gpus
 from app.runner.messages import LaunchSpec
 from app.telemetry.metrics import Metrics
 from app.text.tokenizer import Tokenizer
@@ -37,6 +40,42 @@ class Readiness:
     reason: str
     progress: float
     failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the model is, what clients call it, and what one runner of it takes."""
+
+    model_dir: Path
+    tokenizer_dir: Path
+    name: str
+    gpus_per_replica: int
+    command: tuple[str, ...] = ()
+
+
+def _locate(settings: Settings, converting: Callable[[float, str], None]) -> _Place:
+    """Find the model, converting it when needed. Raises `CheckpointError`."""
+    tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
+    if settings.engine != "tensorrt_llm":
+        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
+        name = checkpoints.display_name(settings.model, model_dir)
+        return _Place(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or 1)
+    engine_dir, beside = checkpoints.find_engine(settings.model)
+    if tokenizer is None and not beside.is_dir():
+        raise checkpoints.CheckpointError(
+            f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
+        )
+    engine = read_engine_dir(engine_dir)  # a fault is better found here than in several processes
+    command: tuple[str, ...] = ()
+    if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
+        command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
+    return _Place(
+        engine_dir,
+        tokenizer or beside,
+        engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
+        settings.gpus_per_replica or engine.world_size,
+        command,
+    )
 
 
 class InferenceService:
@@ -121,7 +160,7 @@ class InferenceService:
         try:
             await self._start_or_raise()
         except Exception as error:
-            if not isinstance(error, checkpoints.CheckpointError):
+            if not isinstance(error, (checkpoints.CheckpointError, ConfigError)):
                 log.exception("start-up failed")
             self._set_phase(Readiness(False, str(error) or type(error).__name__, 0.0, failed=True))
 
@@ -133,44 +172,38 @@ class InferenceService:
             phase = Readiness(False, what, fraction * CONVERSION_SHARE)
             loop.call_soon_threadsafe(self._set_phase, phase)
 
-        model_dir = await asyncio.to_thread(
-            checkpoints.resolve, settings.model, settings.cache_path, converting
-        )
+        place = await asyncio.to_thread(_locate, settings, converting)
+        gpus = assign_gpus(settings, place.gpus_per_replica)
         if not settings.served_model_name:
-            self.model_id = checkpoints.display_name(settings.model, model_dir)
-        tokenizer_dir = Path(settings.tokenizer) if settings.tokenizer else model_dir
-        read_tokenizer = asyncio.to_thread(Tokenizer.load, tokenizer_dir, settings.chat_template)
-        if settings.engine == "synthetic":  # its vocabulary is the tokenizer's
-            tokenizer = await read_tokenizer
-            self._start_pool(model_dir, tokenizer.vocab_size, tokenizer.eos_token_ids)
-        else:  # read beside the loading engine
-            self._start_pool(model_dir, 0, ())
-            tokenizer = await read_tokenizer
+            self.model_id = place.name
+        tokenizer = await asyncio.to_thread(Tokenizer.load, place.tokenizer_dir, settings.chat_template)
         if tokenizer.chat_template is not None:
             self._template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
         self._tokenizer = tokenizer
-        self._changed(None)
-
-    def _start_pool(self, model_dir: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
-        spec = LaunchSpec(
-            address="",
-            index=0,
-            settings=self.settings.model_dump(mode="json"),
-            model_dir=str(model_dir),
-            vocab_size=vocab_size,
-            eos_token_ids=eos_token_ids,
+        self._pool = RunnerPool(
+            [
+                LaunchSpec(
+                    address="",
+                    index=index,
+                    settings=settings.model_dump(mode="json"),
+                    model_dir=str(place.model_dir),
+                    vocab_size=tokenizer.vocab_size,
+                    eos_token_ids=tokenizer.eos_token_ids,
+                    gpus=visible,
+                    command=place.command,
+                )
+                for index, visible in enumerate(gpus)
+            ],
+            load_timeout=settings.load_timeout,
+            stall_timeout=settings.stall_timeout,
+            on_change=lambda _: self._on_change(self.readiness),
         )
-        self._pool = RunnerPool(spec, self.settings.replicas, self.settings.load_timeout, self._changed)
         self._pool.start()
 
     def _set_phase(self, phase: Readiness) -> None:
         if self._pool is None or phase.failed:
             self._phase = phase
             self._on_change(phase)
-
-    def _changed(self, _: PoolStatus | None) -> None:
-        if self._tokenizer is not None:
-            self._on_change(self.readiness)
 
     def _snapshot(self) -> tuple[EngineStats, int, int, int]:
         if self._pool is None:

@@ -61,9 +61,11 @@ class Job:
             if self.first_token is None and outputs:
                 self.first_token = time.perf_counter()
                 self.service.metrics.ttft.observe(self.first_token - self.started)
-            deltas = [delta for output in outputs if (delta := self._decode(output)) is not None]
+            deltas, failure = self._decode_all(outputs)
             if deltas:
                 yield deltas
+            if failure is not None:
+                raise failure
         self._observe_end()
 
     def close(self) -> None:
@@ -83,6 +85,20 @@ class Job:
             total_tokens=self.prompt_tokens + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
         )
+
+    def _decode_all(
+        self, outputs: list[StepOutput]
+    ) -> tuple[list[tuple[Choice, TextDelta]], ApiError | None]:
+        """The new text, and the error that ended it: what came before the error is not lost."""
+        deltas: list[tuple[Choice, TextDelta]] = []
+        for output in outputs:
+            try:
+                delta = self._decode(output)
+            except ApiError as error:
+                return deltas, error
+            if delta is not None:
+                deltas.append(delta)
+        return deltas, None
 
     def _decode(self, output: StepOutput) -> tuple[Choice, TextDelta] | None:
         choice = self.by_id[output.request_id]

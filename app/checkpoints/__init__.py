@@ -4,6 +4,6 @@ Nothing here imports torch or transformers: it runs in the supervising process.
 """
 
 from app.checkpoints.errors import CheckpointError
-from app.checkpoints.resolve import display_name, resolve
+from app.checkpoints.resolve import display_name, find_engine, resolve
 
-__all__ = ["CheckpointError", "display_name", "resolve"]
+__all__ = ["CheckpointError", "display_name", "find_engine", "resolve"]

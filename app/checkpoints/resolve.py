@@ -55,6 +55,21 @@ def resolve(model: str, cache_dir: Path, progress: Progress) -> Path:
     )
 
 
+def find_engine(model: str) -> tuple[Path, Path]:
+    """The TensorRT-LLM engine directory and the tokenizer directory of `model`. Raises `CheckpointError`.
+
+    `model` holds `engine/` and `tokenizer/`, or is itself an engine directory beside `tokenizer/`; "demo",
+    which is no engine, stands for the working directory.
+    """
+    path = Path("." if model == DEMO else model).expanduser().absolute()
+    engine = path / "engine" if (path / "engine").is_dir() else path
+    if not (engine / "config.json").is_file():
+        raise CheckpointError(
+            f"There is no TensorRT-LLM engine in {path}: neither an engine/ directory nor a config.json."
+        )
+    return engine, engine.parent / "tokenizer"
+
+
 def display_name(model: str, model_dir: Path) -> str:
     """The model id that clients see unless the settings name one."""
     if model == DEMO:

@@ -48,7 +48,7 @@ def check_capabilities(info: EngineInfo, sampling: SamplingParams, logprobs_para
         if refused:
             raise unsupported(info, param)
     if sampling.logprobs is not None:
-        if can.max_logprobs == 0:
+        if can.max_logprobs < 0:
             raise unsupported(info, logprobs_param)
         if sampling.logprobs > can.max_logprobs:
             raise InvalidRequest(

@@ -80,9 +80,13 @@ class StepOutput(msgspec.Struct, array_like=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What an engine can do; the API refuses the rest up front, naming the parameter."""
+    """What an engine can do; the API refuses the rest up front, naming the parameter.
 
-    max_logprobs: int = 0
+    `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
+    log-probabilities at all.
+    """
+
+    max_logprobs: int = -1
     seed: bool = False
     logit_bias: bool = False
     min_p: bool = False

@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,21 @@ class RunnerPool:
     """Owns the runner processes. `on_change` is called after any of them changed its state."""
 
     def __init__(
-        self, spec: LaunchSpec, replicas: int, load_timeout: float, on_change: Callable[[PoolStatus], None]
+        self,
+        specs: Sequence[LaunchSpec],
+        *,
+        load_timeout: float,
+        stall_timeout: float,
+        on_change: Callable[[PoolStatus], None],
     ) -> None:
-        self._spec = spec
+        """`specs`: one for each replica; the pool gives them their addresses."""
+        self._specs = specs
+        self._stall_timeout = stall_timeout
         self._load_timeout = load_timeout
         self._on_change = on_change
         self._context = zmq.asyncio.Context()
         self._directory = Path(tempfile.mkdtemp(prefix="trtllm-openai-"))  # mode 0700
-        self._slots: list[Runner | None] = [None] * replicas
+        self._slots: list[Runner | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._counter = 0
@@ -160,8 +167,8 @@ class RunnerPool:
                 self._changed()
 
             address = f"ipc://{self._directory}/runner-{index}-{self.restarts}.sock"
-            spec = msgspec.structs.replace(self._spec, address=address, index=index)
-            runner = Runner(spec, self._context, changed)
+            spec = msgspec.structs.replace(self._specs[index], address=address, index=index)
+            runner = Runner(spec, self._context, self._stall_timeout, changed)
             self._slots[index] = runner
             await runner.start()
             started = time.monotonic()

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -46,7 +47,11 @@ class Runner:
     """Starts a runner process and talks to it. `on_change` is called after every change of state."""
 
     def __init__(
-        self, spec: LaunchSpec, context: zmq.asyncio.Context, on_change: Callable[[Runner], None]
+        self,
+        spec: LaunchSpec,
+        context: zmq.asyncio.Context,
+        stall_timeout: float,
+        on_change: Callable[[Runner], None],
     ) -> None:
         self.index = spec.index
         self.state: State = "starting"
@@ -57,6 +62,8 @@ class Runner:
         self._failed = asyncio.Event()
         self._spec = spec
         self._on_change = on_change
+        self._stall_timeout = stall_timeout
+        self._progressed = 0.0  # when a result was last seen, or the first request sent
         self._socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(0)
         self._socket.linger = 0
@@ -81,22 +88,35 @@ class Runner:
         environment["PYTHONPATH"] = os.pathsep.join(
             [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         )
+        if self._spec.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self._spec.gpus
+        encoded = msgspec.json.encode(self._spec) + b"\n"
+        command = [*self._spec.command, sys.executable, "-m", "app.runner"]
+        if self._spec.command:  # standard input reaches only one of the ranks
+            file = Path(self._spec.address.removeprefix("ipc://")).with_suffix(".json")
+            file.write_bytes(encoded)
+            command += ["--spec", str(file)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.runner",
+            *command,
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
             env=environment,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(self._spec) + b"\n")
+        if not self._spec.command:
+            self._process.stdin.write(encoded)
         self._socket.connect(self._spec.address)
         self._send(Hello())
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+        self._tasks = [
+            asyncio.create_task(self._receive()),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._watch_progress()),
+        ]
 
     def submit(self, requests: list[GenerationRequest], generation: Generation) -> None:
         """Send requests to the engine; their deltas go to `generation`."""
+        if not self._generations:
+            self._progressed = time.monotonic()
         for request in requests:
             self._generations[request.request_id] = generation
         self._send(Submit(requests))
@@ -139,8 +159,11 @@ class Runner:
             message = decode_from_runner(await self._socket.recv())
             match message:
                 case Outputs(outputs):
+                    self._progressed = time.monotonic()
                     self._dispatch(outputs)
                 case Stats(stats):
+                    if stats.steps != self.stats.steps:  # e.g. in the middle of a long prompt
+                        self._progressed = time.monotonic()
                     self.stats = stats
                 case Loading():
                     self.progress = message
@@ -177,6 +200,20 @@ class Runner:
         self.stats = EngineStats()
         self._fail_live("the model runner failed while generating")
         self._set_state("failed")
+
+    async def _watch_progress(self) -> None:
+        """Kill the process when requests run and nothing comes: an engine with a dead rank says nothing."""
+        while True:
+            await asyncio.sleep(min(1.0, self._stall_timeout / 4))
+            quiet = time.monotonic() - self._progressed
+            if self._generations and self.state == "ready" and quiet > self._stall_timeout:
+                self.failure = Failed(
+                    f"runner {self.index} gave no result for {quiet:.0f} s while {self.load} requests ran",
+                    final=False,
+                )
+                self._failed.set()
+                self._signal_group(signal.SIGKILL)
+                return
 
     def _fail_live(self, message: str) -> None:
         live, self._generations = self._generations, {}

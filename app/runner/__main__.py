@@ -5,10 +5,12 @@ Exit status: 0 stopped or owner gone, 1 the engine failed, 3 it cannot start as 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ from app.config import ConfigError, Settings
 from app.engines.base import Engine
 from app.runner.loop import RunnerLoop
 from app.runner.messages import CANNOT_START, LaunchSpec
+from app.runner.mpi import mpi_rank
 from app.telemetry.logs import setup_logging
 
 log = logging.getLogger("app.runner")
@@ -33,7 +36,11 @@ def load_engine(spec: LaunchSpec, settings: Settings, loop: RunnerLoop) -> Engin
 
         return synthetic.load(settings.synthetic, spec.vocab_size, spec.eos_token_ids, loop.progress)
     if settings.engine == "tensorrt_llm":
-        raise ConfigError("engine: tensorrt_llm cannot be served by this version; use torch or synthetic")
+        from app.engines import tensorrt_llm
+
+        return tensorrt_llm.load(
+            Path(spec.model_dir), settings.tensorrt_llm, spec.eos_token_ids, loop.progress
+        )
     from app.engines import torch
 
     return torch.load(Path(spec.model_dir), settings.torch, loop.progress)
@@ -50,10 +57,28 @@ def read_spec(fd: int) -> LaunchSpec:
     return msgspec.json.decode(bytes(line), type=LaunchSpec)
 
 
-def main() -> int:
+def follow(spec: LaunchSpec) -> int:
+    """A rank of an engine other than the one that leads: load, and wait until the leader ends."""
+    from app.engines import tensorrt_llm
+
+    settings = Settings.model_validate(spec.settings)
+    setup_logging(settings.log_level, process=f"runner-{spec.index} follower")
+    tensorrt_llm.load(Path(spec.model_dir), settings.tensorrt_llm, spec.eos_token_ids, lambda *_: None)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one ModelRunner to its end."""
+    parser = argparse.ArgumentParser(prog="python -m app.runner")
+    parser.add_argument("--spec", type=Path, help="file with the LaunchSpec; default: standard input")
+    arguments = parser.parse_args(argv)
     owner_fd = sys.stdin.fileno()
-    spec = read_spec(owner_fd)
+    if arguments.spec is None:
+        spec = read_spec(owner_fd)
+    else:
+        spec = msgspec.json.decode(arguments.spec.read_bytes(), type=LaunchSpec)
+        if mpi_rank():
+            return follow(spec)
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, process=f"runner-{spec.index}")
     context = zmq.Context()

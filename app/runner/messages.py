@@ -90,3 +90,7 @@ class LaunchSpec(msgspec.Struct):
     vocab_size: int
     """The tokenizer's, for engines that bring no model."""
     eos_token_ids: tuple[int, ...]
+    gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES of the process; None leaves it as it is."""
+    command: tuple[str, ...] = ()
+    """What starts the runner in leader mode, e.g. mpirun -n 4."""

@@ -56,12 +56,15 @@ class Tokenizer:
         if not directory.is_dir():
             raise CheckpointError(f"There is no tokenizer directory {directory}.")
         config = read_optional_json(directory / "tokenizer_config.json")
+        backend = _backend(directory)
+        special = _special_tokens({**read_optional_json(directory / "special_tokens_map.json"), **config})
+        eos_token_ids = read_eos_token_ids(directory)
+        if not eos_token_ids and (eos := backend.token_to_id(special.get("eos_token", ""))) is not None:
+            eos_token_ids = (eos,)  # a tokenizer's directory alone, as it lies beside an engine
         return cls(
-            _backend(directory),
-            eos_token_ids=read_eos_token_ids(directory),
-            special_tokens=_special_tokens(
-                {**read_optional_json(directory / "special_tokens_map.json"), **config}
-            ),
+            backend,
+            eos_token_ids=eos_token_ids,
+            special_tokens=special,
             chat_template=_chat_template(directory, config, chat_template),
         )
 

@@ -27,7 +27,9 @@ async def pool(
     replicas: int = 1, launch: LaunchSpec | None = None, wait: bool = True
 ) -> AsyncIterator[tuple[RunnerPool, list[PoolStatus]]]:
     history: list[PoolStatus] = []
-    subject = RunnerPool(launch or spec(), replicas, 30.0, history.append)
+    subject = RunnerPool(
+        [launch or spec()] * replicas, load_timeout=30.0, stall_timeout=30.0, on_change=history.append
+    )
     subject.start()
     try:
         if wait:

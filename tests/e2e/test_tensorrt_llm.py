@@ -1,0 +1,215 @@
+"""The tensorrt_llm engine over HTTP: a real server and real runner processes over the strict fake executor.
+
+The fake's answers repeat their prompt. What is proved here is the server's side of the contract; nothing here
+ran on TensorRT-LLM.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import RunningServer, serve
+from tests.fakes.engine_dir import make_engine_dir
+
+FAKES = Path(__file__).parents[1] / "fakes"
+TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+Start = Callable[..., AbstractContextManager[RunningServer]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, demo_dir: Path) -> Start:
+    """`start(*flags, world=…, **behaviour)` serves an engine over the fake."""
+
+    @contextmanager
+    def run(
+        *flags: str, world: int = 1, gpus: str = "0,1,2,3", patience: float = 60.0, **behaviour: Any
+    ) -> Iterator[RunningServer]:
+        model = make_engine_dir(tmp_path / "llama", world, tokenizer=demo_dir)
+        env = {
+            "PYTHONPATH": str(FAKES),
+            "CUDA_VISIBLE_DEVICES": gpus,
+            "FAKE_TRTLLM": json.dumps({"record": str(tmp_path / "record"), **behaviour}),
+        }
+        arguments = ["--engine", "tensorrt_llm", "--model", str(model), *flags]
+        with serve(*arguments, env=env, patience=patience) as server:
+            yield server
+
+    return run
+
+
+def recorded(tmp_path: Path, what: str) -> list[dict[str, Any]]:
+    path = tmp_path / "record"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [fact for fact in map(json.loads, lines) if fact["what"] == what]
+
+
+def stream(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with httpx.stream("POST", server.url + TEXT, json={**body, "stream": True}, timeout=60) as response:
+        data = [line[6:] for line in response.iter_lines() if line.startswith("data: {")]
+    return [json.loads(item) for item in data]
+
+
+def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
+    """One server for many checks: starting it is what takes the time."""
+    with start() as server:
+        http = httpx.Client(base_url=server.url, timeout=60)
+        assert http.get("/v1/models").json()["data"][0]["id"] == "llama"
+        assert http.get("/version").json()["engine"] == "tensorrt_llm"
+
+        korean = {"prompt": "대한민국의 수도는 👨‍👩‍👧‍👦", "max_tokens": 100, "temperature": 0}
+        whole = http.post(TEXT, json=korean).json()
+        assert whole["choices"][0]["text"] == korean["prompt"]
+        assert whole["choices"][0]["finish_reason"] == "stop"
+        chunks = stream(server, korean)
+        pieces = [chunk["choices"][0]["text"] for chunk in chunks]
+        assert "".join(pieces) == korean["prompt"]
+        assert "\ufffd" not in "".join(pieces)
+        assert len(pieces) > 8
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+        chat = http.post(
+            CHAT, json={"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+        ).json()
+        assert "helpful AI assistant" in chat["choices"][0]["message"]["content"]  # the prompt, repeated
+
+        def one(i: int) -> str:
+            body = {"prompt": f"Number {i}", "temperature": 0, "max_tokens": 50}
+            return http.post(TEXT, json=body).json()["choices"][0]["text"]
+
+        with ThreadPoolExecutor(24) as threads:  # three times the engine's max_batch_size
+            assert list(threads.map(one, range(24))) == [f"Number {i}" for i in range(24)]
+
+        stopped = http.post(TEXT, json={"prompt": "one two three", "temperature": 0, "stop": " thr"}).json()
+        assert stopped["choices"][0]["text"] == "one two"
+
+        scored = http.post(TEXT, json={"prompt": "one two", "temperature": 0, "logprobs": 0}).json()
+        logprobs = scored["choices"][0]["logprobs"]
+        assert logprobs["token_logprobs"][:2] == [-0.25, -0.5]
+        for path, body, param in (
+            (TEXT, {"prompt": "x", "logprobs": 2}, "logprobs"),
+            (
+                CHAT,
+                {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 2},
+                "top_logprobs",
+            ),
+            (TEXT, {"prompt": "x", "max_tokens": 5000}, "prompt"),
+        ):
+            refused = http.post(path, json=body)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == param
+
+        long = {"prompt": "word " * 200, "temperature": 0, "max_tokens": 2}
+        http.post(TEXT, json=long)
+        cached = http.post(TEXT, json=long).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert cached > 100
+    assert recorded(tmp_path, "shutdown")
+    assert recorded(tmp_path, "request")[0]["sampling"]["top_k"] == 1
+
+
+def test_a_client_that_leaves_is_cancelled(start: Start, tmp_path: Path) -> None:
+    with start(itl=0.02) as server:
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", server.url + TEXT, json=body, timeout=60) as response:
+            next(response.iter_lines())
+        server.wait(lambda: bool(recorded(tmp_path, "cancel")), patience=2)
+        server.wait(lambda: server.metric("requests_running") == 0, patience=2)
+
+
+def test_an_error_in_the_middle_of_a_stream(start: Start) -> None:
+    with start(error_after=3) as server:
+        *chunks, last = stream(server, {"prompt": "one two three four five", "temperature": 0})
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "one two three"
+        assert last["error"]["type"] == "server_error"
+        assert "CUDA error" in last["error"]["message"]
+        assert "0x7f" not in last["error"]["message"]
+
+
+def test_a_dead_rank_is_noticed_and_the_runner_replaced(start: Start, tmp_path: Path) -> None:
+    with start("--stall-timeout", "1", stall_after=2) as server:
+        *_, last = stream(server, {"prompt": "one two three four five", "temperature": 0})
+        assert last["error"]["type"] == "server_error"
+        server.wait(lambda: server.metric("runner_restarts_total") == 1, patience=10)
+        server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=20)
+    assert len(recorded(tmp_path, "init")) == 2
+
+
+def test_an_engine_that_never_loads(start: Start) -> None:
+    """The port answers with the reason, and SIGTERM still ends everything."""
+    with (
+        pytest.raises(AssertionError, match="not ready in time"),
+        start("--load-timeout", "1", init_hang=True, patience=5.0),
+    ):
+        pass
+
+
+def test_a_shutdown_that_hangs(start: Start) -> None:
+    with start(shutdown_hang=True) as server:
+        assert stream(server, {"prompt": "one", "temperature": 0})
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - started < 12
+
+
+@pytest.mark.parametrize("mode", ["orchestrator", "leader"])
+def test_tensor_parallel_4(start: Start, tmp_path: Path, mode: str) -> None:
+    flags = ["--tensorrt-llm.launch", mode, "--tensorrt-llm.mpi-command", f"{FAKES}/mpirun -n {{world}}"]
+    with start(*flags, world=4) as server:
+        assert stream(server, {"prompt": "one two", "temperature": 0})
+        inits = recorded(tmp_path, "init")
+        assert sorted(fact["rank"] for fact in inits) == ([0, 1, 2, 3] if mode == "leader" else [0])
+        pids = _descendants(server.process.pid)
+        assert len(pids) >= (5 if mode == "leader" else 1)
+    time.sleep(0.2)
+    assert not [pid for pid in pids if _alive(pid)]
+
+
+def test_replicas_share_out_the_gpus(start: Start, tmp_path: Path) -> None:
+    with start("--replicas", "2", world=2) as server:
+        server.wait(lambda: len(recorded(tmp_path, "init")) == 2, patience=10)
+        assert sorted(fact["gpus"] for fact in recorded(tmp_path, "init")) == ["0,1", "2,3"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "message"),
+    [
+        (["--replicas", "3"], "0,1,2,3", "3 of 2 GPU(s) each need 6, but there are 4"),
+        (["--gpus-per-replica", "1"], "0,1,2,3", "for 2 GPUs"),
+        (["--tokenizer", "/nowhere"], "0,1,2,3", "no tokenizer directory /nowhere"),
+    ],
+)
+def test_what_does_not_fit_ends_the_start(start: Start, flags: list[str], gpus: str, message: str) -> None:
+    with pytest.raises(AssertionError) as caught, start(*flags, world=2, gpus=gpus):
+        pass
+    assert message in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,44 @@
+"""The fake tensorrt_llm, importable as the real one would be."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import TensorRTLLMSettings
+from app.engines.tensorrt_llm import load
+from app.engines.tensorrt_llm.executor import ExecutorEngine
+from tests.fakes.engine_dir import make_engine_dir
+
+FAKES = Path(__file__).parents[3] / "fakes"
+EOS = (2, 4)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ExecutorEngine]]:
+    """Makes an engine over the fake: `engine(world=…, settings={…}, build={…}, **behaviour)`."""
+    monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+
+    def make(
+        world: int = 1,
+        settings: dict[str, Any] | None = None,
+        build: dict[str, Any] | None = None,
+        **behaviour: Any,
+    ) -> ExecutorEngine:
+        monkeypatch.setenv("FAKE_TRTLLM", json.dumps({"record": str(tmp_path / "record"), **behaviour}))
+        directory = make_engine_dir(tmp_path / "model", world, **(build or {}))
+        return load(directory / "engine", TensorRTLLMSettings(**(settings or {})), EOS, lambda *_: None)
+
+    yield make
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:
+        del sys.modules[name]
+
+
+def record(tmp_path: Path, what: str) -> list[dict[str, Any]]:
+    """What the executor was asked."""
+    lines = (tmp_path / "record").read_text().splitlines()
+    return [fact for fact in map(json.loads, lines) if fact["what"] == what]

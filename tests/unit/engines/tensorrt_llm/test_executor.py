@@ -1,0 +1,221 @@
+"""The Engine contract over the strict fake of the executor bindings."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.checkpoints import CheckpointError
+from app.config import ConfigError, TensorRTLLMSettings
+from app.engines.tensorrt_llm import load
+from app.engines.tensorrt_llm.executor import ExecutorEngine
+from app.generation import GenerationRequest, InvalidRequest, SamplingParams, StepOutput
+from tests.fakes.engine_dir import make_engine_dir
+from tests.unit.engines.tensorrt_llm.conftest import EOS, record
+
+Make = Callable[..., ExecutorEngine]
+PROMPT = [10, 11, 12, 13]
+
+
+def request(name: str, prompt: list[int] = PROMPT, **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(
+        name, prompt, SamplingParams(**{"max_tokens": 20, "temperature": 0.0, **sampling})
+    )
+
+
+def finish(engine: ExecutorEngine, count: int, patience: float = 5.0) -> dict[str, StepOutput]:
+    whole: dict[str, StepOutput] = {}
+    done, deadline = 0, time.monotonic() + patience
+    while done < count:
+        assert time.monotonic() < deadline
+        for output in engine.step(0.02):
+            one = whole.setdefault(output.request_id, StepOutput(output.request_id, []))
+            assert one.finish_reason is None
+            one.token_ids += output.token_ids
+            if output.logprobs:
+                one.logprobs = (one.logprobs or []) + output.logprobs
+            one.cached_tokens += output.cached_tokens
+            one.finish_reason, one.stop_token_id = output.finish_reason, output.stop_token_id
+            one.error = output.error
+            done += output.finish_reason is not None
+    return whole
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+def test_requests_in_flight_together(engine: Make, burst: int) -> None:
+    subject = engine(burst=burst)
+    for i in range(20):  # more than max_batch_size
+        subject.submit(request(str(i), [100 + i, 200 + i]))
+    outputs = finish(subject, 20)
+    for i in range(20):
+        one = outputs[str(i)]
+        assert one.token_ids == [100 + i, 200 + i, 2]
+        assert (one.finish_reason, one.stop_token_id) == ("stop", 2)
+    assert subject.stats().running == 0
+    assert subject.stats().generated_tokens == 60
+
+
+def test_end_token_that_is_not_among_the_tokens(engine: Make) -> None:
+    subject = engine(end_token_included=False)
+    subject.submit(request("a"))
+    one = finish(subject, 1)["a"]
+    assert (one.token_ids, one.finish_reason, one.stop_token_id) == (PROMPT, "stop", None)
+
+
+def test_every_end(engine: Make) -> None:
+    subject = engine()
+    subject.submit(request("length", max_tokens=3))
+    subject.submit(request("stop", stop_token_ids=(12,)))
+    subject.submit(request("ignored", max_tokens=9, ignore_eos=True))
+    subject.submit(request("second eos", [10, 4, 11]))
+    outputs = finish(subject, 4)
+    assert (outputs["length"].token_ids, outputs["length"].finish_reason) == (PROMPT[:3], "length")
+    assert (outputs["stop"].token_ids, outputs["stop"].stop_token_id) == ([10, 11, 12], 12)
+    assert outputs["ignored"].token_ids == (PROMPT * 3)[:9]
+    assert (outputs["second eos"].finish_reason, outputs["second eos"].stop_token_id) == ("stop", 4)
+
+
+def test_bias_logprobs_and_reuse(engine: Make) -> None:
+    subject = engine()
+    subject.submit(request("bias", logit_bias={77: 100.0}, max_tokens=3))
+    subject.submit(request("logprobs", logprobs=0))
+    long = list(range(100, 200))
+    subject.submit(request("first", long, max_tokens=1))
+    outputs = finish(subject, 3)
+    assert outputs["bias"].token_ids == [77] * 3
+    logprobs = outputs["logprobs"].logprobs
+    assert logprobs is not None
+    assert [(one.token_id, one.logprob) for one in logprobs] == list(
+        zip([*PROMPT, 2], [-0.25, -0.5, -0.75, -1.0, -0.25], strict=True)
+    )
+    subject.submit(request("again", long, max_tokens=4))
+    assert finish(subject, 1)["again"].cached_tokens == 96
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_abort_does_not_wait_for_the_executor(engine: Make, final: bool, tmp_path: Path) -> None:
+    subject = engine(final_on_cancel=final, itl=0.01)
+    subject.submit(request("a", max_tokens=900, ignore_eos=True))
+    subject.submit(request("b", max_tokens=5, ignore_eos=True))
+    subject.step(0.02)
+    subject.abort("a")
+    subject.abort("a")
+    subject.abort("unknown")
+    outputs = finish(subject, 2)
+    assert outputs["a"].finish_reason == "abort"
+    assert len(outputs["b"].token_ids) == 5 or outputs["b"].finish_reason == "length"
+    assert len(record(tmp_path, "cancel")) == 1
+    assert subject.step(0.01) == []
+
+
+def test_errors_are_one_sentence(engine: Make) -> None:
+    subject = engine(error_after=2)
+    subject.submit(request("a"))
+    one = finish(subject, 1)["a"]
+    assert one.finish_reason == "error"
+    assert one.error == "Encountered an error in forward: CUDA error"
+    with pytest.raises(InvalidRequest, match="exceed the engine's limit of 1024"):
+        subject.submit(request("b", max_tokens=1024))
+    with pytest.raises(InvalidRequest, match="empty"):
+        subject.submit(request("c", []))
+    subject.info = msgspec.structs.replace(subject.info, max_seq_len=5000)  # past our own check
+    with pytest.raises(InvalidRequest, match=r"refuses the request.*exceed max_seq_len$"):
+        subject.submit(request("d", max_tokens=1024))
+
+
+def test_full_queue_is_an_error_of_the_request(engine: Make) -> None:
+    subject = engine(settings={"max_queue_size": 1, "max_batch_size": 1})
+    for i in range(4):
+        subject.submit(request(str(i)))
+    errors = [one.error for one in finish(subject, 4).values() if one.error]
+    assert errors
+    assert all("Maximum queue size" in str(error) for error in errors)
+
+
+def test_facts_and_capabilities(engine: Make) -> None:
+    subject = engine(build={"max_batch_size": 1})
+    info = subject.info
+    assert (info.engine, info.max_batch_size, info.max_seq_len, info.kv_block_size) == (
+        "tensorrt_llm",
+        1,
+        1024,
+        32,
+    )
+    assert info.eos_token_ids == EOS
+    assert info.capabilities.max_logprobs == 0
+    for i in range(3):  # an engine for one sequence serves several by queueing
+        subject.submit(request(str(i)))
+    assert len(finish(subject, 3)) == 3
+
+
+def test_without_chunked_context_a_prompt_must_fit_a_step(engine: Make) -> None:
+    build = {"max_num_tokens": 512}
+    assert engine(build=build, settings={"enable_chunked_context": False}).info.max_seq_len == 512
+
+
+def test_orchestrator_of_four_ranks(engine: Make, tmp_path: Path) -> None:
+    subject = engine(world=4)
+    subject.submit(request("a"))
+    assert finish(subject, 1)["a"].token_ids == [*PROMPT, 2]
+    assert record(tmp_path, "init")[0]["world"] == 4
+    assert subject.info.tensor_parallel == 4
+
+
+def test_leader_without_mpi_is_said(engine: Make) -> None:
+    with pytest.raises(ConfigError, match=r"tensorrt_llm\.mpi_command.*OMPI_COMM_WORLD_RANK"):
+        engine(world=2, settings={"launch": "leader"})
+
+
+def test_too_few_gpus_and_another_version(
+    engine: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="for 8 GPUs"):
+        engine(world=8)
+    monkeypatch.setenv("FAKE_TRTLLM", '{"version": "1.1.0"}')
+    import sys
+
+    sys.modules.pop("tensorrt_llm", None)
+    with pytest.raises(CheckpointError, match=r"built by TensorRT-LLM 1\.2\.1, but 1\.1\.0"):
+        load(tmp_path / "model" / "engine", TensorRTLLMSettings(), EOS, lambda *_: None)
+
+
+def test_not_installed_is_said(tmp_path: Path) -> None:
+    directory = make_engine_dir(tmp_path)
+    with pytest.raises(ConfigError, match=r"tensorrt_llm cannot be imported.*--engine torch"):
+        load(directory / "engine", TensorRTLLMSettings(), EOS, lambda *_: None)
+
+
+def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    import importlib
+    import sys
+
+    from tests.unit.engines.tensorrt_llm.conftest import FAKES
+
+    assert str(FAKES) in sys.path
+    bindings = importlib.import_module("tensorrt_llm.bindings.executor")
+    original = bindings.Executor
+    monkeypatch.setattr(bindings, "Executor", lambda *args: seen.append(args) or original(*args))
+    engine(
+        settings={
+            "kv_cache_memory_fraction": 0.5,
+            "kv_cache_tokens": 4096,
+            "enable_block_reuse": False,
+            "scheduler_policy": "max_utilization",
+            "max_batch_size": 99,
+            "max_num_tokens": 1000,
+            "max_queue_size": 7,
+            "gpu_weights_percent": 0.8,
+        }
+    )
+    config = seen[0][2]
+    assert config.kv_cache_config.free_gpu_memory_fraction == 0.5
+    assert config.kv_cache_config.max_tokens == 4096
+    assert config.kv_cache_config.enable_block_reuse is False
+    assert config.scheduler_config.capacity_scheduler_policy.name == "MAX_UTILIZATION"
+    assert (config.max_batch_size, config.max_num_tokens, config.max_queue_size) == (8, 1000, 7)
+    assert config.gpu_weights_percent == 0.8
+    assert config.enable_chunked_context is True
