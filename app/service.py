@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from app import checkpoints
 from app.chat import ChatTemplate, normalise
 from app.config import ConfigError, Settings
-from app.engines.tensorrt_llm.engine_dir import read_engine_dir
 from app.generation import EngineInfo, EngineStats, InvalidRequest
+from app.place import locate
 from app.pool import PoolError, PoolStatus, RunnerPool
 from app.pool.gpus import assign_gpus
 from app.runner.messages import LaunchSpec
@@ -40,42 +38,6 @@ class Readiness:
     reason: str
     progress: float
     failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the model is, what clients call it, and what one runner of it takes."""
-
-    model_dir: Path
-    tokenizer_dir: Path
-    name: str
-    gpus_per_replica: int
-    command: tuple[str, ...] = ()
-
-
-def _locate(settings: Settings, converting: Callable[[float, str], None]) -> _Place:
-    """Find the model, converting it when needed. Raises `CheckpointError`."""
-    tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
-    if settings.engine != "tensorrt_llm":
-        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
-        name = checkpoints.display_name(settings.model, model_dir)
-        return _Place(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or 1)
-    engine_dir, beside = checkpoints.find_engine(settings.model)
-    if tokenizer is None and not beside.is_dir():
-        raise checkpoints.CheckpointError(
-            f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
-        )
-    engine = read_engine_dir(engine_dir)  # a fault is better found here than in several processes
-    command: tuple[str, ...] = ()
-    if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
-        command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
-    return _Place(
-        engine_dir,
-        tokenizer or beside,
-        engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
-        settings.gpus_per_replica or engine.world_size,
-        command,
-    )
 
 
 class InferenceService:
@@ -172,7 +134,7 @@ class InferenceService:
             phase = Readiness(False, what, fraction * CONVERSION_SHARE)
             loop.call_soon_threadsafe(self._set_phase, phase)
 
-        place = await asyncio.to_thread(_locate, settings, converting)
+        place = await asyncio.to_thread(locate, settings, converting)
         gpus = assign_gpus(settings, place.gpus_per_replica)
         if not settings.served_model_name:
             self.model_id = place.name

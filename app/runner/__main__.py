@@ -18,7 +18,7 @@ import zmq
 
 from app.checkpoints import CheckpointError
 from app.config import ConfigError, Settings
-from app.engines.base import Engine
+from app.runner.engines import load_engine
 from app.runner.loop import RunnerLoop
 from app.runner.messages import CANNOT_START, LaunchSpec
 from app.runner.mpi import mpi_rank
@@ -27,23 +27,6 @@ from app.telemetry.logs import setup_logging
 log = logging.getLogger("app.runner")
 
 SHUTDOWN_DEADLINE = 10.0
-
-
-def load_engine(spec: LaunchSpec, settings: Settings, loop: RunnerLoop) -> Engine:
-    """Build the configured engine. Only here, and only the configured one, is engine code imported."""
-    if settings.engine == "synthetic":
-        from app.engines import synthetic
-
-        return synthetic.load(settings.synthetic, spec.vocab_size, spec.eos_token_ids, loop.progress)
-    if settings.engine == "tensorrt_llm":
-        from app.engines import tensorrt_llm
-
-        return tensorrt_llm.load(
-            Path(spec.model_dir), settings.tensorrt_llm, spec.eos_token_ids, loop.progress
-        )
-    from app.engines import torch
-
-    return torch.load(Path(spec.model_dir), settings.torch, loop.progress)
 
 
 def read_spec(fd: int) -> LaunchSpec:
@@ -59,11 +42,9 @@ def read_spec(fd: int) -> LaunchSpec:
 
 def follow(spec: LaunchSpec) -> int:
     """A rank of an engine other than the one that leads: load, and wait until the leader ends."""
-    from app.engines import tensorrt_llm
-
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, process=f"runner-{spec.index} follower")
-    tensorrt_llm.load(Path(spec.model_dir), settings.tensorrt_llm, spec.eos_token_ids, lambda *_: None)
+    load_engine(settings, Path(spec.model_dir), spec.vocab_size, spec.eos_token_ids, lambda *_: None)
     return 0
 
 
@@ -92,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = False
     try:
         loop.progress(0.0, "starting")
-        engine = load_engine(spec, settings, loop)
+        engine = load_engine(
+            settings, Path(spec.model_dir), spec.vocab_size, spec.eos_token_ids, loop.progress
+        )
         loaded = True
         loop.run(engine)
         engine.shutdown(SHUTDOWN_DEADLINE)

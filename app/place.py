@@ -1,0 +1,48 @@
+"""From the settings to what is needed to start runners: directories, names, GPUs and commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import checkpoints
+from app.config import Settings
+from app.engines.tensorrt_llm.engine_dir import read_engine_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the model is, what clients call it, and what one runner of it takes."""
+
+    model_dir: Path
+    tokenizer_dir: Path
+    name: str
+    gpus_per_replica: int
+    command: tuple[str, ...] = ()
+
+
+def locate(settings: Settings, converting: Callable[[float, str], None]) -> Place:
+    """Find the model, converting it when needed. Raises `CheckpointError`."""
+    tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
+    if settings.engine != "tensorrt_llm":
+        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
+        name = checkpoints.display_name(settings.model, model_dir)
+        return Place(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or 1)
+    engine_dir, beside = checkpoints.find_engine(settings.model)
+    if tokenizer is None and not beside.is_dir():
+        raise checkpoints.CheckpointError(
+            f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
+        )
+    engine = read_engine_dir(engine_dir)  # a fault is better found here than in several processes
+    command: tuple[str, ...] = ()
+    if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
+        command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
+    return Place(
+        engine_dir,
+        tokenizer or beside,
+        engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
+        settings.gpus_per_replica or engine.world_size,
+        command,
+    )

@@ -1,0 +1,93 @@
+"""The command line as a user meets it: output, errors in a sentence, exit statuses."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from app.text.tokenizer import Tokenizer
+from tests.fakes.engine_dir import make_engine_dir
+
+FAKES = Path(__file__).parents[1] / "fakes"
+KOREAN = "대한민국의 수도는"
+
+
+def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_engine_dir(tmp_path, world=2)
+    assert main(["inspect", str(directory)]) == 0
+    table = capsys.readouterr().out
+    assert "tensor parallel                   2\n" in table
+    assert "kv cache bytes for a full batch   188743680 (0.18 GiB)\n" in table
+    assert main(["inspect", str(directory / "engine"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["world_size"], facts["version"], facts["weights_bytes_per_gpu"]) == (2, "1.2.1", 100)
+    assert main(["inspect", str(tmp_path / "absent")]) == 1
+    assert "There is no engine directory" in capsys.readouterr().err
+
+
+def test_generate_on_the_torch_engine(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "generate",
+        "--model",
+        str(demo_dir),
+        "--torch.max-seq-len",
+        "256",
+        "--torch.dtype",
+        "float32",
+    ]
+    assert (
+        main([*arguments, "--prompt", "The capital of France is", "--max-tokens", "3", "--temperature", "0"])
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert captured.out.startswith(" Paris")
+    assert captured.err.startswith("3 tokens in ")
+    assert main([*arguments, "--prompt", "x", "--max-tokens", "300"]) == 1
+    assert "maximum context length is 256 tokens" in capsys.readouterr().err
+
+
+def test_generate_on_the_fake_executor_is_the_recipe(
+    demo_dir: Path,
+    demo_tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """engine/ and tokenizer/ in the working directory; an engine built for one sequence."""
+    make_engine_dir(tmp_path, tokenizer=demo_dir, max_batch_size=1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    recipe = [
+        "--prompt",
+        KOREAN,
+        "--max-tokens",
+        "64",
+        "--temperature",
+        "0.7",
+        "--top-p",
+        "0.9",
+        "--seed",
+        "0",
+    ]
+    try:
+        assert main(["generate", "--engine", "tensorrt_llm", *recipe]) == 0
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:
+            del sys.modules[name]
+    assert capsys.readouterr().out == KOREAN + "\n"  # seed 0 shifts nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["generate", "--prompt", "x", "--max-tokens", "0"], 2, "--max-tokens"),
+        (["generate", "--prompt", "x", "--model", "/nowhere"], 1, "/nowhere"),
+        (["serve", "--config", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+    ],
+)
+def test_errors(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == status
+    assert message in capsys.readouterr().err
