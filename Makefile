@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-gpu check format bench clean
+.PHONY: help setup serve test test-pins test-gpu check format bench clean
 
 help:            ## show the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 setup:           ## make .venv with all dependencies and the demo model
 	@scripts/setup.sh
@@ -15,6 +15,10 @@ serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for f
 
 test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pins
+	@VENV=.venv-pins CONSTRAINTS=constraints/tensorrt_llm-1.2.1.txt scripts/setup.sh
+	.venv-pins/bin/python -m pytest $(ARGS)
 
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
@@ -32,4 +36,4 @@ bench: setup     ## tokens/s of the torch engine beside transformers
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

