@@ -100,6 +100,9 @@ class TensorRTLLMSettings(Section):
     max_queue_size: Positive | None = Field(
         None, description="requests that may wait in the executor; null is no bound"
     )
+    guided_decoding: bool = Field(
+        False, description="let requests demand JSON, a regular expression or a grammar (XGrammar)"
+    )
     gpu_weights_percent: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="share of the weights kept on the GPU, for engines built with weight streaming"
     )

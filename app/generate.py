@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from app.config import Settings
 from app.engines.base import Engine
@@ -33,9 +32,7 @@ def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
 
     place = locate(settings, progress)
     tokenizer = Tokenizer.load(place.tokenizer_dir, settings.chat_template)
-    engine = load_engine(
-        settings, Path(place.model_dir), tokenizer.vocab_size, tokenizer.eos_token_ids, progress
-    )
+    engine = load_engine(settings, place.files(tokenizer), progress)
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)
     ids = tokenizer.encode(prompt, add_special_tokens=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from app import checkpoints
 from app.config import Settings
 from app.engines.tensorrt_llm.engine_dir import read_engine_dir
+from app.runner.engines import ModelFiles
+from app.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,12 @@ class Place:
     name: str
     gpus_per_replica: int
     command: tuple[str, ...] = ()
+
+    def files(self, tokenizer: Tokenizer) -> ModelFiles:
+        """What a runner is told, with the tokenizer that was read from `tokenizer_dir`."""
+        return ModelFiles(
+            str(self.model_dir), str(self.tokenizer_dir), tokenizer.vocab_size, tokenizer.eos_token_ids
+        )
 
 
 def locate(settings: Settings, converting: Callable[[float, str], None]) -> Place:

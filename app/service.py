@@ -148,9 +148,7 @@ class InferenceService:
                     address="",
                     index=index,
                     settings=settings.model_dump(mode="json"),
-                    model_dir=str(place.model_dir),
-                    vocab_size=tokenizer.vocab_size,
-                    eos_token_ids=tokenizer.eos_token_ids,
+                    files=place.files(tokenizer),
                     gpus=visible,
                     command=place.command,
                 )

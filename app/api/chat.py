@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import documented, ignored_params, read_body
+from app.api.extras import extras
 from app.api.job import Choice, start_job
 from app.api.logprobs import chat_logprobs
 from app.api.params import check_model, encode, include_usage, sampling_params, stop_strings
@@ -46,6 +47,7 @@ async def create_chat_completion(request: Request) -> Response:
         prompt_param="messages",
     )
     usage = include_usage(body)
+    more = extras(body, info, body.response_format)
     headers = ignored_params(body)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -53,7 +55,7 @@ async def create_chat_completion(request: Request) -> Response:
         "created": int(time.time()),
         "model": service.model_id,
     }
-    job = start_job(service, [prompt], [sampling], body.n or 1, stop_strings(body), started)
+    job = start_job(service, [prompt], [sampling], body.n or 1, stop_strings(body), started, more)
     if body.stream:
         form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage)
         return stream(job, form, headers, include_usage=usage)
@@ -122,11 +124,9 @@ def _logprobs(body: ChatRequest) -> int | None:
 
 
 def _refuse_unsupported(body: ChatRequest) -> None:
-    format_type = (body.response_format or {}).get("type", "text")
     unsupported = {
         "tools": bool(body.tools) and body.tool_choice != "none",
         "functions": bool(body.functions),
-        "response_format": format_type != "text",
         "modalities": body.modalities not in (None, [], ["text"]),
     }
     for param, refused in unsupported.items():

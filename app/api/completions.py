@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import documented, ignored_params, read_body
+from app.api.extras import extras
 from app.api.job import Choice, start_job
 from app.api.logprobs import completion_logprobs
 from app.api.params import check_model, encode, include_usage, sampling_params, stop_strings
@@ -63,6 +64,7 @@ async def create_completion(request: Request) -> Response:
         for prompt in prompts
     ]
     usage = include_usage(body)
+    more = extras(body, info)
     headers = ignored_params(body)
     head: dict[str, Any] = {
         "id": f"cmpl-{uuid.uuid4().hex}",
@@ -70,7 +72,7 @@ async def create_completion(request: Request) -> Response:
         "created": int(time.time()),
         "model": service.model_id,
     }
-    job = start_job(service, prompts, sampling, n, stop_strings(body), started)
+    job = start_job(service, prompts, sampling, n, stop_strings(body), started, more)
     if body.stream:
         form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage)
         return stream(job, form, headers, include_usage=usage)

@@ -17,6 +17,7 @@ import msgspec
 from starlette.requests import Request
 
 from app.api.errors import ApiError, ClientGone
+from app.api.extras import Extras
 from app.generation import GenerationRequest, SamplingParams, StepOutput
 from app.pool import Generation
 from app.protocol.common import PromptTokensDetails, Usage
@@ -24,6 +25,8 @@ from app.service import InferenceService
 from app.text.choice import ChoiceDecoder, TextDelta
 
 T = TypeVar("T")
+ENGINE_GRACE = 1.0
+"""Seconds that an engine's own limit is later than ours."""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,8 @@ class Job:
     """Prompt tokens of the request, each prompt counted once however many choices it has."""
     started: float
     generation: Generation
+    deadline: float | None = None
+    """By the event loop's clock; then it is given up with 504."""
     by_id: dict[str, Choice] = field(init=False)
     cached_tokens: int = 0
     first_token: float | None = None
@@ -57,7 +62,7 @@ class Job:
     async def deltas(self) -> AsyncIterator[list[tuple[Choice, TextDelta]]]:
         """New text, as it comes; the deltas of one wake-up together. Raises `ApiError` if a choice fails."""
         while self.open_choices:
-            outputs = await self.generation.next()
+            outputs = await self._next()
             if self.first_token is None and outputs:
                 self.first_token = time.perf_counter()
                 self.service.metrics.ttft.observe(self.first_token - self.started)
@@ -85,6 +90,15 @@ class Job:
             total_tokens=self.prompt_tokens + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
         )
+
+    async def _next(self) -> list[StepOutput]:
+        if self.deadline is None:
+            return await self.generation.next()
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self.generation.next()
+        except TimeoutError:
+            raise ApiError(504, "The request took longer than its timeout.", code="timeout") from None
 
     def _decode_all(
         self, outputs: list[StepOutput]
@@ -138,9 +152,12 @@ def start_job(
     n: int,
     stop: list[str],
     started: float,
+    extras: Extras,
 ) -> Job:
     """Submit `n` sequences for each prompt. With a seed, choice i uses seed + i, so that they differ."""
     pool = service.pool
+    # The engine's own limit is a second line: it comes after ours, and ours has the better words.
+    allotted_ms = None if extras.timeout is None else round((extras.timeout + ENGINE_GRACE) * 1000)
     choices: list[Choice] = []
     for prompt, params in zip(prompts, sampling, strict=True):
         for i in range(n):
@@ -149,13 +166,24 @@ def start_job(
                 if i == 0 or params.seed is None
                 else msgspec.structs.replace(params, seed=params.seed + i)
             )
-            request = GenerationRequest(pool.new_request_id(), prompt, own)
+            request = GenerationRequest(
+                pool.new_request_id(),
+                prompt,
+                own,
+                priority=extras.priority,
+                allotted_ms=allotted_ms,
+                guide=extras.guide,
+            )
             decoder = ChoiceDecoder(service.tokenizer, stop=stop, stop_token_ids=own.stop_token_ids)
             choices.append(Choice(len(choices), request, decoder))
     generation = pool.submit([choice.request for choice in choices])
     prompt_tokens = sum(map(len, prompts))
     service.metrics.prompt_tokens.inc(prompt_tokens)
-    return Job(service, choices, prompt_tokens, started, generation)
+    deadline = None
+    if extras.timeout is not None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + extras.timeout - (time.perf_counter() - started)
+    return Job(service, choices, prompt_tokens, started, generation, deadline)
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

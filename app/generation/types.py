@@ -42,12 +42,28 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: int | None = None
 
 
+GuideKind = Literal["json_object", "json_schema", "regex", "grammar"]
+
+
+class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the text must match: any JSON object, or `text` as a JSON schema, a regular expression or EBNF."""
+
+    kind: GuideKind
+    text: str = ""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One sequence to generate. `request_id` is unique among all live requests of a pool."""
+    """One sequence to generate. `request_id` is unique among all live requests of a pool.
+
+    `priority`: 0 to 1, higher first. `allotted_ms`: milliseconds after which the engine ends it by itself.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    priority: float | None = None
+    allotted_ms: int | None = None
+    guide: Guide | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +108,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     min_p: bool = False
     penalties: bool = False
     min_tokens: bool = False
+    priority: bool = False
+    guides: tuple[GuideKind, ...] = ()
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_CHOICES = 128
 Token = Annotated[int, Field(ge=0)]
+JsonObject = dict[str, Any]
 
 
 class RequestModel(BaseModel):
@@ -56,6 +57,15 @@ class SamplingFields(RequestModel):
     ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     user: str | None = None
+    priority: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Higher goes first, where the engine can do that. Default 0.5."
+    )
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Seconds after which the request is given up with 504."
+    )
+    guided_json: JsonObject | None = Field(None, description="A JSON schema that the text must match.")
+    guided_regex: str | None = Field(None, description="A regular expression that the text must match.")
+    guided_grammar: str | None = Field(None, description="An EBNF grammar that the text must match.")
 
 
 class PromptTokensDetails(ResponseModel):
@@ -93,6 +103,3 @@ class ModelCard(ResponseModel):
 class ModelList(ResponseModel):
     object: str = "list"
     data: list[ModelCard]
-
-
-JsonObject = dict[str, Any]

@@ -44,7 +44,7 @@ def follow(spec: LaunchSpec) -> int:
     """A rank of an engine other than the one that leads: load, and wait until the leader ends."""
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, process=f"runner-{spec.index} follower")
-    load_engine(settings, Path(spec.model_dir), spec.vocab_size, spec.eos_token_ids, lambda *_: None)
+    load_engine(settings, spec.files, lambda *_: None)
     return 0
 
 
@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = False
     try:
         loop.progress(0.0, "starting")
-        engine = load_engine(
-            settings, Path(spec.model_dir), spec.vocab_size, spec.eos_token_ids, loop.progress
-        )
+        engine = load_engine(settings, spec.files, loop.progress)
         loaded = True
         loop.run(engine)
         engine.shutdown(SHUTDOWN_DEADLINE)

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from app.config import Settings
 from app.engines.base import Engine, Progress
 
 
-def load_engine(
-    settings: Settings,
-    model_dir: Path,
-    vocab_size: int,
-    eos_token_ids: tuple[int, ...],
-    progress: Progress,
-) -> Engine:
-    """Load it. `vocab_size` and `eos_token_ids` are the tokenizer's, for engines whose files lack them.
+class ModelFiles(msgspec.Struct, frozen=True):
+    """Where a model is, and what its tokenizer says, for engines whose own files do not."""
 
-    Raises `CheckpointError` or `ConfigError`.
-    """
+    model_dir: str
+    tokenizer_dir: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+
+
+def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
+    """Load it. Raises `CheckpointError` or `ConfigError`."""
     match settings.engine:
         case "synthetic":
             from app.engines import synthetic
 
-            return synthetic.load(settings.synthetic, vocab_size, eos_token_ids, progress)
+            return synthetic.load(settings.synthetic, files.vocab_size, files.eos_token_ids, progress)
         case "tensorrt_llm":
             from app.engines import tensorrt_llm
 
-            return tensorrt_llm.load(model_dir, settings.tensorrt_llm, eos_token_ids, progress)
+            return tensorrt_llm.load(
+                Path(files.model_dir),
+                Path(files.tokenizer_dir),
+                settings.tensorrt_llm,
+                files.eos_token_ids,
+                progress,
+            )
         case "torch":
             from app.engines import torch
 
-            return torch.load(model_dir, settings.torch, progress)
+            return torch.load(Path(files.model_dir), settings.torch, progress)

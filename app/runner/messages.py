@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
+from app.runner.engines import ModelFiles
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
@@ -86,10 +87,7 @@ class LaunchSpec(msgspec.Struct):
     """ZeroMQ address to bind, e.g. ipc:///run/…/runner-0.sock"""
     index: int
     settings: dict[str, object]
-    model_dir: str
-    vocab_size: int
-    """The tokenizer's, for engines that bring no model."""
-    eos_token_ids: tuple[int, ...]
+    files: ModelFiles
     gpus: str | None = None
     """CUDA_VISIBLE_DEVICES of the process; None leaves it as it is."""
     command: tuple[str, ...] = ()

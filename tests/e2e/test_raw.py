@@ -114,6 +114,15 @@ def error_of(response: httpx.Response, status: int) -> dict[str, str]:
         ({"min_tokens": 9, "max_tokens": 5}, "min_tokens", "invalid_value"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+        ({"guided_regex": "a+"}, "guided_regex", "unsupported_parameter"),
+        ({"priority": 0.5}, "priority", "unsupported_parameter"),
+        ({"timeout": 0}, "timeout", "invalid_value"),
     ],
 )
 def test_bad_chat_parameters_are_named(

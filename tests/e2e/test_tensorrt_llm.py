@@ -60,7 +60,7 @@ def stream(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
     """One server for many checks: starting it is what takes the time."""
-    with start() as server:
+    with start("--tensorrt-llm.guided-decoding", "true") as server:
         http = httpx.Client(base_url=server.url, timeout=60)
         assert http.get("/v1/models").json()["data"][0]["id"] == "llama"
         assert http.get("/version").json()["engine"] == "tensorrt_llm"
@@ -107,6 +107,22 @@ def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
             assert refused.status_code == 400
             assert refused.json()["error"]["param"] == param
 
+        schema = {"type": "object"}
+        guided = {
+            "messages": [{"role": "user", "content": "x"}],
+            "max_tokens": 2,
+            "priority": 0.9,
+            "timeout": 5,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        }
+        assert http.post(CHAT, json=guided).status_code == 200
+        asked = recorded(tmp_path, "request")[-1]
+        assert asked["guide"] == ["JSON_SCHEMA", '{"type":"object"}']
+        assert asked["priority"] == 0.9
+        assert asked["allotted_time_ms"] == 6000
+        twice = http.post(CHAT, json={**guided, "guided_regex": "a"})
+        assert twice.json()["error"]["param"] == "guided_regex"
+
         long = {"prompt": "word " * 200, "temperature": 0, "max_tokens": 2}
         http.post(TEXT, json=long)
         cached = http.post(TEXT, json=long).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
@@ -122,6 +138,21 @@ def test_a_client_that_leaves_is_cancelled(start: Start, tmp_path: Path) -> None
             next(response.iter_lines())
         server.wait(lambda: bool(recorded(tmp_path, "cancel")), patience=2)
         server.wait(lambda: server.metric("requests_running") == 0, patience=2)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_deadline_ends_the_request(start: Start, tmp_path: Path, streamed: bool) -> None:
+    with start(itl=0.02) as server:
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "timeout": 0.5}
+        if streamed:
+            *chunks, error = stream(server, body)
+            assert chunks
+        else:
+            response = httpx.post(server.url + TEXT, json=body, timeout=60)
+            assert response.status_code == 504
+            error = response.json()
+        assert error["error"]["code"] == "timeout"
+        server.wait(lambda: bool(recorded(tmp_path, "cancel")), patience=2)
 
 
 def test_an_error_in_the_middle_of_a_stream(start: Start) -> None:

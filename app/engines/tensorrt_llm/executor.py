@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.engines.tensorrt_llm.guided import guided_decoding_params
 from app.engines.tensorrt_llm.sampling import to_executor
 from app.generation import (
     EngineInfo,
@@ -112,6 +113,12 @@ class ExecutorEngine:
             extra["stop_words"] = mapped.stop_words
         if mapped.embedding_bias:
             extra["embedding_bias"] = _bias(mapped.embedding_bias, self.info.vocab_size)
+        if request.priority is not None:
+            extra["priority"] = request.priority
+        if request.allotted_ms is not None:
+            extra["allotted_time_ms"] = request.allotted_ms
+        if request.guide is not None:
+            extra["guided_decoding_params"] = guided_decoding_params(request.guide, bindings)
         return bindings.Request(
             input_token_ids=request.prompt_token_ids,
             max_tokens=request.sampling.max_tokens,

@@ -12,6 +12,7 @@ from app.config import ConfigError, TensorRTLLMSettings
 from app.engines.base import Progress
 from app.engines.tensorrt_llm.engine_dir import EngineDir, check_gpus, check_version, read_engine_dir
 from app.engines.tensorrt_llm.executor import ExecutorEngine
+from app.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
 from app.generation import Capabilities, EngineInfo
 from app.runner.mpi import RANK_VARIABLES, mpi_rank
 
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    engine_dir: Path, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...], progress: Progress
+    engine_dir: Path,
+    tokenizer_dir: Path,
+    settings: TensorRTLLMSettings,
+    eos_token_ids: tuple[int, ...],
+    progress: Progress,
 ) -> ExecutorEngine:
     """Load the engine in `engine_dir` on this process's GPUs. Raises `CheckpointError` or `ConfigError`."""
     progress(0.0, "reading the engine's configuration")
@@ -30,11 +35,10 @@ def load(
     if mode != "leader":  # there, the ranks may be on other machines
         check_gpus(engine, visible_gpus())
     progress(0.1, f"loading {engine.architecture} on {engine.world_size} GPU(s)")
-    executor = bindings.Executor(
-        str(engine_dir),
-        bindings.ModelType.DECODER_ONLY,
-        executor_config(engine, settings, mode, package, bindings),
-    )
+    config = executor_config(engine, settings, mode, package, bindings)
+    if settings.guided_decoding:
+        config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
+    executor = bindings.Executor(str(engine_dir), bindings.ModelType.DECODER_ONLY, config)
     if mode == "leader" and not executor.can_enqueue_requests():
         executor.shutdown()  # blocks until the leader stops
         raise SystemExit(0)
@@ -146,7 +150,14 @@ def engine_info(
         max_seq_len=longest,
         max_batch_size=min(settings.max_batch_size or engine.max_batch_size, engine.max_batch_size),
         capabilities=Capabilities(
-            max_logprobs=0, seed=True, logit_bias=True, min_p=True, penalties=True, min_tokens=True
+            max_logprobs=0,
+            seed=True,
+            logit_bias=True,
+            min_p=True,
+            penalties=True,
+            min_tokens=True,
+            priority=True,
+            guides=GUIDES if settings.guided_decoding else (),
         ),
         tensor_parallel=engine.tensor_parallel,
         pipeline_parallel=engine.pipeline_parallel,

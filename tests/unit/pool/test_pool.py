@@ -14,12 +14,13 @@ import pytest
 from app.config import Settings
 from app.generation import GenerationRequest, SamplingParams, StepOutput
 from app.pool import Generation, PoolError, PoolStatus, RunnerPool
+from app.runner.engines import ModelFiles
 from app.runner.messages import LaunchSpec
 
 
 def spec(engine: str = "synthetic", **synthetic: float) -> LaunchSpec:
     settings = Settings(engine=engine, log_level="error", synthetic={"ttft": 0.0, "itl": 0.005, **synthetic})  # type: ignore[arg-type]
-    return LaunchSpec("", 0, settings.model_dump(mode="json"), "/nonexistent", 100, (2,))
+    return LaunchSpec("", 0, settings.model_dump(mode="json"), ModelFiles("/nonexistent", "", 100, (2,)))
 
 
 @asynccontextmanager

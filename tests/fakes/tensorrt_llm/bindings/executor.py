@@ -148,6 +148,12 @@ ExecutorConfig = _strict(
     spec_dec_config=None,
     guided_decoding_config=None,
 )
+GuidedDecodingConfig = _strict(
+    "GuidedDecodingConfig", backend=None, encoded_vocab=None, tokenizer_str=None, stop_token_ids=None
+)
+GuidedDecodingConfig.GuidedDecodingBackend = enum.Enum("GuidedDecodingBackend", "XGRAMMAR LLGUIDANCE")
+GuidedDecodingParams = _strict("GuidedDecodingParams", guide_type=None, guide=None)
+GuidedDecodingParams.GuideType = enum.Enum("GuideType", "JSON JSON_SCHEMA REGEX EBNF_GRAMMAR STRUCTURAL_TAG")
 OutputConfig = _strict(
     "OutputConfig",
     return_log_probs=False,
@@ -295,6 +301,7 @@ class _Sequence:
         self.request = request
         self.reused = reused
         self.made = []
+        self.arrived = time.monotonic()
 
 
 class Executor:
@@ -314,6 +321,9 @@ class Executor:
         self._reuse = executor_config.kv_cache_config.enable_block_reuse
         self._block = config["build_config"]["plugin_config"]["tokens_per_block"]
         self._max_queue = executor_config.max_queue_size
+        self._guided = executor_config.guided_decoding_config
+        if self._guided is not None and len(self._guided.encoded_vocab) != self._vocab:
+            raise RuntimeError("[TensorRT-LLM][ERROR] encoded_vocab does not match the engine's vocabulary")
         world = config["pretrained_config"]["mapping"]["world_size"]
         self._rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
         self._check_parallel(executor_config.parallel_config, world)
@@ -328,6 +338,15 @@ class Executor:
         self._iterations = []
         self._due = 0.0
         self._shut_down = False
+
+    def _guide(self, params):
+        if params is None:
+            return None
+        if self._guided is None:
+            raise RuntimeError("[TensorRT-LLM][ERROR] guided decoding is not configured")
+        if (params.guide is None) != (params.guide_type.name == "JSON"):
+            raise RuntimeError("[TensorRT-LLM][ERROR] this guide type takes a guide, or none")
+        return [params.guide_type.name, params.guide]
 
     def _check_parallel(self, parallel, world):
         if world == 1:
@@ -363,6 +382,9 @@ class Executor:
             end_id=request.end_id,
             stop_words=request.stop_words,
             max_tokens=request.max_tokens,
+            priority=request.priority,
+            allotted_time_ms=request.allotted_time_ms,
+            guide=self._guide(request.guided_decoding_params),
         )
         if self._max_queue is not None and len(self._waiting) >= self._max_queue:
             self._ready.append(Response(self._ids, error="Maximum queue size reached, request rejected"))
@@ -415,13 +437,18 @@ class Executor:
 
     def _iterate(self):
         while self._waiting and len(self._active) < self._max_batch:
-            number = next(iter(self._waiting))
+            number = max(self._waiting, key=lambda n: (self._waiting[n].request.priority, -n))
             self._active[number] = self._waiting.pop(number)
         if not self._active or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._behaviour.itl
         for number, sequence in list(self._active.items()):
-            self._advance(number, sequence)
+            limit = sequence.request.allotted_time_ms
+            if limit is not None and (time.monotonic() - sequence.arrived) * 1000 > limit:
+                del self._active[number]
+                self._ready.append(self._response(number, sequence, [], FinishReason.TIMED_OUT))
+            else:
+                self._advance(number, sequence)
         cache = {
             "usedNumBlocks": len(self._active),
             "maxNumBlocks": 64,

@@ -27,11 +27,18 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         world: int = 1,
         settings: dict[str, Any] | None = None,
         build: dict[str, Any] | None = None,
+        tokenizer: Path | None = None,
         **behaviour: Any,
     ) -> ExecutorEngine:
         monkeypatch.setenv("FAKE_TRTLLM", json.dumps({"record": str(tmp_path / "record"), **behaviour}))
         directory = make_engine_dir(tmp_path / "model", world, **(build or {}))
-        return load(directory / "engine", TensorRTLLMSettings(**(settings or {})), EOS, lambda *_: None)
+        return load(
+            directory / "engine",
+            tokenizer or directory,
+            TensorRTLLMSettings(**(settings or {})),
+            EOS,
+            lambda *_: None,
+        )
 
     yield make
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:

@@ -12,7 +12,7 @@ from app.checkpoints import CheckpointError
 from app.config import ConfigError, TensorRTLLMSettings
 from app.engines.tensorrt_llm import load
 from app.engines.tensorrt_llm.executor import ExecutorEngine
-from app.generation import GenerationRequest, InvalidRequest, SamplingParams, StepOutput
+from app.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 
@@ -179,13 +179,13 @@ def test_too_few_gpus_and_another_version(
 
     sys.modules.pop("tensorrt_llm", None)
     with pytest.raises(CheckpointError, match=r"built by TensorRT-LLM 1\.2\.1, but 1\.1\.0"):
-        load(tmp_path / "model" / "engine", TensorRTLLMSettings(), EOS, lambda *_: None)
+        load(tmp_path / "model" / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None)
 
 
 def test_not_installed_is_said(tmp_path: Path) -> None:
     directory = make_engine_dir(tmp_path)
     with pytest.raises(ConfigError, match=r"tensorrt_llm cannot be imported.*--engine torch"):
-        load(directory / "engine", TensorRTLLMSettings(), EOS, lambda *_: None)
+        load(directory / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None)
 
 
 def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +219,48 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
     assert (config.max_batch_size, config.max_num_tokens, config.max_queue_size) == (8, 1000, 7)
     assert config.gpu_weights_percent == 0.8
     assert config.enable_chunked_context is True
+
+
+def test_priority_goes_first(engine: Make) -> None:
+    subject = engine(settings={"max_batch_size": 1}, itl=0.001)
+    for i, priority in enumerate((None, 0.1, 0.9, 0.5)):
+        one = request(str(i), max_tokens=3)
+        subject.submit(msgspec.structs.replace(one, priority=priority))
+    order = []
+    while len(order) < 4:
+        order += [output.request_id for output in subject.step(0.02) if output.finish_reason]
+    assert order == ["2", "0", "3", "1"]
+
+
+def test_the_engines_own_time_limit_is_an_error(engine: Make) -> None:
+    subject = engine(itl=0.02)
+    one = request("a", max_tokens=900, ignore_eos=True)
+    subject.submit(msgspec.structs.replace(one, allotted_ms=50))
+    output = finish(subject, 1)["a"]
+    assert (output.finish_reason, output.error) == ("error", "the request ran out of its time")
+    assert output.token_ids
+
+
+def test_guided_decoding(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    assert set(subject.info.capabilities.guides) == {"json_object", "json_schema", "regex", "grammar"}
+    guides = [
+        Guide("json_object"),
+        Guide("json_schema", "{}"),
+        Guide("regex", "a+"),
+        Guide("grammar", "r ::= x"),
+    ]
+    for i, guide in enumerate(guides):
+        subject.submit(msgspec.structs.replace(request(str(i)), guide=guide))
+    finish(subject, 4)
+    assert [fact["guide"] for fact in record(tmp_path, "request")] == [
+        ["JSON", None],
+        ["JSON_SCHEMA", "{}"],
+        ["REGEX", "a+"],
+        ["EBNF_GRAMMAR", "r ::= x"],
+    ]
+
+
+def test_guided_decoding_needs_a_tokenizer_file(engine: Make) -> None:
+    with pytest.raises(ConfigError, match=r"tensorrt_llm\.guided_decoding"):
+        engine(settings={"guided_decoding": True})
