@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-pins test-gpu check format bench clean
+.PHONY: help setup serve test test-pins test-gpu verify-trtllm check format bench clean
 
 help:            ## show the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup:           ## make .venv with all dependencies and the demo model
 	@scripts/setup.sh
@@ -22,6 +22,9 @@ test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pin
 
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+verify-trtllm:   ## prove the engine where TensorRT-LLM is installed (ENGINE=DIR TOKENIZER=DIR)
+	python3 scripts/verify_trtllm.py "$(ENGINE)" "$(TOKENIZER)" -- $(ARGS)
 
 check: setup     ## format check, lint, strict types
 	$(BIN)/ruff format --check .

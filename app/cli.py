@@ -1,4 +1,4 @@
-"""The command line: `serve`, `generate` and `inspect`."""
+"""The command line: `serve`, `generate`, `inspect` and `doctor`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     generating = commands.add_parser("generate", help="complete one prompt on the terminal, without HTTP")
     _add_generation_flags(generating)
     with_settings["generate"] = add_flags(generating), _generate
+    examining = commands.add_parser("doctor", help="check what this machine lacks for the configured engine")
+    with_settings["doctor"] = add_flags(examining), _doctor
     inspecting = commands.add_parser("inspect", help="show what a TensorRT-LLM engine directory is")
     inspecting.add_argument("directory", type=Path)
     inspecting.add_argument("--json", action="store_true", help="as JSON")
@@ -78,6 +80,14 @@ def _generate(settings: Settings, arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     return generate(settings, arguments.prompt, sampling)
+
+
+def _doctor(settings: Settings, _: argparse.Namespace) -> int:
+    from app.doctor import examine, report
+
+    findings = examine(settings)
+    print(report(findings))
+    return 1 if any(finding.mend for finding in findings) else 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
