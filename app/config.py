@@ -64,7 +64,14 @@ class TorchSettings(Section):
 
 
 class TensorRTLLMSettings(Section):
-    """TensorRT-LLM's executor over a prebuilt engine directory."""
+    """TensorRT-LLM: a prebuilt engine directory, or its PyTorch backend."""
+
+    tensor_parallel_size: Positive = Field(
+        1, description="GPUs of one runner of tensorrt_llm_pytorch; an engine directory says its own"
+    )
+    max_seq_len: Positive | None = Field(
+        None, description="of tensorrt_llm_pytorch; null is the model's own, an engine directory says its own"
+    )
 
     launch: Literal["orchestrator", "leader"] = Field(
         "orchestrator",
@@ -130,7 +137,11 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    engine: Literal["torch", "synthetic", "tensorrt_llm"] = Field("torch", description="which engine serves")
+    engine: Literal["torch", "synthetic", "tensorrt_llm", "tensorrt_llm_pytorch"] = Field(
+        "torch",
+        description="which engine serves; tensorrt_llm_pytorch is TensorRT-LLM's PyTorch backend over a "
+        "Hugging Face checkpoint, for versions that load no engines",
+    )
     model: str = Field(
         "demo",
         description="a Hugging Face checkpoint directory, a .gguf file of the Llama family, or demo: the "

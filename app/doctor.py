@@ -51,6 +51,8 @@ def examine(settings: Settings) -> list[Finding]:
         ]
         if engine is not None and engine.world_size > 1 and settings.tensorrt_llm.launch == "leader":
             findings.append(_mpi(settings))
+    elif settings.engine == "tensorrt_llm_pytorch":
+        findings += [_driver(), _package(None), _shared_memory(), _locked_memory()]
     elif settings.engine == "torch":
         findings.append(_torch(settings))
     return findings

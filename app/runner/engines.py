@@ -36,6 +36,16 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
                 files.eos_token_ids,
                 progress,
             )
+        case "tensorrt_llm_pytorch":
+            from app.engines.tensorrt_llm import pytorch
+
+            return pytorch.load(
+                Path(files.model_dir),
+                Path(files.tokenizer_dir),
+                settings.tensorrt_llm,
+                files.eos_token_ids,
+                progress,
+            )
         case "torch":
             from app.engines import torch
 

@@ -244,3 +244,17 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_the_pytorch_backend(demo_dir: Path) -> None:
+    env = {"PYTHONPATH": str(FAKES), "CUDA_VISIBLE_DEVICES": "0", "FAKE_TRTLLM": "{}"}
+    with serve("--engine", "tensorrt_llm_pytorch", "--model", str(demo_dir), env=env) as server:
+        assert httpx.get(server.url + "/version").json()["engine"] == "tensorrt_llm_pytorch"
+        body = {"prompt": "one two three", "temperature": 0, "logprobs": 2}
+        choice = httpx.post(server.url + TEXT, json=body).json()["choices"][0]
+        assert choice["text"] == "one two three"
+        assert len(choice["logprobs"]["top_logprobs"][0]) == 2
+        pieces = [
+            chunk["choices"][0]["text"] for chunk in stream(server, {"prompt": "a b", "temperature": 0})
+        ]
+        assert "".join(pieces) == "a b"

@@ -64,7 +64,7 @@ class ExecutorEngine:
         try:
             number = self._executor.enqueue_request(self._request(request))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise InvalidRequest(f"TensorRT-LLM refuses the request: {_first_line(error)}") from error
+            raise InvalidRequest(f"TensorRT-LLM refuses the request: {first_line(error)}") from error
         self._ids[request.request_id] = number
         ends = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
@@ -112,7 +112,7 @@ class ExecutorEngine:
         if mapped.stop_words:
             extra["stop_words"] = mapped.stop_words
         if mapped.embedding_bias:
-            extra["embedding_bias"] = _bias(mapped.embedding_bias, self.info.vocab_size)
+            extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
         if request.priority is not None:
             extra["priority"] = request.priority
         if request.allotted_ms is not None:
@@ -148,7 +148,7 @@ class ExecutorEngine:
         """Add a response to the step's output of its request."""
         live = self._live[number]
         if response.has_error():  # a method; touching `result` of such a response raises
-            output.finish_reason, output.error = "error", _first_line(response.error_msg)
+            output.finish_reason, output.error = "error", first_line(response.error_msg)
             self._forget(number)
             return
         result = response.result
@@ -202,7 +202,7 @@ def _logprobs(tokens: list[int], log_probs: Any, generated: int) -> list[TokenLo
     return [TokenLogprobs(token, value, []) for token, value in zip(tokens, values, strict=True)]
 
 
-def _bias(biases: dict[int, float], vocab_size: int) -> Any:
+def bias_tensor(biases: dict[int, float], vocab_size: int) -> Any:
     """A float32 tensor [vocab_size]."""
     import torch
 
@@ -217,6 +217,6 @@ def _facts(iteration: Any) -> dict[str, Any]:
     return facts
 
 
-def _first_line(error: object) -> str:
+def first_line(error: object) -> str:
     """C++ errors bring a backtrace after their first line."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -8,3 +8,7 @@ import json
 import os
 
 __version__ = json.loads(os.environ.get("FAKE_TRTLLM", "{}")).get("version", "1.2.1")
+
+from tensorrt_llm.llmapi import LLM, SamplingParams
+
+__all__ = ["LLM", "SamplingParams", "__version__"]

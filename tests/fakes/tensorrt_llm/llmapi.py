@@ -1,0 +1,164 @@
+"""`tensorrt_llm.llmapi` as of 1.2.1, as far as it is used here: the PyTorch backend's LLM and its parameters.
+
+It behaves as the fake executor does (`bindings.executor.Behaviour`): an answer repeats its prompt, then ends.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from tensorrt_llm.bindings.executor import Behaviour
+
+LLM_ARGUMENTS = {
+    "kv_cache_config",
+    "scheduler_config",
+    "max_batch_size",
+    "max_num_tokens",
+    "max_seq_len",
+    "enable_chunked_prefill",
+    "guided_decoding_backend",
+}
+
+
+class RequestError(RuntimeError):
+    pass
+
+
+class KvCacheConfig:
+    def __init__(self, *, free_gpu_memory_fraction=0.9, max_tokens=None, enable_block_reuse=True):
+        self.free_gpu_memory_fraction = free_gpu_memory_fraction
+
+
+class GuidedDecodingParams:
+    def __init__(self, *, json=None, regex=None, grammar=None, json_object=False, structural_tag=None):
+        if sum(bool(one) for one in (json, regex, grammar, json_object, structural_tag)) != 1:
+            raise ValueError("exactly one guide")
+
+
+class SamplingParams:
+    def __init__(
+        self,
+        *,
+        end_id=None,
+        pad_id=None,
+        max_tokens=32,
+        stop_token_ids=None,
+        embedding_bias=None,
+        top_k=None,
+        top_p=None,
+        seed=None,
+        temperature=None,
+        min_tokens=None,
+        repetition_penalty=None,
+        presence_penalty=None,
+        frequency_penalty=None,
+        min_p=None,
+        logprobs=None,
+        guided_decoding=None,
+        ignore_eos=False,
+        detokenize=True,
+    ):
+        if top_p is not None and not 0 <= top_p <= 1:
+            raise ValueError("top_p")
+        self.__dict__.update(locals())
+        del self.__dict__["self"]
+
+
+class LLM:
+    def __init__(
+        self,
+        model,
+        tokenizer=None,
+        tokenizer_mode="auto",
+        skip_tokenizer_init=False,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        dtype="auto",
+        revision=None,
+        tokenizer_revision=None,
+        **kwargs,
+    ):
+        if unknown := set(kwargs) - LLM_ARGUMENTS:
+            raise ValueError(f"unknown arguments {unknown}")
+        if kwargs.get("guided_decoding_backend") and (skip_tokenizer_init or tokenizer is None):
+            raise ValueError("guided decoding needs a tokenizer")
+        self._config = json.loads((Path(model) / "config.json").read_text())
+        self._behaviour = Behaviour()
+        self._has_tokenizer = not skip_tokenizer_init
+        self._loop = None
+        self._shut_down = False
+
+    def generate_async(
+        self,
+        inputs,
+        sampling_params=None,
+        lora_request=None,
+        prompt_adapter_request=None,
+        streaming=False,
+        kv_cache_retention_config=None,
+        disaggregated_params=None,
+        _postproc_params=None,
+        scheduling_params=None,
+        cache_salt=None,
+    ):
+        if self._shut_down:
+            raise RuntimeError("LLM is shutting down")
+        loop = asyncio.get_running_loop()  # without one there would be no queue
+        if self._loop not in (None, loop):
+            raise RuntimeError("all requests of an LLM belong to one event loop")
+        self._loop = loop
+        if not isinstance(inputs, list) or not isinstance(sampling_params, SamplingParams):
+            raise TypeError("inputs are token ids here")
+        if sampling_params.end_id is None and not self._has_tokenizer:
+            raise ValueError("end_id must be set when there is no tokenizer")
+        return RequestOutput(inputs, sampling_params, self._behaviour, self._config["vocab_size"])
+
+    def shutdown(self):
+        self._shut_down = True
+
+
+class RequestOutput:
+    """The same object at every step."""
+
+    def __init__(self, prompt, sampling, behaviour, vocab_size):
+        self.prompt_token_ids = prompt
+        self._sampling, self._behaviour, self._vocab_size = sampling, behaviour, vocab_size
+        self.finished = False
+        self._aborted = False
+        self.outputs = [
+            SimpleNamespace(index=0, token_ids=[], token_ids_diff=[], logprobs_diff=[], finish_reason=None)
+        ]
+
+    def abort(self):
+        self._aborted = True
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if self.finished:
+            raise StopAsyncIteration
+        await asyncio.sleep(self._behaviour.itl)
+        output, sampling, prompt = self.outputs[0], self._sampling, self.prompt_token_ids
+        place = len(output.token_ids)
+        if self._behaviour.error_after is not None and place >= self._behaviour.error_after:
+            raise RequestError("Encountered an error in forward\n1 0x7f…")
+        greedy = sampling.top_k == 1 or (sampling.temperature is None and sampling.top_p is None)
+        token = (prompt[place % len(prompt)] + (0 if greedy else sampling.seed)) % self._vocab_size
+        if sampling.embedding_bias is not None and float(sampling.embedding_bias.max()) >= 50:
+            token = int(sampling.embedding_bias.argmax())
+        elif place >= len(prompt) and sampling.end_id != -1:
+            token = sampling.end_id
+        output.token_ids.append(token)
+        output.token_ids_diff = [token]
+        others = {
+            token + i: SimpleNamespace(logprob=-0.5 - i, rank=i + 1) for i in range(sampling.logprobs or 0)
+        }
+        output.logprobs_diff = [others] if sampling.logprobs else []
+        if token == sampling.end_id or token in (sampling.stop_token_ids or []):
+            output.finish_reason = "stop"
+        elif place + 1 >= sampling.max_tokens:
+            output.finish_reason = "length"
+        self.finished = output.finish_reason is not None
+        return self
