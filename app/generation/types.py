@@ -135,7 +135,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
 
 class EngineStats(msgspec.Struct):
-    """Gauges (sequences, KV blocks) and totals since the engine started (steps, tokens)."""
+    """Gauges (sequences, KV blocks) and totals since the engine started (the rest)."""
 
     waiting: int = 0
     running: int = 0
@@ -144,3 +144,4 @@ class EngineStats(msgspec.Struct):
     steps: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    kv_blocks_reused: int = 0

@@ -89,6 +89,7 @@ class _PoolCollector(Collector):
             "engine_steps": ("Steps the engines made", stats.steps),
             "engine_prompt_tokens": ("Prompt tokens the engines took in", stats.prompt_tokens),
             "engine_generated_tokens": ("Tokens the engines made", stats.generated_tokens),
+            "kv_blocks_reused": ("KV cache blocks taken from earlier prompts", stats.kv_blocks_reused),
             "runner_restarts": ("Runners started again after a failure", restarts),
         }
         for name, (text, value) in counters.items():

@@ -96,6 +96,7 @@ class ExecutorEngine:
             self._stats.waiting = int(facts.get("numQueuedRequests", 0))
             cache = facts.get("kvCacheStats") or {}
             self._stats.kv_blocks_used = int(cache.get("usedNumBlocks", 0))
+            self._stats.kv_blocks_reused = int(cache.get("reusedBlocks", 0))
             self._stats.kv_blocks_total = int(cache.get("maxNumBlocks", self._stats.kv_blocks_total))
         if not self._live:  # nothing iterates any more, so nothing would say it
             self._stats.running = self._stats.waiting = 0
