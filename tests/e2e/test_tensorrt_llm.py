@@ -196,8 +196,9 @@ def test_tensor_parallel_4(start: Start, tmp_path: Path, mode: str) -> None:
     flags = ["--tensorrt-llm.launch", mode, "--tensorrt-llm.mpi-command", f"{FAKES}/mpirun -n {{world}}"]
     with start(*flags, world=4) as server:
         assert stream(server, {"prompt": "one two", "temperature": 0})
-        inits = recorded(tmp_path, "init")
-        assert sorted(fact["rank"] for fact in inits) == ([0, 1, 2, 3] if mode == "leader" else [0])
+        ranks = [0, 1, 2, 3] if mode == "leader" else [0]
+        server.wait(lambda: len(recorded(tmp_path, "init")) >= len(ranks), patience=30)
+        assert sorted(fact["rank"] for fact in recorded(tmp_path, "init")) == ranks
         pids = _descendants(server.process.pid)
         assert len(pids) >= (5 if mode == "leader" else 1)
     time.sleep(0.2)
