@@ -155,6 +155,14 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, description="a Jinja file to use in place of the tokenizer's chat template"
     )
+    tool_parser: Literal["auto", "none", "hermes", "llama3_json", "mistral", "pythonic"] = Field(
+        "auto", description="format of the model's tool calls; auto is what its chat template teaches"
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral", "seed"] = Field(
+        "auto",
+        description="tags of the model's thinking: think is <think>, mistral [THINK], seed <seed:think>; "
+        "auto is what its chat template speaks of",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks one")
     replicas: Positive = Field(1, description="ModelRunner processes, each with one engine")
@@ -168,6 +176,9 @@ class Settings(BaseSettings):
     )
     cache_dir: str | None = Field(
         None, description="where converted models are kept; null is $XDG_CACHE_HOME/trtllm-openai"
+    )
+    max_stored_responses: Annotated[int, Field(ge=0)] = Field(
+        1000, description="answers of /v1/responses kept for previous_response_id; the oldest go first"
     )
     max_body_bytes: Positive = Field(16 * 2**20, description="largest request body; beyond it: 413")
     ping_interval: Annotated[int, Field(ge=1, le=15)] = Field(

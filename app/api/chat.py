@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and /v1/chat/completions/render, which only shows the prompt."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import documented, ignored_params, read_body
-from app.api.extras import extras
-from app.api.job import Choice, start_job
+from app.api.collect import Answer
+from app.api.conversation import Conversation, prepare
+from app.api.job import Ask, Choice, Job, start_job
 from app.api.logprobs import chat_logprobs
-from app.api.params import check_model, encode, include_usage, sampling_params, stop_strings
+from app.api.params import check_model, check_priority, sampling_params, text_rules, usage_wanted
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
 from app.generation import InvalidRequest
-from app.protocol.chat import AssistantMessage, ChatChoice, ChatLogprobs, ChatRequest, ChatResponse
+from app.protocol.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatLogprobs,
+    ChatRequest,
+    ChatResponse,
+    FunctionCall,
+    RenderResponse,
+    ToolCall,
+)
 from app.service import InferenceService
 from app.text.choice import TextDelta
+from app.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from app.text.tokenizer import Tokenizer
 
 router = APIRouter()
@@ -33,38 +44,85 @@ async def create_chat_completion(request: Request) -> Response:
     service: InferenceService = request.app.state.service
     body = await read_body(request, ChatRequest)
     check_model(service, body.model)
-    _refuse_unsupported(body)
-    info = service.info
-    text = service.render_chat(body.messages)
-    prompt = await encode(service, text, add_special_tokens=False)
-    sampling = sampling_params(
-        body,
-        info,
-        len(prompt),
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        logprobs=_logprobs(body),
-        logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
-        prompt_param="messages",
-    )
-    usage = include_usage(body)
-    more = extras(body, info, body.response_format)
+    check_supported(body)
+    usage = usage_wanted(body)
     headers = ignored_params(body)
+    conversation = await prepare(service, body, _max_tokens(body))
+    job = start_chat(service, body, conversation, started)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
         "created": int(time.time()),
         "model": service.model_id,
     }
-    job = start_job(service, [prompt], [sampling], body.n or 1, stop_strings(body), started, more)
     if body.stream:
-        form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage)
-        return stream(job, form, headers, include_usage=usage)
+        form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage.at_end)
+        return await stream(request, job, form, headers, usage)
 
-    def build(deltas: list[TextDelta]) -> ChatResponse:
-        choices = [_choice(*pair, service.tokenizer) for pair in zip(job.choices, deltas, strict=True)]
+    def build(answers: list[Answer]) -> ChatResponse:
+        choices = [_choice(answer, service.tokenizer) for answer in answers]
         return ChatResponse(**head, choices=choices, usage=job.usage())
 
     return await whole(request, job, build, headers)
+
+
+@router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
+async def render_chat_completion(request: Request) -> RenderResponse:
+    """The prompt that the conversation would be answered from; nothing is generated."""
+    service: InferenceService = request.app.state.service
+    body = await read_body(request, ChatRequest)
+    check_model(service, body.model)
+    check_supported(body)
+    conversation = await prepare(service, body, _max_tokens(body))
+    return RenderResponse(
+        prompt=conversation.prompt,
+        token_ids=conversation.token_ids,
+        count=len(conversation.token_ids),
+        max_model_len=service.info.max_seq_len,
+    )
+
+
+def start_chat(
+    service: InferenceService, body: ChatRequest, conversation: Conversation, started: float
+) -> Job:
+    """Submit a prepared conversation."""
+    check_priority(body, service.info)
+    sampling = sampling_params(
+        body,
+        service.info,
+        len(conversation.token_ids),
+        max_tokens=_max_tokens(body),
+        logprobs=_logprobs(body),
+        logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
+        prompt_param="messages",
+    )
+    ask = Ask(
+        prompts=[conversation.token_ids],
+        sampling=[sampling],
+        started=started,
+        n=body.n or 1,
+        rules=text_rules(service, body, conversation.markers),
+        guide=conversation.guide,
+        priority=body.priority,
+        timeout=body.timeout,
+        make_parser=conversation.make_parser,
+    )
+    return start_job(service, ask)
+
+
+def check_supported(body: ChatRequest) -> None:
+    """Refuse by name what would change the answer and is not done here."""
+    unsupported = {
+        "functions": bool(body.functions),
+        "function_call": body.function_call not in (None, "none", "auto"),
+        "modalities": body.modalities not in (None, [], ["text"]),
+        "chat_template": body.chat_template is not None,
+    }
+    for param, refused in unsupported.items():
+        if refused:
+            raise InvalidRequest(f"{param} is not supported.", param, "unsupported_parameter")
+    if body.max_tokens == 0:
+        raise InvalidRequest("max_tokens must be at least 1.", "max_tokens")
 
 
 @dataclass(slots=True)
@@ -80,17 +138,21 @@ class _Chunks:
             self.head, '"delta":{"content":', "}", self.choices, include_usage=self.include_usage
         )
 
-    def opening(self, index: int) -> bytes:
-        delta = {"role": "assistant", "content": ""}
-        return self.frames.choice({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+    def opening(self, choice: Choice) -> bytes:
+        return self._chunk(choice.index, {"role": "assistant", "content": ""})
 
-    def with_logprobs(self, choice: Choice, delta: TextDelta) -> dict[str, Any]:
-        return {
-            "index": choice.index,
-            "delta": {"content": delta.text},
-            "logprobs": chat_logprobs(self.tokenizer, delta.logprobs or []),
-            "finish_reason": None,
-        }
+    def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        if not choice.decoder.parsed and not delta.logprobs:
+            return self.frames.text(choice.index, delta.text) if delta.text else b""
+        events = delta.events if choice.decoder.parsed else [Content(delta.text)]
+        logprobs = chat_logprobs(self.tokenizer, delta.logprobs) if delta.logprobs else None
+        if logprobs is not None and not events:
+            events = [Content("")]
+        # The log-probabilities of a delta go with the first of its events.
+        return b"".join(
+            self._chunk(choice.index, _delta(event), logprobs if position == 0 else None)
+            for position, event in enumerate(events)
+        )
 
     def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
         return {
@@ -101,18 +163,51 @@ class _Chunks:
             "stop_reason": delta.stop_reason,
         }
 
+    def _chunk(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> bytes:
+        return self.frames.choice(
+            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        )
 
-def _choice(choice: Choice, delta: TextDelta, tokenizer: Tokenizer) -> ChatChoice:
+
+def _delta(event: Event) -> dict[str, Any]:
+    match event:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case CallStart(index, call_id, name):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+        case CallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def _choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
+    delta = answer.delta
     logprobs = None
-    if choice.request.sampling.logprobs is not None:
+    if answer.choice.request.sampling.logprobs is not None:
         logprobs = ChatLogprobs(**chat_logprobs(tokenizer, delta.logprobs or []))
+    calls = [
+        ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
+        for call in answer.calls
+    ]
+    message = AssistantMessage(
+        role="assistant",
+        content=None if calls and not answer.content else answer.content,
+        reasoning_content=answer.reasoning or None,
+        tool_calls=calls or None,
+    )
     return ChatChoice(
-        index=choice.index,
-        message=AssistantMessage(role="assistant", content=delta.text),
+        index=answer.choice.index,
+        message=message,
         logprobs=logprobs,
         finish_reason=delta.finish_reason or "",
         stop_reason=delta.stop_reason,
     )
+
+
+def _max_tokens(body: ChatRequest) -> int | None:
+    return body.max_completion_tokens or body.max_tokens
 
 
 def _logprobs(body: ChatRequest) -> int | None:
@@ -121,14 +216,3 @@ def _logprobs(body: ChatRequest) -> int | None:
             raise InvalidRequest("top_logprobs needs logprobs: true.", "top_logprobs")
         return None
     return body.top_logprobs or 0
-
-
-def _refuse_unsupported(body: ChatRequest) -> None:
-    unsupported = {
-        "tools": bool(body.tools) and body.tool_choice != "none",
-        "functions": bool(body.functions),
-        "modalities": body.modalities not in (None, [], ["text"]),
-    }
-    for param, refused in unsupported.items():
-        if refused:
-            raise InvalidRequest(f"{param} is not supported.", param, "unsupported_parameter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,20 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import documented, ignored_params, read_body
-from app.api.extras import extras
-from app.api.job import Choice, start_job
+from app.api.collect import Answer
+from app.api.echo import Echo
+from app.api.guides import find_guide
+from app.api.job import Ask, Choice, start_job
 from app.api.logprobs import completion_logprobs
-from app.api.params import check_model, encode, include_usage, sampling_params, stop_strings
+from app.api.params import (
+    check_model,
+    check_priority,
+    encode,
+    sampling_params,
+    text_rules,
+    truncated,
+    usage_wanted,
+)
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
 from app.generation import InvalidRequest
@@ -45,26 +56,36 @@ async def create_completion(request: Request) -> Response:
     service: InferenceService = request.app.state.service
     body = await read_body(request, CompletionRequest)
     check_model(service, body.model)
-    _refuse_unsupported(body)
-    prompts = await _prompts(service, body)
-    n = body.n or 1
-    if len(prompts) * n > MAX_CHOICES:
-        raise InvalidRequest(f"prompts x n must be at most {MAX_CHOICES}, not {len(prompts) * n}.", "n")
+    n, best_of = _counts(body)
     info = service.info
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    texts, prompts = await _prompts(service, body)
+    prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
+    if len(prompts) * best_of > MAX_CHOICES:
+        raise InvalidRequest(
+            f"prompts x n must be at most {MAX_CHOICES}, not {len(prompts) * best_of}.",
+            "n" if best_of == n else "best_of",
+        )
+    if max_tokens == 0 and not body.echo:
+        raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
+    check_priority(body, info)
+    logprobs = body.logprobs
+    if logprobs is None and best_of > n:
+        logprobs = 0  # what the best are chosen by
     sampling = [
         sampling_params(
             body,
             info,
             len(prompt),
-            max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
-            logprobs=body.logprobs,
-            logprobs_param="logprobs",
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            logprobs_param="logprobs" if body.logprobs is not None else "best_of",
             prompt_param="prompt",
+            prompt_logprobs=body.logprobs if body.echo else None,
         )
         for prompt in prompts
     ]
-    usage = include_usage(body)
-    more = extras(body, info)
+    usage = usage_wanted(body)
     headers = ignored_params(body)
     head: dict[str, Any] = {
         "id": f"cmpl-{uuid.uuid4().hex}",
@@ -72,13 +93,34 @@ async def create_completion(request: Request) -> Response:
         "created": int(time.time()),
         "model": service.model_id,
     }
-    job = start_job(service, prompts, sampling, n, stop_strings(body), started, more)
+    ask = Ask(
+        prompts=prompts,
+        sampling=sampling,
+        started=started,
+        n=best_of,
+        rules=text_rules(service, body),
+        guide=find_guide(body, info),
+        priority=body.priority,
+        timeout=body.timeout,
+    )
+    tokenizer = service.tokenizer
+    echoes: list[Echo] = []
+    if body.echo:
+        whole_texts = texts if body.truncate_prompt_tokens is None else [None] * len(prompts)
+        echoes = [Echo.of(tokenizer, *pair) for pair in zip(prompts, whole_texts, strict=True)]
+    job = start_job(service, ask)
     if body.stream:
-        form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage)
-        return stream(job, form, headers, include_usage=usage)
+        form = _Chunks(
+            head, len(job.choices), tokenizer, echoes, body.logprobs, include_usage=usage.at_end, each=n
+        )
+        return await stream(request, job, form, headers, usage)
 
-    def build(deltas: list[TextDelta]) -> CompletionResponse:
-        choices = [_choice(*pair, service.tokenizer) for pair in zip(job.choices, deltas, strict=True)]
+    def build(answers: list[Answer]) -> CompletionResponse:
+        choices: list[CompletionChoice] = []
+        for first in range(0, len(answers), best_of):
+            echo = echoes[first // best_of] if echoes else None
+            for answer in _best(answers[first : first + best_of], n):
+                choices.append(_choice(len(choices), answer, tokenizer, echo, wanted=body.logprobs))
         return CompletionResponse(**head, choices=choices, usage=job.usage())
 
     return await whole(request, job, build, headers)
@@ -89,18 +131,30 @@ class _Chunks:
     head: dict[str, Any]
     choices: int
     tokenizer: Tokenizer
+    echoes: Sequence[Echo]
+    logprobs: int | None
     include_usage: bool = field(kw_only=True)
+    each: int = field(kw_only=True)
+    """Choices for one prompt."""
     frames: ChunkFrames = field(init=False)
 
     def __post_init__(self) -> None:
         self.frames = ChunkFrames(self.head, '"text":', "", self.choices, include_usage=self.include_usage)
 
-    def opening(self, index: int) -> bytes:
-        return b""
+    def opening(self, choice: Choice) -> bytes:
+        if not self.echoes:
+            return b""
+        echo = self._echo(choice)
+        logprobs = (
+            echo.logprobs(self.tokenizer, choice.prompt_logprobs) if self.logprobs is not None else None
+        )
+        return self._chunk(choice.index, echo.text, logprobs)
 
-    def with_logprobs(self, choice: Choice, delta: TextDelta) -> dict[str, Any]:
-        logprobs = completion_logprobs(self.tokenizer, delta)
-        return {"index": choice.index, "text": delta.text, "logprobs": logprobs, "finish_reason": None}
+    def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        if not delta.logprobs:
+            return self.frames.text(choice.index, delta.text) if delta.text else b""
+        shift = len(self._echo(choice).text) if self.echoes else 0
+        return self._chunk(choice.index, delta.text, completion_logprobs(self.tokenizer, delta, shift))
 
     def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
         return {
@@ -111,43 +165,73 @@ class _Chunks:
             "stop_reason": delta.stop_reason,
         }
 
+    def _echo(self, choice: Choice) -> Echo:
+        return self.echoes[choice.index // self.each]
 
-def _choice(choice: Choice, delta: TextDelta, tokenizer: Tokenizer) -> CompletionChoice:
+    def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None) -> bytes:
+        return self.frames.choice({"index": index, "text": text, "logprobs": logprobs, "finish_reason": None})
+
+
+def _choice(
+    index: int, answer: Answer, tokenizer: Tokenizer, echo: Echo | None, *, wanted: int | None
+) -> CompletionChoice:
+    delta = answer.delta
     logprobs = None
-    if choice.request.sampling.logprobs is not None:
-        logprobs = CompletionLogprobs(**completion_logprobs(tokenizer, delta))
+    if wanted is not None:
+        parts = completion_logprobs(tokenizer, delta, len(echo.text) if echo else 0)
+        if echo is not None:
+            before = echo.logprobs(tokenizer, answer.choice.prompt_logprobs)
+            parts = {key: before[key] + parts[key] for key in parts}
+        logprobs = CompletionLogprobs(**parts)
     return CompletionChoice(
-        index=choice.index,
-        text=delta.text,
+        index=index,
+        text=(echo.text if echo else "") + delta.text,
         logprobs=logprobs,
         finish_reason=delta.finish_reason or "",
         stop_reason=delta.stop_reason,
     )
 
 
-def _refuse_unsupported(body: CompletionRequest) -> None:
-    unsupported = {
-        "suffix": bool(body.suffix),
-        "echo": bool(body.echo),
-        "best_of": body.best_of is not None and body.best_of != (body.n or 1),
-    }
-    for param, refused in unsupported.items():
-        if refused:
-            raise InvalidRequest(f"{param} is not supported.", param, "unsupported_parameter")
+def _best(answers: list[Answer], n: int) -> list[Answer]:
+    """The `n` answers of the highest log-probability per token, best first; all of them as they are."""
+    if len(answers) == n:
+        return answers
+
+    def mean(answer: Answer) -> float:
+        tokens = answer.delta.logprobs or []
+        return sum(token.logprob for token in tokens) / max(len(tokens), 1)
+
+    return sorted(answers, key=mean, reverse=True)[:n]
 
 
-async def _prompts(service: InferenceService, body: CompletionRequest) -> list[list[int]]:
-    """The prompts as token ids, whichever of the four forms they came in."""
+def _counts(body: CompletionRequest) -> tuple[int, int]:
+    """How many answers to return, and how many to generate."""
+    if body.suffix:
+        raise InvalidRequest("suffix is not supported.", "suffix", "unsupported_parameter")
+    n = body.n or 1
+    best_of = n if body.best_of is None else body.best_of
+    if best_of < n:
+        raise InvalidRequest(f"best_of ({best_of}) must not be smaller than n ({n}).", "best_of")
+    if best_of > n and body.stream:
+        raise InvalidRequest("best_of larger than n cannot be streamed.", "best_of")
+    return n, best_of
+
+
+async def _prompts(
+    service: InferenceService, body: CompletionRequest
+) -> tuple[list[str | None], list[list[int]]]:
+    """The prompts as they were written, where they were text, and as token ids."""
     prompt = body.prompt
+    special = body.add_special_tokens is not False
     if isinstance(prompt, str):
-        return [await encode(service, prompt, add_special_tokens=True)]
+        return [prompt], [await encode(service, prompt, add_special_tokens=special)]
     if not prompt:
         raise InvalidRequest("prompt must not be an empty list.", "prompt")
     texts = [item for item in prompt if isinstance(item, str)]
     if texts:
-        return [await encode(service, text, add_special_tokens=True) for text in texts]
+        return list(texts), [await encode(service, text, add_special_tokens=special) for text in texts]
     lists = [item for item in prompt if isinstance(item, list)]
     ids = lists or [[item for item in prompt if isinstance(item, int)]]
     for one in ids:
         check_token_ids(service.info, one, "prompt")
-    return ids
+    return [None] * len(ids), ids

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,16 +17,35 @@ import msgspec
 from starlette.requests import Request
 
 from app.api.errors import ApiError, ClientGone
-from app.api.extras import Extras
-from app.generation import GenerationRequest, SamplingParams, StepOutput
+from app.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput, TokenLogprobs
 from app.pool import Generation
-from app.protocol.common import PromptTokensDetails, Usage
+from app.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage
 from app.service import InferenceService
-from app.text.choice import ChoiceDecoder, TextDelta
+from app.text.choice import PLAIN, ChoiceDecoder, TextDelta, TextRules
+from app.text.events import OutputParser
 
 T = TypeVar("T")
 ENGINE_GRACE = 1.0
 """Seconds that an engine's own limit is later than ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a request wants generated: `n` answers for each prompt.
+
+    `started`: when the request arrived, by `time.perf_counter`. `timeout`: seconds it may take from then.
+    `make_parser` makes what takes one answer apart.
+    """
+
+    prompts: list[list[int]]
+    sampling: list[SamplingParams]
+    started: float
+    n: int = 1
+    rules: TextRules = PLAIN
+    guide: Guide | None = None
+    priority: float | None = None
+    timeout: float | None = None
+    make_parser: Callable[[], OutputParser | None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -36,6 +55,8 @@ class Choice:
     index: int
     request: GenerationRequest
     decoder: ChoiceDecoder
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    """Those of the prompt's tokens, once they are known, when the request asked for them."""
 
 
 @dataclass(slots=True)
@@ -54,6 +75,8 @@ class Job:
     cached_tokens: int = 0
     first_token: float | None = None
     open_choices: int = field(init=False)
+    early: list[StepOutput] = field(default_factory=list)
+    """Outputs that came while `accepted` waited."""
 
     def __post_init__(self) -> None:
         self.by_id = {choice.request.request_id: choice for choice in self.choices}
@@ -62,7 +85,8 @@ class Job:
     async def deltas(self) -> AsyncIterator[list[tuple[Choice, TextDelta]]]:
         """New text, as it comes; the deltas of one wake-up together. Raises `ApiError` if a choice fails."""
         while self.open_choices:
-            outputs = await self._next()
+            outputs = self.early or await self._next()
+            self.early = []
             if self.first_token is None and outputs:
                 self.first_token = time.perf_counter()
                 self.service.metrics.ttft.observe(self.first_token - self.started)
@@ -72,6 +96,17 @@ class Job:
             if failure is not None:
                 raise failure
         self._observe_end()
+
+    @property
+    def guided(self) -> bool:
+        """Whether the engine may yet refuse the request: only it can compile a grammar."""
+        return self.choices[0].request.guide is not None
+
+    async def accepted(self) -> None:
+        """Wait until the engine has begun. Raises `InvalidRequest` if it refuses the request."""
+        self.early = await self._next()
+        for output in self.early:
+            _refused(output)
 
     def close(self) -> None:
         """End what still runs. Idempotent."""
@@ -89,6 +124,9 @@ class Job:
             completion_tokens=completion,
             total_tokens=self.prompt_tokens + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(
+                reasoning_tokens=sum(choice.decoder.reasoning_tokens for choice in self.choices)
+            ),
         )
 
     async def _next(self) -> list[StepOutput]:
@@ -102,13 +140,13 @@ class Job:
 
     def _decode_all(
         self, outputs: list[StepOutput]
-    ) -> tuple[list[tuple[Choice, TextDelta]], ApiError | None]:
+    ) -> tuple[list[tuple[Choice, TextDelta]], Exception | None]:
         """The new text, and the error that ended it: what came before the error is not lost."""
         deltas: list[tuple[Choice, TextDelta]] = []
         for output in outputs:
             try:
                 delta = self._decode(output)
-            except ApiError as error:
+            except (ApiError, InvalidRequest) as error:
                 return deltas, error
             if delta is not None:
                 deltas.append(delta)
@@ -118,9 +156,12 @@ class Job:
         choice = self.by_id[output.request_id]
         if choice.decoder.finished:
             return None
+        _refused(output)
         if output.error is not None:
             raise ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
         self.cached_tokens += output.cached_tokens
+        if output.prompt_logprobs is not None:
+            choice.prompt_logprobs = output.prompt_logprobs
         delta = choice.decoder.push(output)
         if delta.finish_reason is not None:
             self.open_choices -= 1
@@ -145,22 +186,14 @@ class Job:
             metrics.tpot.observe((now - self.first_token) / (tokens - 1))
 
 
-def start_job(
-    service: InferenceService,
-    prompts: list[list[int]],
-    sampling: list[SamplingParams],
-    n: int,
-    stop: list[str],
-    started: float,
-    extras: Extras,
-) -> Job:
-    """Submit `n` sequences for each prompt. With a seed, choice i uses seed + i, so that they differ."""
+def start_job(service: InferenceService, ask: Ask) -> Job:
+    """Submit it. With a seed, choice i of a prompt uses seed + i, so that they differ."""
     pool = service.pool
     # The engine's own limit is a second line: it comes after ours, and ours has the better words.
-    allotted_ms = None if extras.timeout is None else round((extras.timeout + ENGINE_GRACE) * 1000)
+    allotted_ms = None if ask.timeout is None else round((ask.timeout + ENGINE_GRACE) * 1000)
     choices: list[Choice] = []
-    for prompt, params in zip(prompts, sampling, strict=True):
-        for i in range(n):
+    for prompt, params in zip(ask.prompts, ask.sampling, strict=True):
+        for i in range(ask.n):
             own = (
                 params
                 if i == 0 or params.seed is None
@@ -170,20 +203,25 @@ def start_job(
                 pool.new_request_id(),
                 prompt,
                 own,
-                priority=extras.priority,
+                priority=ask.priority,
                 allotted_ms=allotted_ms,
-                guide=extras.guide,
+                guide=ask.guide,
             )
-            decoder = ChoiceDecoder(service.tokenizer, stop=stop, stop_token_ids=own.stop_token_ids)
+            decoder = ChoiceDecoder(service.tokenizer, ask.rules, ask.make_parser())
             choices.append(Choice(len(choices), request, decoder))
     generation = pool.submit([choice.request for choice in choices])
-    prompt_tokens = sum(map(len, prompts))
+    prompt_tokens = sum(map(len, ask.prompts))
     service.metrics.prompt_tokens.inc(prompt_tokens)
     deadline = None
-    if extras.timeout is not None:
+    if ask.timeout is not None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + extras.timeout - (time.perf_counter() - started)
-    return Job(service, choices, prompt_tokens, started, generation, deadline)
+        deadline = loop.time() + ask.timeout - (time.perf_counter() - ask.started)
+    return Job(service, choices, prompt_tokens, ask.started, generation, deadline)
+
+
+def _refused(output: StepOutput) -> None:
+    if output.error_code is not None:
+        raise InvalidRequest(output.error or "refused", output.error_param, output.error_code)
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

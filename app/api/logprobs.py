@@ -32,8 +32,11 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> dict[str
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(tokenizer: Tokenizer, delta: TextDelta) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion or its chunk. Alternatives of equal text keep the likelier one."""
+def completion_logprobs(tokenizer: Tokenizer, delta: TextDelta, shift: int = 0) -> dict[str, Any]:
+    """`choices[].logprobs` of a completion or its chunk. Alternatives of equal text keep the likelier one.
+
+    `shift`: characters of the choice's text that precede what was generated.
+    """
     tokens = delta.logprobs or []
     return {
         "tokens": [tokenizer.token_text(token.token_id) for token in tokens],
@@ -46,5 +49,5 @@ def completion_logprobs(tokenizer: Tokenizer, delta: TextDelta) -> dict[str, Any
             }
             for token in tokens
         ],
-        "text_offset": list(delta.text_offsets),
+        "text_offset": [offset + shift for offset in delta.text_offsets],
     }

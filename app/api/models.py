@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter, Request
 
 from app.api.params import check_model
-from app.protocol.common import ModelCard, ModelList
+from app.generation import EngineInfo
+from app.protocol.common import EngineCard, ModelCard, ModelList
 from app.service import InferenceService
 
 router = APIRouter()
@@ -25,6 +27,21 @@ async def get_model(request: Request, model: str) -> ModelCard:
     return _card(service)
 
 
+def _engine(service: InferenceService, info: EngineInfo) -> EngineCard:
+    return EngineCard(
+        engine=info.engine,
+        architecture=info.architecture,
+        dtype=info.dtype,
+        max_model_len=info.max_seq_len,
+        max_batch_size=info.max_batch_size,
+        tensor_parallel=info.tensor_parallel,
+        pipeline_parallel=info.pipeline_parallel,
+        tool_parser=service.chat.tool_format,
+        reasoning_parser=service.chat.reasoning_format,
+        capabilities=msgspec.to_builtins(info.capabilities),
+    )
+
+
 def _card(service: InferenceService) -> ModelCard:
     info = service.engine_info
     return ModelCard(
@@ -32,4 +49,5 @@ def _card(service: InferenceService) -> ModelCard:
         created=service.created,
         owned_by="trtllm-openai-server",
         max_model_len=info.max_seq_len if info else None,
+        trtllm_openai=_engine(service, info) if info else None,
     )

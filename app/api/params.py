@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from app.api.errors import ApiError
+from app.api.stream import UsageWanted
 from app.generation import EngineInfo, InvalidRequest, SamplingParams
-from app.generation.build import check_capabilities, check_context
+from app.generation.build import check_capabilities, check_context, unsupported
 from app.protocol.common import SamplingFields
 from app.service import InferenceService
+from app.text.choice import TextRules
 
 MAX_STOPS = 64
 TOKENIZE_OFF_LOOP = 4096
@@ -24,6 +26,7 @@ def sampling_params(
     logprobs: int | None,
     logprobs_param: str,
     prompt_param: str,
+    prompt_logprobs: int | None = None,
 ) -> SamplingParams:
     """The parameters of one sequence, checked against the engine's limits.
 
@@ -52,6 +55,7 @@ def sampling_params(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         **given,
     )
     check_capabilities(info, sampling, logprobs_param)
@@ -68,11 +72,43 @@ def stop_strings(body: SamplingFields) -> list[str]:
     return stops
 
 
-def include_usage(body: SamplingFields) -> bool:
-    """Whether the stream ends with a usage chunk."""
+def text_rules(
+    service: InferenceService, body: SamplingFields, markers: frozenset[int] = frozenset()
+) -> TextRules:
+    """How tokens become text. `markers`: special tokens that a parser of the text needs to see."""
+    return TextRules(
+        stop=stop_strings(body),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        include_stop=bool(body.include_stop_str_in_output),
+        shown=service.tokenizer.special_ids if body.skip_special_tokens is False else markers,
+    )
+
+
+def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tokens: int | None) -> list[int]:
+    """The prompt cut from its beginning as `truncate_prompt_tokens` says."""
+    wanted = body.truncate_prompt_tokens
+    if wanted is None:
+        return prompt
+    if wanted == 0:
+        raise InvalidRequest("truncate_prompt_tokens must be -1 or at least 1.", "truncate_prompt_tokens")
+    keep = max(1, info.max_seq_len - (max_tokens or 1)) if wanted == -1 else wanted
+    return prompt[-keep:]
+
+
+def check_priority(body: SamplingFields, info: EngineInfo) -> None:
+    """Refuse a priority that the engine would ignore."""
+    if body.priority is not None and not info.capabilities.priority:
+        raise unsupported(info, "priority")
+
+
+def usage_wanted(body: SamplingFields) -> UsageWanted:
+    """Which usage the stream carries."""
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is only allowed together with stream: true.", "stream_options")
-    return bool(body.stream_options and body.stream_options.include_usage)
+    options = body.stream_options
+    if options is None:
+        return UsageWanted()
+    return UsageWanted(bool(options.include_usage), bool(options.continuous_usage_stats))
 
 
 def check_model(service: InferenceService, model: str | None) -> None:

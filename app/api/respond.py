@@ -8,25 +8,35 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.api.collect import collect
+from app.api.collect import Answer, collect
 from app.api.job import Job, while_connected
 from app.api.sse import TokenStream
-from app.api.stream import ChunkFormat, stream_frames
-from app.text.choice import TextDelta
+from app.api.stream import ChunkFormat, UsageWanted, stream_frames
 
 
-def stream(job: Job, form: ChunkFormat, headers: dict[str, str], *, include_usage: bool) -> Response:
-    """The job as Server-Sent Events. The job is closed when the response ends, however it ends."""
-    frames = stream_frames(job, form, include_usage=include_usage)
+async def stream(
+    request: Request, job: Job, form: ChunkFormat, headers: dict[str, str], usage: UsageWanted
+) -> Response:
+    """The job as Server-Sent Events. The job is closed when the response ends, however it ends.
+
+    What the engine refuses is still an ordinary error. Raises `ClientGone`.
+    """
+    if job.guided:
+        try:
+            await while_connected(request, job.accepted())
+        except BaseException:
+            job.close()
+            raise
+    frames = stream_frames(job, form, usage)
     return TokenStream(frames, job.close, job.service.settings.ping_interval, headers)
 
 
 async def whole(
-    request: Request, job: Job, build: Callable[[list[TextDelta]], BaseModel], headers: dict[str, str]
+    request: Request, job: Job, build: Callable[[list[Answer]], BaseModel], headers: dict[str, str]
 ) -> Response:
-    """The job as one answer, which `build` makes from a delta for each choice. Raises `ClientGone`."""
+    """The job as one answer, which `build` makes from what each choice came to. Raises `ClientGone`."""
     try:
-        deltas = await while_connected(request, collect(job))
+        answers = await while_connected(request, collect(job))
     finally:
         job.close()
-    return Response(build(deltas).model_dump_json(), headers=headers, media_type="application/json")
+    return Response(build(answers).model_dump_json(), headers=headers, media_type="application/json")

@@ -36,11 +36,18 @@ class ChunkFrames:
         self, head: dict[str, Any], before: str, after: str, choices: int, *, include_usage: bool
     ) -> None:
         self._open = b"data: " + json_bytes(head)[:-1] + b',"choices":['
-        self._usage = b',"usage":null' if include_usage else b""
-        self._close = b"]" + self._usage + b"}\n\n"
+        self._after = f'{after},"logprobs":null,"finish_reason":null}}'.encode()
         starts = [f'{{"index":{index},{before}'.encode() for index in range(choices)]
         self._starts = [self._open + start for start in starts]
-        self._end = f'{after},"logprobs":null,"finish_reason":null}}'.encode() + self._close
+        self._finish_with(b',"usage":null' if include_usage else b"")
+
+    def set_usage(self, usage: dict[str, Any]) -> None:
+        """The usage that frames carry from now on."""
+        self._finish_with(b',"usage":' + json_bytes(usage))
+
+    def _finish_with(self, usage: bytes) -> None:
+        self._close = b"]" + usage + b"}\n\n"
+        self._end = self._after + self._close
 
     def text(self, index: int, text: str) -> bytes:
         """A frame that adds `text` to choice `index`."""

@@ -6,12 +6,22 @@ What differs between the endpoints is a `ChunkFormat`; order, merging and errors
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.api.errors import from_exception
 from app.api.job import Choice, Job
 from app.api.sse import DONE, ChunkFrames
 from app.text.choice import TextDelta
+from app.text.events import merged as merged_events
+
+
+@dataclass(frozen=True, slots=True)
+class UsageWanted:
+    """Usage in a stream: as its last chunk, and as of every chunk."""
+
+    at_end: bool = False
+    always: bool = False
 
 
 class ChunkFormat(Protocol):
@@ -19,17 +29,17 @@ class ChunkFormat(Protocol):
 
     frames: ChunkFrames
 
-    def opening(self, index: int) -> bytes:
-        """What precedes the first text of choice `index`; may be empty."""
+    def opening(self, choice: Choice) -> bytes:
+        """What precedes the first text of a choice; may be empty."""
 
-    def with_logprobs(self, choice: Choice, delta: TextDelta) -> dict[str, Any]:
-        """The choice object of a delta that carries logprobs."""
+    def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        """What a delta adds, other than its end; may be empty."""
 
     def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
         """The choice object that carries the finish reason."""
 
 
-async def stream_frames(job: Job, form: ChunkFormat, *, include_usage: bool) -> AsyncIterator[bytes]:
+async def stream_frames(job: Job, form: ChunkFormat, usage: UsageWanted) -> AsyncIterator[bytes]:
     """All frames of a stream, each item one write. An error becomes an error frame and ends the stream."""
     opened: set[int] = set()
     gauge = job.service.metrics.streams
@@ -37,19 +47,18 @@ async def stream_frames(job: Job, form: ChunkFormat, *, include_usage: bool) -> 
     try:
         async for deltas in job.deltas():
             parts = []
+            if usage.always:
+                form.frames.set_usage(job.usage().model_dump())
             for choice, delta in merged(deltas):
                 if choice.index not in opened:
                     opened.add(choice.index)
-                    parts.append(form.opening(choice.index))
-                if delta.logprobs:
-                    parts.append(form.frames.choice(form.with_logprobs(choice, delta)))
-                elif delta.text:
-                    parts.append(form.frames.text(choice.index, delta.text))
+                    parts.append(form.opening(choice))
+                parts.append(form.delta(choice, delta))
                 if delta.finish_reason is not None:
                     parts.append(form.frames.choice(form.final(choice.index, delta)))
             if frame := b"".join(parts):
                 yield frame
-        tail = form.frames.usage(job.usage().model_dump()) if include_usage else b""
+        tail = form.frames.usage(job.usage().model_dump()) if usage.at_end else b""
         yield tail + DONE
     except Exception as error:
         yield b"data: " + from_exception(error).body() + b"\n\n"
@@ -68,6 +77,7 @@ def merged(deltas: list[tuple[Choice, TextDelta]]) -> list[tuple[Choice, TextDel
         before = last.get(choice.index)
         if before is not None and not before.logprobs and not delta.logprobs:
             before.text += delta.text
+            before.events = merged_events([*before.events, *delta.events])
             before.finish_reason, before.stop_reason = delta.finish_reason, delta.stop_reason
         else:
             last[choice.index] = delta

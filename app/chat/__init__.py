@@ -1,6 +1,6 @@
-"""From a conversation to the model's prompt."""
+"""From a conversation to the model's prompt, and from its text back to an answer."""
 
-from app.chat.messages import normalise
-from app.chat.template import ChatTemplate
+from app.chat.format import ChatFormat
+from app.chat.tools import NO_TOOLS, ToolPlan, plan_tools
 
-__all__ = ["ChatTemplate", "normalise"]
+__all__ = ["NO_TOOLS", "ChatFormat", "ToolPlan", "plan_tools"]

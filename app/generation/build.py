@@ -13,7 +13,7 @@ def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, 
     limit = info.max_seq_len
     if prompt_tokens == 0:
         raise InvalidRequest("The prompt is empty: it must have at least one token.", param)
-    if prompt_tokens >= limit:
+    if prompt_tokens > limit or (prompt_tokens == limit and max_tokens != 0):
         raise InvalidRequest(
             f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens}, "
             "which leaves no room for an answer.",
@@ -47,14 +47,10 @@ def check_capabilities(info: EngineInfo, sampling: SamplingParams, logprobs_para
     for param, refused in wanted.items():
         if refused:
             raise unsupported(info, param)
-    if sampling.logprobs is not None:
-        if can.max_logprobs < 0:
-            raise unsupported(info, logprobs_param)
-        if sampling.logprobs > can.max_logprobs:
-            raise InvalidRequest(
-                f"This engine gives at most {can.max_logprobs} alternatives, not {sampling.logprobs}.",
-                logprobs_param,
-            )
+    _check_logprobs(info, sampling.logprobs, can.max_logprobs, logprobs_param)
+    _check_logprobs(info, sampling.prompt_logprobs, can.max_prompt_logprobs, "echo")
+    if sampling.max_tokens == 0 and can.max_prompt_logprobs < 0:
+        raise InvalidRequest("max_tokens must be at least 1 with this engine.", "max_tokens")
     if sampling.min_tokens > sampling.max_tokens:
         raise InvalidRequest(
             f"min_tokens ({sampling.min_tokens}) is larger than max_tokens ({sampling.max_tokens}).",
@@ -62,6 +58,15 @@ def check_capabilities(info: EngineInfo, sampling: SamplingParams, logprobs_para
         )
     check_token_ids(info, sampling.stop_token_ids, "stop_token_ids")
     check_token_ids(info, sampling.logit_bias or (), "logit_bias")
+
+
+def _check_logprobs(info: EngineInfo, wanted: int | None, most: int, param: str) -> None:
+    if wanted is None:
+        return
+    if most < 0:
+        raise unsupported(info, param)
+    if wanted > most:
+        raise InvalidRequest(f"This engine gives at most {most} alternatives, not {wanted}.", param)
 
 
 def check_token_ids(

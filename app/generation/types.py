@@ -21,9 +21,11 @@ class InvalidRequest(ValueError):  # noqa: N818 - the field's name for it, not a
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is chosen and when the sequence ends.
 
-    `max_tokens` counts generated tokens, the end token included. `temperature` 0 means greedy; `top_k` 0
-    and `top_p` 1 mean no cut. `logprobs` None means none, k >= 0 the chosen token and k alternatives.
-    Until `min_tokens` tokens are out neither an EOS nor a stop token may be chosen.
+    `max_tokens` counts generated tokens, the end token included; 0 computes the prompt only. `temperature` 0
+    means greedy; `top_k` 0 and `top_p` 1 mean no cut. `logprobs` None means none, k >= 0 the chosen token and
+    k alternatives.
+    Until `min_tokens` tokens are out neither an EOS nor a stop token may be chosen. `prompt_logprobs` asks
+    the same of the prompt's tokens as `logprobs` does of the answer's.
     """
 
     max_tokens: int
@@ -40,16 +42,20 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
-GuideKind = Literal["json_object", "json_schema", "regex", "grammar"]
+GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "structural_tag"]
 
 
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the text must match: any JSON object, or `text` as a JSON schema, a regular expression or EBNF."""
+    """What the text must match: any JSON object, or `text` as a JSON schema, a regular expression, EBNF
+    (GBNF's dialect, from the rule `root`) or XGrammar's structural tag. `param` is where the client said so.
+    """
 
     kind: GuideKind
     text: str = ""
+    param: str = ""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +89,9 @@ class StepOutput(msgspec.Struct, array_like=True):
     `token_ids` holds new tokens only, in order; an EOS or stop token that ended the sequence is included.
     `stop_token_id` is that token when a stop token or EOS ended it. `logprobs` parallels `token_ids` when
     asked for. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
-    `error` is a sentence for the client, with finish_reason "error".
+    `prompt_logprobs`, if asked for, come with the first delta: an item for each prompt token, None for the
+    first, which nothing predicts. `error` is a sentence for the client, with finish_reason "error";
+    `error_code` and `error_param` are set when the request itself is at fault.
     """
 
     request_id: str
@@ -93,16 +101,20 @@ class StepOutput(msgspec.Struct, array_like=True):
     logprobs: list[TokenLogprobs] | None = None
     cached_tokens: int = 0
     error: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
 
 class Capabilities(msgspec.Struct, frozen=True):
     """What an engine can do; the API refuses the rest up front, naming the parameter.
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
-    log-probabilities at all.
+    log-probabilities at all. `max_prompt_logprobs` is the same for prompts.
     """
 
     max_logprobs: int = -1
+    max_prompt_logprobs: int = -1
     seed: bool = False
     logit_bias: bool = False
     min_p: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from app.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
 
@@ -25,6 +25,14 @@ class ChatRequest(SamplingFields):
     functions: list[JsonObject] | None = None
     response_format: JsonObject | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = Field(
+        None, description="Given to the chat template; none also sets its enable_thinking to false."
+    )
+    chat_template_kwargs: JsonObject | None = Field(None, description="More variables of the chat template.")
+    add_generation_prompt: bool | None = Field(None, description="Default true, unless the next one is.")
+    continue_final_message: bool | None = Field(None, description="Go on writing the last message.")
+    chat_template: Any = Field(None, description="Refused: templates of clients are not evaluated.")
+    function_call: Any = None
     modalities: list[str] | None = None
     metadata: JsonObject | None = None
     store: bool | None = None
@@ -50,10 +58,31 @@ class ChatLogprobs(ResponseModel):
     refusal: None = None
 
 
+class FunctionCall(ResponseModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(ResponseModel):
+    id: str
+    type: str = "function"
+    function: FunctionCall
+
+
 class AssistantMessage(ResponseModel):
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        fields: JsonObject = handler(self)
+        for name in ("reasoning_content", "tool_calls"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
 
 
 class ChatChoice(ResponseModel):
@@ -71,3 +100,10 @@ class ChatResponse(ResponseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+
+
+class RenderResponse(ResponseModel):
+    prompt: str
+    token_ids: list[int]
+    count: int
+    max_model_len: int

@@ -24,7 +24,8 @@ class ResponseModel(BaseModel):
 
 
 class StreamOptions(RequestModel):
-    include_usage: bool | None = None
+    include_usage: bool | None = Field(None, description="End the stream with a chunk that has the usage.")
+    continuous_usage_stats: bool | None = Field(None, description="Give every chunk the usage so far.")
 
 
 class SamplingFields(RequestModel):
@@ -33,7 +34,7 @@ class SamplingFields(RequestModel):
     model: str | None = Field(None, description="A model id of /v1/models. Default: the served model.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
         None, description="Default 1; 0 is greedy."
     )
@@ -63,13 +64,31 @@ class SamplingFields(RequestModel):
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after which the request is given up with 504."
     )
-    guided_json: JsonObject | None = Field(None, description="A JSON schema that the text must match.")
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
+        None, description="Keep only this many of the prompt's last tokens; -1: as many as fit."
+    )
+    include_stop_str_in_output: bool | None = Field(
+        None, description="Whether the stop string or stop token that ended the text is part of it."
+    )
+    skip_special_tokens: bool | None = Field(None, description="Default true: special tokens have no text.")
+    add_special_tokens: bool | None = Field(
+        None, description="Whether the tokenizer adds its own special tokens to the prompt."
+    )
+    guided_json: JsonObject | str | None = Field(None, description="A JSON schema that the text must match.")
     guided_regex: str | None = Field(None, description="A regular expression that the text must match.")
     guided_grammar: str | None = Field(None, description="An EBNF grammar that the text must match.")
+    guided_choice: list[str] | None = Field(None, description="Texts of which the answer must be one.")
+    structured_outputs: JsonObject | None = Field(
+        None, description="One of json, regex, choice, grammar, structural_tag or json_object: true."
+    )
 
 
 class PromptTokensDetails(ResponseModel):
     cached_tokens: int
+
+
+class CompletionTokensDetails(ResponseModel):
+    reasoning_tokens: int
 
 
 class Usage(ResponseModel):
@@ -77,6 +96,7 @@ class Usage(ResponseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class ErrorDetail(BaseModel):
@@ -92,12 +112,26 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
+class EngineCard(ResponseModel):
+    engine: str
+    architecture: str
+    dtype: str
+    max_model_len: int
+    max_batch_size: int
+    tensor_parallel: int
+    pipeline_parallel: int
+    tool_parser: str | None
+    reasoning_parser: str | None
+    capabilities: JsonObject
+
+
 class ModelCard(ResponseModel):
     id: str
     object: str = "model"
     created: int
     owned_by: str
     max_model_len: int | None = None
+    trtllm_openai: EngineCard | None = Field(None, description="The engine's real limits, once it is ready.")
 
 
 class ModelList(ResponseModel):

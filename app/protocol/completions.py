@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.protocol.common import ResponseModel, SamplingFields, Token, Usage
+from app.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Token, Usage
 
 
 class CompletionRequest(SamplingFields):
@@ -16,8 +16,10 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How many alternatives to give for each token, beside the chosen one."
     )
-    echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    echo: bool | None = Field(None, description="Begin the text with the prompt; logprobs cover it too.")
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="Generate this many and return the n of the highest log-probability per token."
+    )
     suffix: str | None = None
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from app.config import Settings
 from app.engines.base import Engine, Progress
+from app.text.tokenizer import Tokenizer
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
@@ -49,4 +50,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
         case "torch":
             from app.engines import torch
 
-            return torch.load(Path(files.model_dir), settings.torch, progress)
+            def vocabulary() -> list[bytes]:
+                return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()
+
+            return torch.load(Path(files.model_dir), settings.torch, progress, vocabulary)

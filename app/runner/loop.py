@@ -121,7 +121,16 @@ class RunnerLoop:
                 engine.submit(request)
                 self._owner[request.request_id] = worker
             except InvalidRequest as error:
-                refused.append(StepOutput(request.request_id, [], "error", error=str(error)))
+                refused.append(
+                    StepOutput(
+                        request.request_id,
+                        [],
+                        "error",
+                        error=str(error),
+                        error_code=error.code,
+                        error_param=error.param,
+                    )
+                )
         if refused:
             self._socket.send_multipart([worker, encode(Outputs(refused))])
 

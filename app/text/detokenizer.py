@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Container
 
 from app.text.tokenizer import Tokenizer
 
@@ -12,16 +13,18 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 class Detokenizer:
     """The text of one sequence. Special tokens have none."""
 
-    __slots__ = ("_decoder", "_partial", "_tokenizer")
+    __slots__ = ("_decoder", "_partial", "_shown", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Container[int] = ()) -> None:
+        """`shown`: special tokens whose text is wanted all the same."""
         self._tokenizer = tokenizer
+        self._shown = shown
         self._decoder = _utf8("replace")
         self._partial = False
 
     def push(self, token_id: int) -> str:
         """The characters that `token_id` completes."""
-        if self._tokenizer.is_special(token_id):
+        if self._tokenizer.is_special(token_id) and token_id not in self._shown:
             return ""
         piece = self._tokenizer.token_bytes(token_id)
         if not self._partial and piece.isascii():

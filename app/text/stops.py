@@ -12,10 +12,11 @@ from collections.abc import Sequence
 class StopMatcher:
     """Finds the stop string that is complete first; of several at the same place the longest."""
 
-    __slots__ = ("_fallbacks", "_firsts", "_held", "_states", "_stops", "matched")
+    __slots__ = ("_fallbacks", "_firsts", "_held", "_include", "_states", "_stops", "matched")
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        """`stops`: non-empty strings."""
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        """`stops`: non-empty strings. `include`: the one that matched belongs to the text."""
+        self._include = include
         self._stops = sorted(stops, key=len, reverse=True)
         self._fallbacks = [_fallbacks(stop) for stop in self._stops]
         self._states = [0] * len(self._stops)  # characters of each stop string that the text ends in
@@ -33,7 +34,7 @@ class StopMatcher:
                 self.matched = stop
                 seen = self._held + text[: index + 1]
                 self._held = ""
-                return seen[: len(seen) - len(stop)]
+                return seen if self._include else seen[: len(seen) - len(stop)]
         seen = self._held + text
         shown = len(seen) - max(self._states)
         self._held = seen[shown:]

@@ -7,6 +7,7 @@ without one (SentencePiece's tokenizer.model) goes through transformers' convers
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ class Tokenizer:
         pieces = (self.token_bytes(token) for token in ids if token not in self._special)
         return b"".join(pieces).decode("utf-8", "replace")
 
+    def ids_of(self, texts: Iterable[str]) -> frozenset[int]:
+        """Ids of those of `texts` that are single tokens of the vocabulary."""
+        ids = (self._backend.token_to_id(text) for text in texts)
+        return frozenset(index for index in ids if index is not None)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are markup of the model rather than text."""
+        return self._special
+
     def is_special(self, token_id: int) -> bool:
         """Whether the token is markup of the model rather than text."""
         return token_id in self._special
@@ -92,6 +103,12 @@ class Tokenizer:
         if known is None:
             known = self._bytes[token_id] = self._make_bytes(token_id)
         return known
+
+    def vocabulary(self) -> list[bytes]:
+        """Every token's bytes by its id; special tokens have none."""
+        return [
+            b"" if index in self._special else self._make_bytes(index) for index in range(self.vocab_size)
+        ]
 
     def _make_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:

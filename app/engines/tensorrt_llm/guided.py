@@ -8,7 +8,7 @@ from typing import Any
 from app.config import ConfigError
 from app.generation import Guide, GuideKind
 
-GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar")
+GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 
 
 def guided_decoding_config(tokenizer_dir: Path, eos_token_ids: tuple[int, ...], bindings: Any) -> Any:
@@ -42,3 +42,5 @@ def guided_decoding_params(guide: Guide, bindings: Any) -> Any:
             return bindings.GuidedDecodingParams(kinds.REGEX, guide.text)
         case "grammar":
             return bindings.GuidedDecodingParams(kinds.EBNF_GRAMMAR, guide.text)
+        case "structural_tag":
+            return bindings.GuidedDecodingParams(kinds.STRUCTURAL_TAG, guide.text)

@@ -275,3 +275,5 @@ def _guided(guide: Guide, llmapi: Any) -> Any:
             return llmapi.GuidedDecodingParams(regex=guide.text)
         case "grammar":
             return llmapi.GuidedDecodingParams(grammar=guide.text)
+        case "structural_tag":
+            return llmapi.GuidedDecodingParams(structural_tag=guide.text)

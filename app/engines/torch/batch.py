@@ -62,6 +62,8 @@ class Batch:
     sample_rows: torch.Tensor
     """Rows whose logits are wanted, one for each of `sampled`."""
     sampled: list[Sequence]
+    scored: list[tuple[Chunk, int]]
+    """Chunks whose own tokens are to get log-probabilities, with their first row."""
 
 
 def padded_length(tokens: int, limit: int) -> int:
@@ -98,6 +100,7 @@ class BatchBuilder:
             chunks=chunks,
             sample_rows=self._tensor(rows.sample_rows),
             sampled=rows.sampled,
+            scored=rows.scored,
         )
 
     def _groups(self, sequences: list[Sequence], rows: _Rows) -> list[DecodeGroup]:
@@ -129,6 +132,8 @@ class BatchBuilder:
         start = len(rows.token_ids)
         sequence = chunk.sequence
         rows.add(sequence, chunk.start, chunk.length, self._block_size)
+        if sequence.prompt_logprobs is not None:
+            rows.scored.append((chunk, start))
         if chunk.last:
             rows.sample(sequence)
         stop, length = start + chunk.length, chunk.start + chunk.length
@@ -145,7 +150,7 @@ class BatchBuilder:
 class _Rows:
     """The rows of a batch under construction."""
 
-    __slots__ = ("positions", "sample_rows", "sampled", "slots", "token_ids")
+    __slots__ = ("positions", "sample_rows", "sampled", "scored", "slots", "token_ids")
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
@@ -153,6 +158,7 @@ class _Rows:
         self.slots: list[int] = []
         self.sample_rows: list[int] = []
         self.sampled: list[Sequence] = []
+        self.scored: list[tuple[Chunk, int]] = []
 
     def add(self, sequence: Sequence, start: int, length: int, block_size: int) -> None:
         blocks = sequence.blocks

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+from typing import Any
+
 import torch
 
 from app.engines.torch.batch import BatchBuilder
+from app.engines.torch.guides import GuideCompiler
 from app.engines.torch.kv_cache import BlockAllocator, KVCache, blocks_for
 from app.engines.torch.logit_rules import LogitRules
 from app.engines.torch.model import Model
-from app.engines.torch.sampler import Sampled, sample
+from app.engines.torch.sampler import Sampled, prompt_logprobs, sample
 from app.engines.torch.scheduler import Limits, Plan, Scheduler
 from app.engines.torch.sequence import Sequence
 from app.generation import EngineInfo, EngineStats, GenerationRequest, InvalidRequest, StepOutput
@@ -18,7 +22,13 @@ class TorchEngine:
     """Continuous batching over one model. Implements `app.engines.base.Engine`."""
 
     def __init__(
-        self, info: EngineInfo, model: Model, cache: KVCache, builder: BatchBuilder, limits: Limits
+        self,
+        info: EngineInfo,
+        model: Model,
+        cache: KVCache,
+        builder: BatchBuilder,
+        limits: Limits,
+        guides: GuideCompiler | None = None,
     ) -> None:
         self.info = info
         self._model = model
@@ -28,7 +38,9 @@ class TorchEngine:
         self._allocator = BlockAllocator(info.kv_blocks)
         self._scheduler = Scheduler(limits, self._allocator, cache)
         self._eos = frozenset(info.eos_token_ids)
+        self._guides = guides
         self._live: dict[str, Sequence] = {}
+        self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
         self._aborted: list[str] = []
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
@@ -40,12 +52,16 @@ class TorchEngine:
             sequence.rules = LogitRules(
                 sampling,
                 request.prompt_token_ids,
-                self._eos.union(sampling.stop_token_ids),
+                # A guide alone decides where its text may end.
+                self._eos.union(sampling.stop_token_ids) if request.guide is None else frozenset(),
                 self.info.vocab_size,
                 self._device,
             )
         self._live[request.request_id] = sequence
-        self._scheduler.add(sequence)
+        if request.guide is not None and self._guides is not None:
+            self._compiling[self._guides.compile(request.guide)] = sequence
+        else:
+            self._scheduler.add(sequence)
         self._stats.prompt_tokens += sequence.prompt_tokens
 
     def abort(self, request_id: str) -> None:
@@ -54,6 +70,9 @@ class TorchEngine:
 
     def step(self, timeout: float) -> list[StepOutput]:
         outputs = self._end_aborted()
+        if self._compiling:
+            idle = not (outputs or self._scheduler.running or self._scheduler.waiting)
+            outputs += self._admit_guided(timeout if idle else 0.0)
         with torch.inference_mode():
             plan = self._scheduler.plan()
             if plan:
@@ -62,12 +81,14 @@ class TorchEngine:
 
     def stats(self) -> EngineStats:
         stats = self._stats
-        stats.waiting = len(self._scheduler.waiting)
+        stats.waiting = len(self._scheduler.waiting) + len(self._compiling)
         stats.running = len(self._scheduler.running)
         stats.kv_blocks_used = self._allocator.used
         return stats
 
     def shutdown(self, deadline: float) -> None:
+        if self._guides is not None:
+            self._guides.close()
         self._live.clear()
         self._cache.layers.clear()
 
@@ -80,6 +101,8 @@ class TorchEngine:
         for token in (min(prompt), max(prompt)):
             if not 0 <= token < self.info.vocab_size:
                 raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
+        if request.guide is not None and request.guide.kind not in self.info.capabilities.guides:
+            raise InvalidRequest("This engine cannot guide.", request.guide.param, "unsupported_parameter")
         total = len(prompt) + request.sampling.max_tokens
         if total > self.info.max_seq_len:
             raise InvalidRequest(
@@ -93,14 +116,50 @@ class TorchEngine:
         for request_id in self._aborted:
             sequence = self._live.pop(request_id, None)
             if sequence is not None:
-                self._scheduler.remove(sequence)
+                self._withdraw(sequence)
                 outputs.append(StepOutput(request_id, [], "abort"))
         self._aborted.clear()
         return outputs
 
+    def _withdraw(self, sequence: Sequence) -> None:
+        for future, waiting in self._compiling.items():
+            if waiting is sequence:
+                future.cancel()
+                del self._compiling[future]
+                return
+        self._scheduler.remove(sequence)
+
+    def _admit_guided(self, timeout: float) -> list[StepOutput]:
+        """Queue the sequences whose grammar is compiled, after at most `timeout` seconds; refuse bad ones."""
+        done, _ = futures.wait(self._compiling, timeout, futures.FIRST_COMPLETED)
+        refused = []
+        for future in done:
+            sequence = self._compiling.pop(future)
+            try:
+                sequence.matcher = future.result()
+            except InvalidRequest as error:
+                request_id = sequence.request.request_id
+                del self._live[request_id]
+                refused.append(
+                    StepOutput(
+                        request_id,
+                        [],
+                        "error",
+                        error=str(error),
+                        error_code=error.code,
+                        error_param=error.param,
+                    )
+                )
+            else:
+                self._scheduler.add(sequence)
+        return refused
+
     def _run(self, plan: Plan) -> list[StepOutput]:
         batch = self._builder.build(plan)
-        logits = self._model(batch, self._cache)
+        hidden = self._model(batch, self._cache)
+        for chunk, first_row in batch.scored:
+            if (scores := chunk.sequence.prompt_logprobs) is not None:
+                scores += prompt_logprobs(self._model, hidden, chunk, first_row)
         for sequence in plan.decode:
             sequence.computed += 1
         for chunk in plan.prefill:
@@ -108,27 +167,41 @@ class TorchEngine:
         self._stats.steps += 1
         if not batch.sampled:
             return []
-        chosen = sample(logits, batch.sampled)
+        chosen = sample(self._model.logits(hidden, batch.sample_rows), batch.sampled)
         self._stats.generated_tokens += len(chosen)
         return [self._advance(*pair) for pair in zip(batch.sampled, chosen, strict=True)]
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
+        sampling = sequence.request.sampling
+        output = StepOutput(sequence.request.request_id, [])
+        output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+        if sampling.max_tokens == 0:
+            output.finish_reason = "length"
+            return self._end(sequence, output)
         token = sampled.token_id
         sequence.tokens.append(token)
+        output.token_ids.append(token)
         if sequence.rules is not None:
             sequence.rules.add(token)
-        sampling = sequence.request.sampling
-        output = StepOutput(sequence.request.request_id, [token])
         if sampled.logprobs is not None:
             output.logprobs = [sampled.logprobs]
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             output.finish_reason, output.stop_token_id = "stop", token
+        elif sequence.matcher is not None and not _follows(sequence.matcher, token):
+            output.finish_reason = "stop"
         elif sequence.generated >= sampling.max_tokens:
             output.finish_reason = "length"
-        if output.finish_reason is not None:
-            del self._live[output.request_id]
-            self._scheduler.remove(sequence)
+        return output if output.finish_reason is None else self._end(sequence, output)
+
+    def _end(self, sequence: Sequence, output: StepOutput) -> StepOutput:
+        del self._live[output.request_id]
+        self._scheduler.remove(sequence)
         return output
+
+
+def _follows(matcher: Any, token: int) -> bool:
+    """Tell a guided sequence's matcher its new token; False when the text is complete."""
+    return bool(matcher.accept_token(token)) and not matcher.is_terminated()
 
 
 def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:

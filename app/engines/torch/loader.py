@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from app.config import ConfigError, TorchSettings
 from app.engines.base import Progress
 from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.engine import TorchEngine, cache_blocks
+from app.engines.torch.guides import GUIDES, GuideCompiler, available
 from app.engines.torch.kv_cache import KVCache, bytes_per_token
 from app.engines.torch.linear import MIN_ROWS
 from app.engines.torch.memory import free_bytes
@@ -25,8 +27,16 @@ LOADING_SHARE = 0.9
 """Part of the progress that reading weights is."""
 
 
-def load(model_dir: Path, settings: TorchSettings, progress: Progress) -> TorchEngine:
-    """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`."""
+def load(
+    model_dir: Path,
+    settings: TorchSettings,
+    progress: Progress,
+    vocabulary: Callable[[], list[bytes]] | None = None,
+) -> TorchEngine:
+    """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`.
+
+    `vocabulary`: the tokens' bytes by id, empty for special ones; without it the engine cannot guide.
+    """
     progress(0.0, "reading the configuration")
     config = read_config(model_dir)
     device = choose_device(settings.device)
@@ -59,13 +69,19 @@ def load(model_dir: Path, settings: TorchSettings, progress: Progress) -> TorchE
             min_p=True,
             penalties=True,
             min_tokens=True,
+            max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
+            guides=GUIDES if vocabulary is not None and available() else (),
         ),
         kv_blocks=blocks,
         kv_block_size=settings.block_size,
     )
     builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS)
+    limits = make_limits(settings, device)
+    guides = None
+    if vocabulary is not None and info.capabilities.guides:
+        guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
     progress(1.0, "ready")
-    return TorchEngine(info, model, cache, builder, make_limits(settings, device))
+    return TorchEngine(info, model, cache, builder, limits, guides)
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:

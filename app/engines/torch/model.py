@@ -62,7 +62,7 @@ class Model:
         self._cos, self._sin = rope_tables(config, max_length, dtype, device)
 
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
-        """float32 logits [len(batch.sample_rows), vocab_size]; keys and values of all rows go to `cache`."""
+        """The last layer's output [rows, hidden]; keys and values of all rows go to `cache`."""
         config = self._config
         rows = len(batch.token_ids)
         heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
@@ -79,9 +79,10 @@ class Model:
             x = layer.attention_out.plus(attend(qkv, kv, batch, heads), x)
             normed = self._rms_norm(x, layer.mlp_norm)
             x = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
-        return self._logits(x, batch.sample_rows)
+        return x
 
-    def _logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
+    def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
+        """float32 logits [len(sample_rows), vocab_size] of some rows of `x`, which a call returned."""
         wanted = len(sample_rows)
         if wanted < MIN_ROWS:
             sample_rows = F.pad(sample_rows, (0, MIN_ROWS - wanted))

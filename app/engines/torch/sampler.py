@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from app.engines.torch.guides import constrain
+from app.engines.torch.model import Model
+from app.engines.torch.scheduler import Chunk
 from app.engines.torch.sequence import Sequence
 from app.generation import TokenLogprobs
 
@@ -36,6 +39,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
     for row, sequence in zip(logits, sequences, strict=True):
         if sequence.rules is not None:
             sequence.rules.apply(row, sequence.generated)
+    constrain(logits, sequences)
     tokens: list[int] = logits.argmax(-1).tolist()
     random = [i for i, sequence in enumerate(sequences) if sequence.request.sampling.temperature > 0]
     if random:
@@ -167,14 +171,36 @@ def _invert(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def _logprobs(
     logits: torch.Tensor, wanted: list[int], sequences: list[Sequence], tokens: list[int]
 ) -> dict[int, TokenLogprobs]:
-    device = logits.device
-    values = logits[torch.tensor(wanted, device=device)].log_softmax(-1)
-    chosen = values.gather(-1, torch.tensor([[tokens[i]] for i in wanted], device=device)).squeeze(1).tolist()
     counts = [sequences[i].request.sampling.logprobs or 0 for i in wanted]
+    rows = logits[torch.tensor(wanted, device=logits.device)]
+    return dict(zip(wanted, _token_logprobs(rows, [tokens[i] for i in wanted], counts), strict=True))
+
+
+def prompt_logprobs(
+    model: Model, hidden: torch.Tensor, chunk: Chunk, first_row: int
+) -> list[TokenLogprobs | None]:
+    """What the chunk's rows of `hidden` [rows, hidden] say about the prompt tokens that follow them."""
+    sequence = chunk.sequence
+    following = sequence.tokens[chunk.start + 1 : min(chunk.start + chunk.length + 1, sequence.prompt_tokens)]
+    count = sequence.request.sampling.prompt_logprobs or 0
+    result: list[TokenLogprobs | None] = []
+    for start in range(0, len(following), SCORED_AT_ONCE):
+        tokens = following[start : start + SCORED_AT_ONCE]
+        rows = torch.arange(first_row + start, first_row + start + len(tokens), device=hidden.device)
+        result += _token_logprobs(model.logits(hidden, rows), tokens, [count] * len(tokens))
+    return result
+
+
+SCORED_AT_ONCE = 128
+"""Rows of prompt whose logits are held at once."""
+
+
+def _token_logprobs(logits: torch.Tensor, tokens: list[int], counts: list[int]) -> list[TokenLogprobs]:
+    """For each row of `logits` the log-probability of its token and of the `counts` likeliest ones."""
+    values = logits.log_softmax(-1)
+    chosen = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
     top_values, top_ids = (part.tolist() for part in values.topk(max(counts)))
-    return {
-        index: TokenLogprobs(
-            tokens[index], chosen[n], list(zip(top_ids[n][:count], top_values[n][:count], strict=True))
-        )
-        for n, (index, count) in enumerate(zip(wanted, counts, strict=True))
-    }
+    return [
+        TokenLogprobs(token, chosen[n], list(zip(top_ids[n][:count], top_values[n][:count], strict=True)))
+        for n, (token, count) in enumerate(zip(tokens, counts, strict=True))
+    ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from app.engines.torch.logit_rules import LogitRules
-from app.generation import GenerationRequest
+from app.generation import GenerationRequest, TokenLogprobs
 
 
 @dataclass(slots=True, eq=False)
@@ -24,11 +25,17 @@ class Sequence:
     swapped: torch.Tensor | None = None
     """Content of its blocks, while it waits after having run (`KVCache.copy_out`)."""
     rules: LogitRules | None = None
+    matcher: Any = None
+    """XGrammar's `GrammarMatcher` of a guided sequence."""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    """As far as they are computed; None when they are not wanted, or were given out."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_tokens = len(self.tokens)
         seed = self.request.sampling.seed
+        if self.request.sampling.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
         self.seed = secrets.randbits(64) if seed is None else seed
 
     @property

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.chat import normalise
+from app.chat.messages import normalise
 from app.generation import InvalidRequest
 
 

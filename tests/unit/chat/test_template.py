@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from app.chat import ChatTemplate
+from app.chat.template import ChatTemplate
 from app.checkpoints import CheckpointError
 from app.generation import InvalidRequest
 from app.text.tokenizer import Tokenizer

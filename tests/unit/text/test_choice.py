@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.generation import StepOutput, TokenLogprobs
-from app.text.choice import ChoiceDecoder, TextDelta
+from app.text.choice import ChoiceDecoder, TextDelta, TextRules
 from app.text.tokenizer import Tokenizer
 from tests.unit.text.test_tokenizer import CHARACTERS
 
@@ -18,7 +18,7 @@ def decode(
     stop_token_id: int | None = None,
     **arguments: Any,
 ) -> tuple[ChoiceDecoder, list[TextDelta]]:
-    decoder, deltas = ChoiceDecoder(tokenizer, **arguments), []
+    decoder, deltas = ChoiceDecoder(tokenizer, TextRules(**arguments)), []
     for index, group in enumerate(groups):
         output = StepOutput("x", group, logprobs=[TokenLogprobs(token, -1.0, []) for token in group])
         if index == len(groups) - 1:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from app.checkpoints import CheckpointError
 from app.config import ConfigError, TensorRTLLMSettings
 from app.engines.tensorrt_llm import load
 from app.engines.tensorrt_llm.executor import ExecutorEngine
-from app.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput
+from app.generation import GenerationRequest, Guide, GuideKind, InvalidRequest, SamplingParams, StepOutput
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 
@@ -243,21 +243,23 @@ def test_the_engines_own_time_limit_is_an_error(engine: Make) -> None:
 
 def test_guided_decoding(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
     subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
-    assert set(subject.info.capabilities.guides) == {"json_object", "json_schema", "regex", "grammar"}
+    assert set(subject.info.capabilities.guides) == set(get_args(GuideKind))
     guides = [
         Guide("json_object"),
         Guide("json_schema", "{}"),
         Guide("regex", "a+"),
         Guide("grammar", "r ::= x"),
+        Guide("structural_tag", "{}"),
     ]
     for i, guide in enumerate(guides):
         subject.submit(msgspec.structs.replace(request(str(i)), guide=guide))
-    finish(subject, 4)
+    finish(subject, 5)
     assert [fact["guide"] for fact in record(tmp_path, "request")] == [
         ["JSON", None],
         ["JSON_SCHEMA", "{}"],
         ["REGEX", "a+"],
         ["EBNF_GRAMMAR", "r ::= x"],
+        ["STRUCTURAL_TAG", "{}"],
     ]
 
 
