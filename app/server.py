@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import chat, completions, errors, health, models, openapi
+from app.api import chat, completions, errors, health, models, openapi, tokens
 from app.api.middleware import RequestLayer
+from app.api.responses import routes as responses
+from app.api.responses.store import ResponseStore
 from app.config import Settings
 from app.service import InferenceService, Readiness
 
@@ -25,6 +27,7 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         try:
             yield
         finally:
+            app.state.responses.close()
             await service.stop()
 
     app = FastAPI(
@@ -36,7 +39,8 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         separate_input_output_schemas=False,
     )
     app.state.service = service
-    for module in (completions, chat, models, health):
+    app.state.responses = ResponseStore(settings.max_stored_responses)
+    for module in (completions, chat, responses, tokens, models, health):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)

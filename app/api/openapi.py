@@ -12,8 +12,17 @@ from pydantic.json_schema import models_json_schema
 from app.protocol.chat import ChatRequest
 from app.protocol.common import ErrorResponse
 from app.protocol.completions import CompletionRequest
+from app.protocol.responses import ResponsesRequest
+from app.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
-_MODELS: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, ErrorResponse)
+_MODELS: tuple[type[BaseModel], ...] = (
+    CompletionRequest,
+    ChatRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    ErrorResponse,
+)
 _METHODS = ("get", "post", "delete")
 
 

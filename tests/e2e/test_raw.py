@@ -120,7 +120,6 @@ def error_of(response: httpx.Response, status: int) -> dict[str, str]:
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", "invalid_value"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", None),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_value"),
-        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
         (
             {"response_format": {"type": "json_schema"}},

@@ -1,0 +1,208 @@
+"""/v1/responses through the official SDK, and raw where the SDK would hide something."""
+
+import json
+import time
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.e2e.conftest import RunningServer
+
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"unit": {"enum": ["celsius", "fahrenheit"]}},
+        "required": ["unit"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def model(client: OpenAI) -> str:
+    return client.models.list().data[0].id
+
+
+def test_a_conversation_is_kept(client: OpenAI, model: str) -> None:
+    first = client.responses.create(
+        model=model, input="My name is Yuna.", instructions="Be brief.", temperature=0, max_output_tokens=40
+    )
+    assert first.status in ("completed", "incomplete")
+    assert first.output_text
+    assert first.usage is not None
+    second = client.responses.create(
+        model=model,
+        input="What is my name?",
+        previous_response_id=first.id,
+        temperature=0,
+        max_output_tokens=20,
+    )
+    alone = client.responses.create(
+        model=model, input="What is my name?", temperature=0, max_output_tokens=20
+    )
+    assert second.usage is not None
+    assert alone.usage is not None
+    # The conversation came along, the instructions did not.
+    kept = second.usage.input_tokens - alone.usage.input_tokens
+    assert kept > first.usage.output_tokens
+    again = client.responses.retrieve(second.id)
+    assert again.output_text == second.output_text
+    assert client.responses.input_items.list(second.id).data[0].role == "user"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.responses.create(model=model, input="x", previous_response_id=first.id)
+    assert caught.value.param == "previous_response_id"
+
+
+def test_the_stream_says_what_the_whole_says(client: OpenAI, model: str) -> None:
+    ask = {"model": model, "input": "Name a color.", "temperature": 0, "max_output_tokens": 30}
+    whole = client.responses.create(**ask)
+    events = list(client.responses.create(**ask, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-1] == f"response.{whole.status}"
+    assert kinds[-4:-1] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+    ]
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == events[-1].response.output_text
+    assert events[-1].response.usage == whole.usage
+
+
+def test_tools(client: OpenAI, model: str) -> None:
+    ask = {
+        "model": model,
+        "input": "Weather in Seoul?",
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "max_output_tokens": 200,
+        "parallel_tool_calls": False,
+        "seed": 5,
+    }
+    whole = client.post("/responses", body=ask, cast_to=object)
+    call = whole["output"][0]
+    assert (call["type"], call["name"]) == ("function_call", "get_weather")
+    assert json.loads(call["arguments"])["unit"] in ("celsius", "fahrenheit")
+    events = list(
+        client.responses.create(
+            **{key: value for key, value in ask.items() if key != "seed"}, stream=True, extra_body={"seed": 5}
+        )
+    )
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert len(pieces) > 1
+    assert "".join(pieces) == call["arguments"]
+    answer = client.responses.create(
+        model=model,
+        input=[{"type": "function_call_output", "call_id": call["call_id"], "output": "Sunny, 21 degrees."}],
+        previous_response_id=whole["id"],
+        max_output_tokens=10,
+    )
+    assert answer.output_text
+
+
+def test_structured_text(client: OpenAI, model: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    answer = client.responses.create(model=model, input="Yes?", text={"format": form}, max_output_tokens=100)
+    assert isinstance(json.loads(answer.output_text)["ok"], bool)
+
+
+def test_background_and_cancel(client: OpenAI, server: RunningServer, model: str) -> None:
+    quick = client.responses.create(model=model, input="Hi", background=True, max_output_tokens=5)
+    assert quick.status == "in_progress"
+    server.wait(lambda: client.responses.retrieve(quick.id).status != "in_progress", patience=30)
+    assert client.responses.retrieve(quick.id).output_text
+    long = client.post(
+        "/responses",
+        body={"input": "Count.", "background": True, "max_output_tokens": 1500, "temperature": 2},
+        cast_to=object,
+    )
+    time.sleep(0.2)
+    assert client.responses.cancel(long["id"]).status == "cancelled"
+    server.wait(lambda: server.metric("requests_running") == 0, patience=5)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model=model, input="x", previous_response_id=long["id"])
+    with pytest.raises(openai.BadRequestError):
+        client.responses.cancel(client.responses.create(model=model, input="x", max_output_tokens=1).id)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [{"role": "nobody", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "nobody", "content": "x"}], "instructions": "y"}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"input": "x", "max_output_tokens": 99999}, "input"),
+        ({"input": "x", "background": True, "stream": True}, "background"),
+        ({"input": "x", "truncation": "some"}, "truncation"),
+        ({"input": "x", "reasoning": {"effort": 1}}, "reasoning.effort"),
+    ],
+)
+def test_faults_are_named(server: RunningServer, body: dict[str, object], param: str) -> None:
+    response = httpx.post(f"{server.url}/v1/responses", json=body, timeout=60)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+def test_a_deadline_ends_the_stream_with_an_error_event(server: RunningServer) -> None:
+    body = {"input": "Count.", "stream": True, "timeout": 0.3, "max_output_tokens": 1500, "temperature": 2}
+    with httpx.stream("POST", f"{server.url}/v1/responses", json=body, timeout=60) as response:
+        lines = list(response.iter_lines())
+    last = json.loads(next(line for line in reversed(lines) if line.startswith("data: "))[6:])
+    assert last["type"] == "error"
+    assert last["error"]["code"] == "timeout"
+    server.wait(lambda: server.metric("requests_running") == 0, patience=5)
+
+
+def test_tokenize_detokenize_and_render(server: RunningServer) -> None:
+    http = httpx.Client(base_url=server.url, timeout=60)
+    tokens = http.post("/tokenize", json={"prompt": "대한민국의 수도는", "return_token_strs": True}).json()
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+    assert http.post("/detokenize", json={"tokens": tokens["tokens"]}).json() == {
+        "prompt": "대한민국의 수도는"
+    }
+    messages = [{"role": "user", "content": "Hi"}]
+    rendered = http.post("/v1/chat/completions/render", json={"messages": messages}).json()
+    assert rendered["prompt"].endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    same = http.post("/tokenize", json={"messages": messages}).json()
+    assert same["tokens"] == rendered["token_ids"]
+    used = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1}).json()["usage"]
+    assert used["prompt_tokens"] == rendered["count"]
+    for path, body, param in (
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "x", "messages": messages}, "prompt"),
+        ("/detokenize", {"tokens": [10**8]}, "tokens"),
+        ("/detokenize", {"tokens": "x"}, "tokens"),
+    ):
+        response = http.post(path, json=body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)

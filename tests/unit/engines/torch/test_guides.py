@@ -1,0 +1,149 @@
+"""Guided decoding in the torch engine: what a guide promises holds, beside sequences without one."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from app.config import TorchSettings
+from app.engines.torch import load
+from app.engines.torch.engine import TorchEngine
+from app.generation import GenerationRequest, Guide, SamplingParams, StepOutput
+from app.text.tokenizer import Tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(demo_dir: Path, demo_tokenizer: Tokenizer) -> TorchEngine:
+    settings = TorchSettings(dtype="float32", device="cpu", max_seq_len=512, max_batch_size=8)
+    return load(demo_dir, settings, lambda *_: None, demo_tokenizer.vocabulary)
+
+
+def run(engine: TorchEngine, requests: list[GenerationRequest]) -> dict[str, list[StepOutput]]:
+    """Step until every request has ended."""
+    found: dict[str, list[StepOutput]] = {request.request_id: [] for request in requests}
+    for request in requests:
+        engine.submit(request)
+    open_requests, deadline = set(found), time.monotonic() + 120
+    while open_requests:
+        assert time.monotonic() < deadline
+        for output in engine.step(0.05):
+            found[output.request_id].append(output)
+            if output.finish_reason is not None:
+                open_requests.remove(output.request_id)
+    return found
+
+
+def ask(tokenizer: Tokenizer, request_id: str, guide: Guide | None, **sampling: object) -> GenerationRequest:
+    params = SamplingParams(**{"max_tokens": 300, "seed": 3, **sampling})  # type: ignore[arg-type]
+    prompt = tokenizer.encode("Tell me about a person.\n", add_special_tokens=False)
+    return GenerationRequest(request_id, prompt, params, guide=guide)
+
+
+def text(tokenizer: Tokenizer, outputs: list[StepOutput]) -> str:
+    return tokenizer.decode([token for output in outputs for token in output.token_ids])
+
+
+def test_every_kind_of_guide_in_one_batch(engine: TorchEngine, demo_tokenizer: Tokenizer) -> None:
+    tag = {
+        "type": "structural_tag",
+        "format": {
+            "type": "tag",
+            "begin": "<b>",
+            "content": {"type": "regex", "pattern": "[a-z]+"},
+            "end": "</b>",
+        },
+    }
+    guides = {
+        "json": Guide("json_object"),
+        "schema": Guide("json_schema", json.dumps(SCHEMA)),
+        "regex": Guide("regex", r"\d{3}-\d{4}"),
+        "grammar": Guide("grammar", 'root ::= ("ha" | "hi")+ "!"'),
+        "tag": Guide("structural_tag", json.dumps(tag)),
+    }
+    free = ask(demo_tokenizer, "alone", None, max_tokens=20)
+    alone = text(demo_tokenizer, run(engine, [free])["alone"])
+    requests = [ask(demo_tokenizer, name, guide) for name, guide in guides.items()]
+    found = run(engine, [*requests, ask(demo_tokenizer, "free", None, max_tokens=20)])
+    texts = {name: text(demo_tokenizer, outputs) for name, outputs in found.items()}
+    assert all(found[name][-1].finish_reason == "stop" for name in guides)
+    assert isinstance(json.loads(texts["json"]), dict)
+    jsonschema.validate(json.loads(texts["schema"]), SCHEMA)
+    assert re.fullmatch(r"\d{3}-\d{4}", texts["regex"])
+    assert re.fullmatch("(ha|hi)+!", texts["grammar"])
+    assert re.fullmatch("<b>[a-z]+</b>", texts["tag"])
+    assert texts["free"] == alone
+
+
+def test_a_guide_holds_against_bias_and_without_eos(engine: TorchEngine, demo_tokenizer: Tokenizer) -> None:
+    wrong = demo_tokenizer.encode("zzz", add_special_tokens=False)
+    request = ask(
+        demo_tokenizer,
+        "x",
+        Guide("regex", "(yes|no)"),
+        logit_bias=dict.fromkeys(wrong, 100.0),
+        ignore_eos=True,
+        temperature=2.0,
+    )
+    outputs = run(engine, [request])["x"]
+    assert text(demo_tokenizer, outputs) in ("yes", "no")
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_text(engine: TorchEngine, demo_tokenizer: Tokenizer) -> None:
+    guide = Guide("json_schema", json.dumps(SCHEMA))
+    first, second = (
+        text(demo_tokenizer, run(engine, [ask(demo_tokenizer, name, guide)])[name]) for name in "ab"
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("guide", "reason"),
+    [
+        (Guide("regex", "(a", "p"), "parenthesis"),
+        (Guide("grammar", "root ::= nowhere", "p"), "nowhere"),
+        (Guide("json_schema", '{"$ref": "#/nowhere"}', "p"), "nowhere"),
+        (Guide("structural_tag", '{"type": "structural_tag"}', "p"), "format"),
+    ],
+)
+def test_a_bad_guide_is_refused_by_its_name(
+    engine: TorchEngine, demo_tokenizer: Tokenizer, guide: Guide, reason: str
+) -> None:
+    found = run(engine, [ask(demo_tokenizer, "bad", guide), ask(demo_tokenizer, "good", None, max_tokens=3)])
+    (refusal,) = found["bad"]
+    assert (refusal.finish_reason, refusal.error_param) == ("error", "p")
+    assert refusal.error_code is not None
+    assert reason in (refusal.error or "")
+    assert "/project/" not in (refusal.error or "")
+    assert found["good"][-1].finish_reason == "length"
+
+
+def test_compiling_delays_nobody_else_and_can_be_given_up(
+    engine: TorchEngine, demo_tokenizer: Tokenizer
+) -> None:
+    slow = Guide("json_schema", json.dumps({"enum": [f"value {i}" for i in range(8000)]}))
+    engine.submit(ask(demo_tokenizer, "slow", slow))
+    engine.submit(ask(demo_tokenizer, "quick", None, max_tokens=3))
+    ended: list[str] = []
+    while "quick" not in ended:
+        ended += [output.request_id for output in engine.step(0.01) if output.finish_reason]
+    assert "slow" not in ended
+    engine.abort("slow")
+    assert [(output.request_id, output.finish_reason) for output in engine.step(0.01)] == [("slow", "abort")]
+    stats = engine.stats()
+    assert (stats.waiting, stats.running, stats.kv_blocks_used) == (0, 0, 0)
+
+
+def test_without_xgrammar_or_a_vocabulary_nothing_is_promised(demo_dir: Path) -> None:
+    settings = TorchSettings(dtype="float32", device="cpu", max_seq_len=64, max_batch_size=1)
+    assert load(demo_dir, settings, lambda *_: None).info.capabilities.guides == ()
