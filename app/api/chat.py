@@ -56,11 +56,11 @@ async def create_chat_completion(request: Request) -> Response:
         "model": service.model_id,
     }
     if body.stream:
-        form = _Chunks(head, len(job.choices), service.tokenizer, include_usage=usage.at_end)
+        form = ChatChunks(head, len(job.choices), service.tokenizer, include_usage=usage.at_end)
         return await stream(request, job, form, headers, usage)
 
     def build(answers: list[Answer]) -> ChatResponse:
-        choices = [_choice(answer, service.tokenizer) for answer in answers]
+        choices = [chat_choice(answer, service.tokenizer) for answer in answers]
         return ChatResponse(**head, choices=choices, usage=job.usage())
 
     return await whole(request, job, build, headers)
@@ -126,7 +126,9 @@ def check_supported(body: ChatRequest) -> None:
 
 
 @dataclass(slots=True)
-class _Chunks:
+class ChatChunks:
+    """The chunks of a streamed chat; implements `app.api.stream.ChunkFormat`."""
+
     head: dict[str, Any]
     choices: int
     tokenizer: Tokenizer
@@ -182,7 +184,8 @@ def _delta(event: Event) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def _choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
+def chat_choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
+    """A whole choice, with what a parser found in it."""
     delta = answer.delta
     logprobs = None
     if answer.choice.request.sampling.logprobs is not None:

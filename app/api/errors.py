@@ -1,6 +1,6 @@
 """The one error contract: every status, inside and outside streams, has the shape
 
-{"error": {"message": …, "type": …, "param": …, "code": …}}
+{"error": {"message": …, "type": …, "param": …, "code": …, "request_id": …}}
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import http
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -21,6 +22,9 @@ from app.generation import InvalidRequest
 from app.pool import PoolError
 
 log = logging.getLogger(__name__)
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the request that is being answered."""
 
 _CODES = {
     404: "not_found",
@@ -61,8 +65,17 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         """The JSON object that says it."""
-        detail = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": detail})
+        return msgspec.json.encode({"error": self.detail()})
+
+    def detail(self) -> dict[str, str | None]:
+        """What is in that object."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "request_id": request_id.get(),
+        }
 
     def response(self) -> Response:
         """The whole HTTP response."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app import __version__
 from app.api.errors import unavailable
@@ -45,7 +45,7 @@ async def version(request: Request) -> dict[str, str | None]:
     return {"version": __version__, "engine": service.settings.engine}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     service: InferenceService = request.app.state.service

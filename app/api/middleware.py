@@ -10,7 +10,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError
+from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id
 from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("app.access")
@@ -34,10 +34,11 @@ class RequestLayer:
             return
         headers = Headers(scope=scope)
         scope["path"] = clean_path(scope["path"])
-        request_id = headers.get(REQUEST_ID, "")
-        if not _SANE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        own_id = headers.get(REQUEST_ID, "")
+        if not _SANE_ID.fullmatch(own_id):
+            own_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = own_id
+        request_id.set(own_id)
         started = time.perf_counter()
         status = 0
         gone = False
@@ -46,7 +47,7 @@ class RequestLayer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                MutableHeaders(scope=message)[REQUEST_ID] = own_id
             await send(message)
 
         received = 0
@@ -83,7 +84,7 @@ class RequestLayer:
                 scope["path"],
                 status or 500,
                 seconds * 1000,
-                request_id,
+                own_id,
             )
 
 

@@ -1,4 +1,4 @@
-"""Adds to the OpenAPI document what FastAPI cannot see: bodies parsed by hand and the error shape."""
+"""Adds to the OpenAPI document what FastAPI cannot see: bodies parsed by hand, streams, the error shape."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from pydantic.json_schema import models_json_schema
 from app.protocol.chat import ChatRequest
 from app.protocol.common import ErrorResponse
 from app.protocol.completions import CompletionRequest
+from app.protocol.documented import (
+    ChatCompletionChunk,
+    ChatMessage,
+    CompletionChunk,
+    NamedTool,
+    ResponseFormat,
+    ResponseStreamEvent,
+    Tool,
+)
 from app.protocol.responses import ResponsesRequest
 from app.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
-_MODELS: tuple[type[BaseModel], ...] = (
+_REQUESTS: tuple[type[BaseModel], ...] = (
     CompletionRequest,
     ChatRequest,
     ResponsesRequest,
@@ -23,7 +32,32 @@ _MODELS: tuple[type[BaseModel], ...] = (
     DetokenizeRequest,
     ErrorResponse,
 )
+_PARTS: tuple[type[BaseModel], ...] = (
+    ChatMessage,
+    Tool,
+    NamedTool,
+    ResponseFormat,
+    ChatCompletionChunk,
+    CompletionChunk,
+    ResponseStreamEvent,
+)
+_STREAMS: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatCompletionChunk,
+    "/v1/completions": CompletionChunk,
+    "/v1/responses": ResponseStreamEvent,
+}
 _METHODS = ("get", "post", "delete")
+_ERRORS = {
+    "400": "The request is at fault; error.param names the parameter.",
+    "404": "There is no such route, model or response.",
+    "405": "The route does not take this method.",
+    "413": "The body is too large.",
+    "415": "The body is not JSON.",
+    "429": "Too much is waiting; try again after the seconds in retry-after.",
+    "500": "The server or the engine failed.",
+    "503": "The model is loading, or the server is ending; see retry-after.",
+    "504": "The request's time ran out.",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -34,20 +68,37 @@ def install(app: FastAPI) -> None:
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, extra = models_json_schema(
-                [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
-            )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(extra["$defs"])
-            error = {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}
-            for path in document["paths"].values():
-                for method in _METHODS:
-                    if method in path:
-                        path[method]["responses"].pop("422", None)
-                        path[method]["responses"]["default"] = {
-                            "description": "Any error",
-                            "content": {"application/json": error},
-                        }
+            _complete(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any]) -> None:
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for models, mode in ((_REQUESTS, "validation"), (_PARTS, "serialization")):
+        _, found = models_json_schema(
+            [(model, mode) for model in models],  # type: ignore[misc]
+            ref_template="#/components/schemas/{model}",
+        )
+        for name, schema in found["$defs"].items():
+            schemas.setdefault(name, schema)
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape of errors
+        schemas.pop(unused, None)
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    for path, operations in document["paths"].items():
+        for method in _METHODS:
+            if method not in operations:
+                continue
+            responses = operations[method]["responses"]
+            responses.pop("422", None)
+            for status, description in _ERRORS.items():
+                responses.setdefault(status, {"description": description, "content": content})
+        if path in _STREAMS:
+            chunk = {"$ref": f"#/components/schemas/{_STREAMS[path].__name__}"}
+            ok = operations["post"]["responses"]["200"]
+            ok["description"] = (
+                "The whole answer, or with stream: true its events, each a JSON of this schema."
+            )
+            ok["content"]["text/event-stream"] = {"schema": {"type": "string"}, "x-event-schema": chunk}

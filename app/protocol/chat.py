@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from app.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
 
 MAX_TOP_LOGPROBS = 20
 
 
+TOOL_CHOICE = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {"$ref": "#/components/schemas/NamedTool"},
+        {"type": "null"},
+    ]
+}
+
+
+def _shown_as(name: str) -> WithJsonSchema:
+    """Document a part that is read leniently by a model of `app.protocol.documented`."""
+    return WithJsonSchema({"$ref": f"#/components/schemas/{name}"})
+
+
 class ChatRequest(SamplingFields):
-    messages: Annotated[list[JsonObject], Field(min_length=1)] = Field(
+    messages: Annotated[list[Annotated[JsonObject, _shown_as("ChatMessage")]], Field(min_length=1)] = Field(
         description="The conversation: objects with a role and a content (text or text parts)."
     )
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
@@ -20,10 +34,10 @@ class ChatRequest(SamplingFields):
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: list[JsonObject] | None = None
-    tool_choice: Any = None
+    tools: list[Annotated[JsonObject, _shown_as("Tool")]] | None = None
+    tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE)] = None
     functions: list[JsonObject] | None = None
-    response_format: JsonObject | None = None
+    response_format: Annotated[JsonObject, _shown_as("ResponseFormat")] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(
         None, description="Given to the chat template; none also sets its enable_thinking to false."

@@ -104,6 +104,7 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str | None
+    request_id: str | None
 
 
 class ErrorResponse(BaseModel):

@@ -192,7 +192,7 @@ class _Run:
 
     def _error_event(self, error: ApiError) -> StreamEvent:
         self.writer.fail("failed", error.code, error.message)
-        detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+        detail = error.detail()
         number = self.writer.next_number()
         return {**detail, "type": "error", "sequence_number": number, "error": detail}
 

@@ -22,7 +22,8 @@ from app.protocol.completions import CompletionRequest
 )
 def test_type_follows_the_status(status: int, kind: str) -> None:
     error = ApiError(status, "x", param="p", code="c")
-    assert json.loads(error.body()) == {"error": {"message": "x", "type": kind, "param": "p", "code": "c"}}
+    detail = {"message": "x", "type": kind, "param": "p", "code": "c", "request_id": None}
+    assert json.loads(error.body()) == {"error": detail}
     assert error.response().status_code == status
 
 

@@ -1,0 +1,159 @@
+"""Stream and non-stream say the same, however the engine's deltas are cut."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.api.chat import ChatChunks, chat_choice
+from app.api.collect import collect
+from app.api.job import Choice, Job
+from app.api.stream import UsageWanted, stream_frames
+from app.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
+from app.chat.parsers.reasoning import ReasoningSplitter
+from app.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
+from app.pool import Generation
+from app.telemetry.metrics import Metrics
+from app.text.choice import ChoiceDecoder, TextRules
+from app.text.tokenizer import Tokenizer
+
+ARGUMENTS = '{"a": [1, "}</tool_call>", {"b": null}], "한": "👩‍👩‍👧"}'
+CALL = f'<tool_call>\n{{"name": "f", "arguments": {ARGUMENTS}}}\n</tool_call>'
+FRAGMENTS = [
+    "Hello, ",
+    "대한민국의 수도는 ",
+    "👨‍👩‍👧‍👦",
+    "é\u0301",
+    "<think>\nhm\n</think>\n\n",
+    "<tool_call>",
+    CALL,
+    '[TOOL_CALLS][{"name": "g", "arguments": {}}]',
+    '{"name": "f", "parameters": {"x": "y"}}',
+    '[f(a=1, b="x, y)")]',
+    "STOP",
+    "ST",
+    " \n ",
+]
+METRICS = Metrics()
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    text = "".join(draw(st.lists(st.sampled_from(FRAGMENTS), max_size=6)))
+    return {
+        "text": text,
+        "noise": draw(st.lists(st.integers(17, 49151), max_size=4)),
+        "cuts": draw(st.lists(st.integers(1, 6), min_size=1, max_size=30)),
+        "together": draw(st.integers(1, 5)),
+        "stop": draw(st.sampled_from([(), ("STOP",), ("TO", "수도"), ("\n",)])),
+        "logprobs": draw(st.booleans()),
+        "tools": draw(st.sampled_from([None, *TOOL_FORMATS])),
+        "reasoning": draw(st.booleans()),
+        "reason": draw(st.sampled_from(["stop", "length"])),
+    }
+
+
+def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> Job:
+    service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer)
+    parser = None
+    if case["tools"] or case["reasoning"]:
+        tools = TOOL_FORMATS[case["tools"]].parser(("f", "g")) if case["tools"] else None
+        splitter = ReasoningSplitter(REASONING["think"], opened=False) if case["reasoning"] else None
+        parser = ChatOutput(splitter, tools)
+    sampling = SamplingParams(max_tokens=99, logprobs=1 if case["logprobs"] else None)
+    decoder = ChoiceDecoder(tokenizer, TextRules(stop=case["stop"]), parser)
+    return Job(service, [Choice(0, GenerationRequest("r", [1], sampling), decoder)], 1, 0.0, generation)
+
+
+def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[StepOutput]:
+    """The engine's deltas: all tokens at once, or cut as the case says."""
+    ids = tokenizer.encode(case["text"], add_special_tokens=False) + case["noise"]
+    sizes = [len(ids)] if whole else case["cuts"]
+    found: list[StepOutput] = []
+    place, turn = 0, 0
+    while place < len(ids) or not found:
+        part = ids[place : place + max(sizes[turn % len(sizes)], 1)]
+        logprobs = [TokenLogprobs(token, -token / 7, [(token, -1.0)]) for token in part]
+        found.append(StepOutput("r", part, logprobs=logprobs if case["logprobs"] else None))
+        place, turn = place + max(len(part), 1), turn + 1
+    found[-1].finish_reason = case["reason"]
+    return found
+
+
+async def streamed(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]:
+    """The stream, put together as a client does it."""
+    generation = Generation(["r"], lambda _: None)
+    job = make_job(tokenizer, case, generation)
+    deltas = outputs(tokenizer, case, whole=False)
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    form = ChatChunks(head, 1, tokenizer, include_usage=True)
+    result: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "logprobs": []}
+
+    async def feed() -> None:
+        for start in range(0, len(deltas), case["together"]):
+            for delta in deltas[start : start + case["together"]]:
+                generation.put(delta)
+            await asyncio.sleep(0)
+
+    feeding = asyncio.create_task(feed())
+    async for frames in stream_frames(job, form, UsageWanted(at_end=True)):
+        for frame in frames.decode("utf-8").split("\n\n")[:-1]:
+            if frame != "data: [DONE]":
+                add(result, json.loads(frame.removeprefix("data: ")))
+    await feeding
+    return result
+
+
+def add(result: dict[str, Any], chunk: dict[str, Any]) -> None:
+    assert "error" not in chunk, chunk
+    if not chunk["choices"]:
+        result["usage"] = chunk["usage"]
+        return
+    (choice,) = chunk["choices"]
+    assert "finish_reason" not in result, "something follows the end"
+    delta = choice["delta"]
+    result["content"] += delta.get("content") or ""
+    result["reasoning"] += delta.get("reasoning_content") or ""
+    for call in delta.get("tool_calls", []):
+        if "id" in call:
+            assert call["index"] == len(result["calls"])
+            result["calls"].append([call["function"]["name"], ""])
+        else:
+            result["calls"][call["index"]][1] += call["function"]["arguments"]
+    if choice["logprobs"]:
+        result["logprobs"] += choice["logprobs"]["content"]
+    if choice["finish_reason"]:
+        result["finish_reason"] = choice["finish_reason"]
+        result["stop_reason"] = choice["stop_reason"]
+
+
+async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]:
+    generation = Generation(["r"], lambda _: None)
+    job = make_job(tokenizer, case, generation)
+    for delta in outputs(tokenizer, case, whole=True):
+        generation.put(delta)
+    (answer,) = await collect(job)
+    choice = json.loads(chat_choice(answer, tokenizer).model_dump_json())
+    message = choice["message"]
+    calls = [
+        [call["function"]["name"], call["function"]["arguments"]] for call in message.get("tool_calls", [])
+    ]
+    return {
+        "content": message["content"] or "",
+        "reasoning": message.get("reasoning_content", ""),
+        "calls": calls,
+        "logprobs": choice["logprobs"]["content"] if choice["logprobs"] else [],
+        "finish_reason": choice["finish_reason"],
+        "stop_reason": choice["stop_reason"],
+        "usage": job.usage().model_dump(),
+    }
+
+
+@given(case=cases())
+@settings(max_examples=400, deadline=None)
+def test_stream_and_whole_agree(demo_tokenizer: Tokenizer, case: dict[str, Any]) -> None:
+    stream = asyncio.run(streamed(demo_tokenizer, case))
+    assert stream == asyncio.run(collected(demo_tokenizer, case))
