@@ -269,56 +269,6 @@ def test_health_version_metrics_and_document(http: httpx.Client) -> None:
     assert http.get("/v1/models").json()["data"][0]["max_model_len"] == 2048
 
 
-def test_loading_answers_503_with_the_reason_and_then_serves() -> None:
-    """The port answers from the first moment; a client that follows retry-after gets through."""
-    import subprocess
-    import sys
-    import time
-
-    from tests.e2e.conftest import ROOT
-
-    port = httpx.URL(_free_url()).port
-    slow = ["--engine", "synthetic", "--synthetic.load-time", "3"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", str(port), *slow],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        seen = []
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                response = httpx.get(f"{url}/health/ready")
-            except httpx.ConnectError:
-                time.sleep(0.05)
-                continue
-            if response.status_code == 200:
-                break
-            seen.append(error_of(response, 503))
-            assert response.headers["retry-after"]
-            assert httpx.get(f"{url}/health/live").status_code == 200
-            refused = httpx.post(f"{url}{TEXT}", json={"prompt": "x"})
-            if refused.status_code != 200:
-                error_of(refused, 503)
-            time.sleep(0.2)
-        assert any("loading" in error["message"] for error in seen)
-        assert httpx.post(f"{url}{TEXT}", json={"prompt": "x"}).status_code == 200
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _free_url() -> str:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{one.getsockname()[1]}"
-
-
 def test_wrong_model_ends_the_server_with_a_sentence() -> None:
     with (
         pytest.raises(AssertionError, match="the server ended") as caught,
