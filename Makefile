@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-pins test-gpu verify-trtllm check format bench clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -23,6 +23,10 @@ test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pin
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
+conformance: setup ## drive the server with other clients, and write docs/conformance.md
+	@tests/conformance/setup.sh
+	CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance tests/e2e/test_guided.py $(ARGS)
+
 verify-trtllm:   ## prove the engine where TensorRT-LLM is installed (ENGINE=DIR TOKENIZER=DIR)
 	python3 scripts/verify_trtllm.py "$(ENGINE)" "$(TOKENIZER)" -- $(ARGS)
 
@@ -39,4 +43,4 @@ bench: setup     ## tokens/s of the torch engine beside transformers
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .venv-pins .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

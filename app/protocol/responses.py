@@ -68,6 +68,14 @@ class ResponseObject(ResponseModel):
     truncation: str
     usage: JsonObject | None
     user: str | None
+    completed_at: float | None
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
+    max_tool_calls: int | None
+    service_tier: str
+    safety_identifier: str | None
+    prompt_cache_key: str | None
 
 
 class ResponseDeleted(ResponseModel):

@@ -56,6 +56,7 @@ class ResponseWriter:
         events = self._close("incomplete" if incomplete else "completed")
         self.response["status"] = "incomplete" if incomplete else "completed"
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if incomplete else None
+        self.response["completed_at"] = None if incomplete else int(time.time())
         self.response["usage"] = {
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.prompt_tokens_details.cached_tokens},
@@ -150,6 +151,7 @@ def new_response(body: ResponsesRequest, model: str) -> JsonObject:
         "id": f"resp_{uuid.uuid4().hex}",
         "object": "response",
         "created_at": int(time.time()),
+        "completed_at": None,
         "status": "in_progress",
         "model": model,
         "output": [],
@@ -161,8 +163,14 @@ def new_response(body: ResponsesRequest, model: str) -> JsonObject:
         "previous_response_id": body.previous_response_id,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "top_p": 1.0 if body.top_p is None else body.top_p,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "top_logprobs": body.top_logprobs or 0,
         "tool_choice": body.tool_choice or "auto",
-        "tools": body.tools or [],
+        "tools": [
+            {"description": None, "parameters": None, "strict": None, **tool} for tool in body.tools or []
+        ],
+        "max_tool_calls": None,
         "max_output_tokens": body.max_output_tokens,
         "background": bool(body.background),
         "store": body.store is not False,
@@ -171,6 +179,9 @@ def new_response(body: ResponsesRequest, model: str) -> JsonObject:
         "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
+        "service_tier": "default",
+        "safety_identifier": body.safety_identifier,
+        "prompt_cache_key": body.prompt_cache_key,
     }
 
 
