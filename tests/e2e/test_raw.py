@@ -80,7 +80,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, str]:
     assert response.status_code == status, response.text
     body = response.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert set(body["error"]) == {"message", "type", "param", "code", "request_id"}
     assert body["error"]["message"]
     assert response.headers["x-request-id"]
     return body["error"]  # type: ignore[no-any-return]
