@@ -1,4 +1,4 @@
-"""The command line: `serve`, `generate`, `inspect` and `doctor`."""
+"""The command line: `serve`, `generate`, `inspect`, `doctor` and `key`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with_settings["generate"] = add_flags(generating), _generate
     examining = commands.add_parser("doctor", help="check what this machine lacks for the configured engine")
     with_settings["doctor"] = add_flags(examining), _doctor
+    keying = commands.add_parser("key", help="make an API key and its line for api_keys_file")
+    keying.add_argument("name", help="whose key it is; shown in logs")
+    keying.add_argument("--scopes", choices=["api", "admin", "api,admin"], default="api")
     inspecting = commands.add_parser("inspect", help="show what a TensorRT-LLM engine directory is")
     inspecting.add_argument("directory", type=Path)
     inspecting.add_argument("--json", action="store_true", help="as JSON")
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "inspect":
             return _inspect(arguments)
+        if arguments.command == "key":
+            return _key(arguments)
         flags, run = with_settings[arguments.command]
         return run(load_settings(flags, arguments, arguments.config), arguments)
     except ConfigError as error:
@@ -88,6 +93,16 @@ def _doctor(settings: Settings, _: argparse.Namespace) -> int:
     findings = examine(settings)
     print(report(findings))
     return 1 if any(finding.mend for finding in findings) else 0
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from app.api.auth import make_key
+
+    if not arguments.name.isprintable() or any(char.isspace() or char == "#" for char in arguments.name):
+        raise ConfigError("name: it must be printable, without spaces and #")
+    key, line = make_key(arguments.name, arguments.scopes)
+    print(f"The key, shown only now:\n  {key}\nIts line for api_keys_file:\n  {line}")
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ DEFAULT_FILE = Path("config.yaml")
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Timeout = Annotated[float, Field(gt=0)] | None
 
 
 class ConfigError(Exception):
@@ -115,6 +116,27 @@ class TensorRTLLMSettings(Section):
     )
 
 
+class LimitSettings(Section):
+    """What may wait and for how long; beyond it: 429 with a time to try again."""
+
+    max_waiting_requests: Positive = Field(512, description="sequences that have not begun")
+    max_waiting_tokens: Positive = Field(2_000_000, description="prompt tokens of sequences that wait")
+    max_requests_per_key: Positive | None = Field(
+        None, description="requests one API key may have open at once; null is no bound"
+    )
+    queue_timeout: Timeout = Field(
+        60.0, description="seconds a sequence may wait in the engine's queue; null is no bound"
+    )
+    first_token_timeout: Timeout = Field(
+        None, description="seconds to the first token, after which the answer is 504; null is no bound"
+    )
+    request_timeout: Timeout = Field(
+        600.0,
+        description="seconds to the last token, after which the answer is 504 or an error event; a request's "
+        "timeout or x-request-timeout goes before it; null is no bound",
+    )
+
+
 class SyntheticSettings(Section):
     """The synthetic engine: tokens at a set pace, for load tests of everything but the engine."""
 
@@ -180,6 +202,14 @@ class Settings(BaseSettings):
     max_stored_responses: Annotated[int, Field(ge=0)] = Field(
         1000, description="answers of /v1/responses kept for previous_response_id; the oldest go first"
     )
+    api_keys_file: str | None = Field(
+        None, description="file of API keys' hashes (see `key`); null asks nobody for a key"
+    )
+    tls_certificate: str | None = Field(None, description="PEM file of the certificate chain; null is no TLS")
+    tls_key: str | None = Field(None, description="PEM file of its key")
+    cors_origins: list[str] = Field(
+        [], description="origins whose pages may call this server; [*] is every one"
+    )
     max_body_bytes: Positive = Field(16 * 2**20, description="largest request body; beyond it: 413")
     ping_interval: Annotated[int, Field(ge=1, le=15)] = Field(
         15, description="seconds of silence before a stream gets a keep-alive comment"
@@ -191,7 +221,13 @@ class Settings(BaseSettings):
     stall_timeout: Annotated[float, Field(gt=0)] = Field(
         120.0, description="seconds without any result while requests run, after which a runner is replaced"
     )
+    max_json_depth: Positive = Field(64, description="deepest nesting of a request body; beyond it: 400")
+    server_timing: bool = Field(
+        False, description="give answers a Server-Timing header and streams a comment with their times"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="one line a record, as text or JSON")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+    limits: LimitSettings = LimitSettings()
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()

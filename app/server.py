@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import chat, completions, errors, health, models, openapi, tokens
+from app.api.auth import Keys
 from app.api.middleware import RequestLayer
 from app.api.responses import routes as responses
 from app.api.responses.store import ResponseStore
@@ -44,5 +47,14 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
-    app.add_middleware(RequestLayer, max_body_bytes=settings.max_body_bytes, metrics=service.metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
+        )
+    keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
+    app.add_middleware(RequestLayer, service=service, keys=keys)
     return app

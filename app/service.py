@@ -11,16 +11,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from app import checkpoints
 from app.chat import ChatFormat
 from app.config import ConfigError, Settings
 from app.generation import EngineInfo, EngineStats
 from app.place import locate
-from app.pool import PoolError, PoolStatus, RunnerPool
+from app.pool import Admission, PoolError, PoolStatus, RunnerPool, ShuttingDown
 from app.pool.gpus import assign_gpus
 from app.runner.messages import LaunchSpec
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import Metrics, PoolSnapshot
 from app.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,17 @@ class Readiness:
     failed: bool = False
 
 
+class LiveJob(Protocol):
+    """A request that is being answered."""
+
+    def interrupt(self, error: Exception) -> None:
+        """End it with this error."""
+
+    @property
+    def live(self) -> int:
+        """Sequences of it that an engine works on."""
+
+
 class InferenceService:
     """One served model. `on_change` is called whenever `readiness` may have changed."""
 
@@ -54,6 +66,9 @@ class InferenceService:
         self._starting: asyncio.Task[None] | None = None
         self._phase = Readiness(False, "starting", 0.0)
         self._draining = False
+        self.jobs: set[LiveJob] = set()
+        """Requests that are being answered."""
+        self.admission = Admission(settings.limits, lambda code: self.metrics.rejected.labels(code).inc())
         self.metrics.watch_pool(self._snapshot)
 
     @property
@@ -103,9 +118,19 @@ class InferenceService:
         """Begin start-up in the background."""
         self._starting = asyncio.create_task(self._start())
 
+    @property
+    def draining(self) -> bool:
+        """Whether the server is ending."""
+        return self._draining
+
     def drain(self) -> None:
         """Say not ready from now on; what is running goes on."""
         self._draining = True
+
+    def interrupt(self) -> None:
+        """End what is being answered, each request with an error that says so."""
+        for job in list(self.jobs):
+            job.interrupt(ShuttingDown())
 
     async def stop(self) -> None:
         """Stop the runners."""
@@ -161,11 +186,19 @@ class InferenceService:
             self._phase = phase
             self._on_change(phase)
 
-    def _snapshot(self) -> tuple[EngineStats, int, int, int]:
+    def _snapshot(self) -> PoolSnapshot:
         if self._pool is None:
-            return EngineStats(), 0, self.settings.replicas, 0
+            return PoolSnapshot(EngineStats(), runners=self.settings.replicas)
         status = self._pool.status()
-        return self._pool.stats, status.ready, status.total, self._pool.restarts
+        return PoolSnapshot(
+            self._pool.stats,
+            ready=status.ready,
+            runners=status.total,
+            restarts=self._pool.restarts,
+            moved=self._pool.moved,
+            orphaned=self._pool.live - sum(job.live for job in self.jobs),
+            not_begun=self.admission.waiting,
+        )
 
 
 def _readiness(status: PoolStatus) -> Readiness:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import signal
 import socket
 import sys
+import time
 import types
 
 import uvicorn
@@ -19,6 +19,8 @@ from app.telemetry.logs import setup_logging
 
 log = logging.getLogger("app.serve")
 
+SAY_GOODBYE = 5
+"""Seconds that responses get to end once they were interrupted."""
 QUESTION = "What is the capital of South Korea?"
 
 
@@ -54,17 +56,36 @@ class Console:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the service that it is about to drain."""
+    """uvicorn's server, with a drain before its own shutdown.
+
+    The first signal: not ready, and new requests get 503, while what is being answered goes on for at most
+    `drain_timeout`; then it is interrupted. A second signal skips the rest of the wait.
+    """
 
     def __init__(self, config: uvicorn.Config, service: InferenceService) -> None:
         super().__init__(config)
         self._service = service
+        self._hurry = False
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._service.draining and not self.should_exit:
+            over = time.monotonic() - self._drain_began > self._service.settings.drain_timeout
+            if over or self._hurry:
+                if self._service.jobs:
+                    log.warning("%d requests are cut short", len(self._service.jobs))
+                self._service.interrupt()
+                self.should_exit = True
+            elif not self._service.jobs:
+                self.should_exit = True
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
         # uvicorn's own handler would raise the signal again after the shutdown; ours ends with status 0.
+        if self._service.draining:
+            self._hurry = True
+            return
+        self._drain_began = time.monotonic()
         self._service.drain()
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
 
 
 def run(settings: Settings) -> int:
@@ -103,7 +124,10 @@ def run(settings: Settings) -> int:
         access_log=False,
         log_config=None,
         lifespan="on",
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+        timeout_graceful_shutdown=SAY_GOODBYE,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        h11_max_incomplete_event_size=64 * 1024,
         timeout_keep_alive=75,
         server_header=False,
         ws="none",
@@ -135,7 +159,8 @@ def announce(listener: socket.socket, service: InferenceService) -> None:
     """Say where the server is and how to try it."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{shown}:{port}"
+    scheme = "https" if service.settings.tls_certificate else "http"
+    url = f"{scheme}://{shown}:{port}"
     message = {"role": "user", "content": QUESTION}
     body = json.dumps({"model": service.model_id, "messages": [message]})
     print(

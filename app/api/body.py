@@ -29,9 +29,28 @@ async def read_body(request: Request, model: type[T]) -> T:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    limit = request.app.state.service.settings.max_json_depth
+    if deeper_than(value, limit):
+        raise ApiError(400, f"The body is nested more than {limit} deep.", code="invalid_json")
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     return model.model_validate(value)
+
+
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested in each other more than `limit` times."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def ignored_params(body: RequestModel) -> dict[str, str]:

@@ -15,7 +15,15 @@ from app.api.collect import Answer
 from app.api.conversation import Conversation, prepare
 from app.api.job import Ask, Choice, Job, start_job
 from app.api.logprobs import chat_logprobs
-from app.api.params import check_model, check_priority, sampling_params, text_rules, usage_wanted
+from app.api.params import (
+    api_key_name,
+    check_model,
+    check_priority,
+    patience,
+    sampling_params,
+    text_rules,
+    usage_wanted,
+)
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
 from app.generation import InvalidRequest
@@ -48,7 +56,7 @@ async def create_chat_completion(request: Request) -> Response:
     usage = usage_wanted(body)
     headers = ignored_params(body)
     conversation = await prepare(service, body, _max_tokens(body))
-    job = start_chat(service, body, conversation, started)
+    job = start_chat(request, body, conversation, started)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -82,10 +90,9 @@ async def render_chat_completion(request: Request) -> RenderResponse:
     )
 
 
-def start_chat(
-    service: InferenceService, body: ChatRequest, conversation: Conversation, started: float
-) -> Job:
+def start_chat(request: Request, body: ChatRequest, conversation: Conversation, started: float) -> Job:
     """Submit a prepared conversation."""
+    service = conversation.service
     check_priority(body, service.info)
     sampling = sampling_params(
         body,
@@ -104,7 +111,8 @@ def start_chat(
         rules=text_rules(service, body, conversation.markers),
         guide=conversation.guide,
         priority=body.priority,
-        timeout=body.timeout,
+        timeout=patience(request, body),
+        key=api_key_name(request),
         make_parser=conversation.make_parser,
     )
     return start_job(service, ask)

@@ -18,9 +18,11 @@ from app.api.guides import find_guide
 from app.api.job import Ask, Choice, start_job
 from app.api.logprobs import completion_logprobs
 from app.api.params import (
+    api_key_name,
     check_model,
     check_priority,
     encode,
+    patience,
     sampling_params,
     text_rules,
     truncated,
@@ -101,7 +103,8 @@ async def create_completion(request: Request) -> Response:
         rules=text_rules(service, body),
         guide=find_guide(body, info),
         priority=body.priority,
-        timeout=body.timeout,
+        timeout=patience(request, body),
+        key=api_key_name(request),
     )
     tokenizer = service.tokenizer
     echoes: list[Echo] = []

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.generation import InvalidRequest
-from app.pool import PoolError
+from app.pool import Overloaded, PoolError, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,12 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, message, code="service_unavailable", headers=headers)
 
 
+def _overloaded(error: Overloaded) -> ApiError:
+    seconds = -(-error.retry_after_ms // 1000)
+    headers = {"retry-after": str(seconds), "retry-after-ms": str(error.retry_after_ms)}
+    return ApiError(429, f"{error} Try again later.", code=error.code, headers=headers)
+
+
 def from_exception(error: Exception) -> ApiError:
     """The ApiError that stands for any exception of the request path."""
     match error:
@@ -99,6 +105,10 @@ def from_exception(error: Exception) -> ApiError:
             return error
         case InvalidRequest():
             return ApiError(400, str(error), param=error.param, code=error.code)
+        case Overloaded():
+            return _overloaded(error)
+        case ShuttingDown():
+            return unavailable("The server is shutting down.")
         case PoolError():
             return unavailable(f"The model is not ready: {error}")
         case ValidationError():
@@ -170,7 +180,7 @@ def install(app: FastAPI) -> None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
 
     app.add_exception_handler(ClientGone, gone)
-    for kind in (ApiError, InvalidRequest, PoolError, ValidationError):
+    for kind in (ApiError, InvalidRequest, Overloaded, PoolError, ShuttingDown, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,16 @@ import msgspec
 from starlette.requests import Request
 
 from app.api.errors import ApiError, ClientGone
-from app.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput, TokenLogprobs
-from app.pool import Generation
+from app.generation import (
+    QUEUE_TIMEOUT,
+    GenerationRequest,
+    Guide,
+    InvalidRequest,
+    SamplingParams,
+    StepOutput,
+    TokenLogprobs,
+)
+from app.pool import Generation, Overloaded, Ticket
 from app.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage
 from app.service import InferenceService
 from app.text.choice import PLAIN, ChoiceDecoder, TextDelta, TextRules
@@ -45,6 +54,8 @@ class Ask:
     guide: Guide | None = None
     priority: float | None = None
     timeout: float | None = None
+    key: str = ""
+    """Whose request it is."""
     make_parser: Callable[[], OutputParser | None] = lambda: None
 
 
@@ -59,7 +70,7 @@ class Choice:
     """Those of the prompt's tokens, once they are known, when the request asked for them."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """The choices of one HTTP request, running on the pool. Must be closed."""
 
@@ -69,8 +80,17 @@ class Job:
     """Prompt tokens of the request, each prompt counted once however many choices it has."""
     started: float
     generation: Generation
-    deadline: float | None = None
+    ticket: Ticket
+    deadline: float = math.inf
     """By the event loop's clock; then it is given up with 504."""
+    first_deadline: float = math.inf
+    """The same for the first token."""
+    queued: float = 0.0
+    """Seconds that its first sequence waited in the engine."""
+    end: str = "client_gone"
+    """Why it ends, if it does before its answer is complete."""
+    interruption: Exception | None = None
+    """What ends it before its time, once somebody decided so."""
     by_id: dict[str, Choice] = field(init=False)
     cached_tokens: int = 0
     first_token: float | None = None
@@ -94,6 +114,7 @@ class Job:
             if deltas:
                 yield deltas
             if failure is not None:
+                self.end = "error"
                 raise failure
         self._observe_end()
 
@@ -108,11 +129,24 @@ class Job:
         for output in self.early:
             _refused(output)
 
+    @property
+    def live(self) -> int:
+        """Sequences that an engine works on."""
+        return len(self.generation.live)
+
+    def interrupt(self, error: Exception) -> None:
+        """End it with `error`, at its consumer's next turn."""
+        self.interruption = error
+        self.generation.wake()
+
     def close(self) -> None:
         """End what still runs. Idempotent."""
         self.generation.close()
+        self.ticket.close()
+        self.service.jobs.discard(self)
         if self.open_choices:
             self.service.metrics.sequences.labels("cancelled").inc(self.open_choices)
+            self.service.metrics.cancelled.labels(self.end).inc()
             self._count_tokens()
             self.open_choices = 0
 
@@ -130,13 +164,22 @@ class Job:
         )
 
     async def _next(self) -> list[StepOutput]:
-        if self.deadline is None:
-            return await self.generation.next()
+        deadline = self.deadline
+        if self.first_token is None:
+            deadline = min(deadline, self.first_deadline)
         try:
-            async with asyncio.timeout_at(self.deadline):
-                return await self.generation.next()
+            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                outputs = await self.generation.next()
         except TimeoutError:
-            raise ApiError(504, "The request took longer than its timeout.", code="timeout") from None
+            self.end = "timeout"
+            what = "The request took longer than its timeout."
+            if deadline < self.deadline:
+                what = "The first token took longer than it may."
+            raise ApiError(504, what, code="timeout") from None
+        if self.interruption is not None:
+            self.end = "shutdown"
+            raise self.interruption
+        return outputs
 
     def _decode_all(
         self, outputs: list[StepOutput]
@@ -146,7 +189,7 @@ class Job:
         for output in outputs:
             try:
                 delta = self._decode(output)
-            except (ApiError, InvalidRequest) as error:
+            except (ApiError, InvalidRequest, Overloaded) as error:
                 return deltas, error
             if delta is not None:
                 deltas.append(delta)
@@ -156,10 +199,15 @@ class Job:
         choice = self.by_id[output.request_id]
         if choice.decoder.finished:
             return None
+        self.ticket.begun(choice.index)
+        if output.error_code == QUEUE_TIMEOUT:
+            raise self.service.admission.too_late()
         _refused(output)
         if output.error is not None:
             raise ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
         self.cached_tokens += output.cached_tokens
+        if output.queued_ms is not None:
+            self.queued = max(self.queued, output.queued_ms / 1000)
         if output.prompt_logprobs is not None:
             choice.prompt_logprobs = output.prompt_logprobs
         delta = choice.decoder.push(output)
@@ -178,6 +226,7 @@ class Job:
 
     def _observe_end(self) -> None:
         metrics = self.service.metrics
+        metrics.queue_time.observe(self.queued)
         now = time.perf_counter()
         metrics.e2e.observe(now - self.started)
         self._count_tokens()
@@ -189,8 +238,11 @@ class Job:
 def start_job(service: InferenceService, ask: Ask) -> Job:
     """Submit it. With a seed, choice i of a prompt uses seed + i, so that they differ."""
     pool = service.pool
+    limits = service.settings.limits
+    queue_timeout = limits.queue_timeout
+    timeout = limits.request_timeout if ask.timeout is None else ask.timeout
     # The engine's own limit is a second line: it comes after ours, and ours has the better words.
-    allotted_ms = None if ask.timeout is None else round((ask.timeout + ENGINE_GRACE) * 1000)
+    allotted_ms = None if timeout is None else round((timeout + ENGINE_GRACE) * 1000)
     choices: list[Choice] = []
     for prompt, params in zip(ask.prompts, ask.sampling, strict=True):
         for i in range(ask.n):
@@ -206,17 +258,31 @@ def start_job(service: InferenceService, ask: Ask) -> Job:
                 priority=ask.priority,
                 allotted_ms=allotted_ms,
                 guide=ask.guide,
+                queue_ms=None if queue_timeout is None else round(queue_timeout * 1000),
             )
             decoder = ChoiceDecoder(service.tokenizer, ask.rules, ask.make_parser())
             choices.append(Choice(len(choices), request, decoder))
-    generation = pool.submit([choice.request for choice in choices])
+    ticket = service.admission.enter(ask.key, [len(choice.request.prompt_token_ids) for choice in choices])
+    try:
+        generation = pool.submit([choice.request for choice in choices])
+    except BaseException:
+        ticket.close()
+        raise
     prompt_tokens = sum(map(len, ask.prompts))
     service.metrics.prompt_tokens.inc(prompt_tokens)
-    deadline = None
-    if ask.timeout is not None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + ask.timeout - (time.perf_counter() - ask.started)
-    return Job(service, choices, prompt_tokens, ask.started, generation, deadline)
+    arrived = asyncio.get_running_loop().time() - (time.perf_counter() - ask.started)
+    job = Job(
+        service,
+        choices,
+        prompt_tokens,
+        ask.started,
+        generation,
+        ticket,
+        arrived + (math.inf if timeout is None else timeout),
+        arrived + (limits.first_token_timeout or math.inf),
+    )
+    service.jobs.add(job)
+    return job
 
 
 def _refused(output: StepOutput) -> None:

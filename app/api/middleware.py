@@ -10,8 +10,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id
-from app.telemetry.metrics import Metrics
+from app.api.auth import OPEN_PATHS, Keys
+from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
+from app.service import InferenceService
 
 log = logging.getLogger("app.access")
 
@@ -21,12 +22,14 @@ _SLASHES = re.compile(r"//+")
 
 
 class RequestLayer:
-    """Wraps the whole application. `max_body_bytes` bounds bodies, declared or chunked."""
+    """Wraps the whole application. Bodies are bounded, declared or chunked; `keys` None asks for none."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, service: InferenceService, keys: Keys | None) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._metrics = metrics
+        self._service = service
+        self._keys = keys
+        self._max_body_bytes = service.settings.max_body_bytes
+        self._metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,8 +67,11 @@ class RequestLayer:
 
         try:
             declared = headers.get("content-length", "")
+            refusal = self._refusal(scope, headers)
             if declared.isdigit() and int(declared) > self._max_body_bytes:
-                await _too_large(self._max_body_bytes).response()(scope, receive, send_with_id)
+                refusal = _too_large(self._max_body_bytes)
+            if refusal is not None:
+                await refusal.response()(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_bounded, send_with_id)
         finally:
@@ -86,6 +92,18 @@ class RequestLayer:
                 seconds * 1000,
                 own_id,
             )
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        """Why this request is not even looked at."""
+        path = scope["path"]
+        if self._keys is not None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
+            try:
+                scope["state"]["key"] = self._keys.check(headers, path)
+            except ApiError as error:
+                return error
+        if self._service.draining and scope["method"] == "POST":
+            return unavailable("The server is shutting down.")
+        return None
 
 
 def clean_path(path: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+
+from fastapi import Request
 
 from app.api.errors import ApiError
 from app.api.stream import UsageWanted
@@ -13,6 +16,7 @@ from app.service import InferenceService
 from app.text.choice import TextRules
 
 MAX_STOPS = 64
+TIMEOUT_HEADER = "x-request-timeout"
 TOKENIZE_OFF_LOOP = 4096
 """Characters from which tokenising takes long enough (over a millisecond) to leave the event loop."""
 
@@ -109,6 +113,28 @@ def usage_wanted(body: SamplingFields) -> UsageWanted:
     if options is None:
         return UsageWanted()
     return UsageWanted(bool(options.include_usage), bool(options.continuous_usage_stats))
+
+
+def patience(request: Request, body: SamplingFields) -> float | None:
+    """Seconds the client gives the request: its timeout, or the header x-request-timeout."""
+    if body.timeout is not None:
+        return body.timeout
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"{TIMEOUT_HEADER} must be a number of seconds above 0.", TIMEOUT_HEADER)
+    return seconds
+
+
+def api_key_name(request: Request) -> str:
+    """The name of the key the request came with; empty where none is asked for."""
+    name: str = getattr(request.state, "key", "")
+    return name
 
 
 def check_model(service: InferenceService, model: str | None) -> None:

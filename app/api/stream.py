@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from app.api.errors import from_exception
 from app.api.job import Choice, Job
 from app.api.sse import DONE, ChunkFrames
+from app.pool import ShuttingDown
 from app.text.choice import TextDelta
 from app.text.events import merged as merged_events
 
@@ -61,6 +62,13 @@ async def stream_frames(job: Job, form: ChunkFormat, usage: UsageWanted) -> Asyn
         tail = form.frames.usage(job.usage().model_dump()) if usage.at_end else b""
         yield tail + DONE
     except Exception as error:
+        if isinstance(error, ShuttingDown):  # what there is, is a part: say so to those who only read chunks
+            cut = TextDelta(finish_reason="abort")
+            yield b"".join(
+                form.frames.choice(form.final(choice.index, cut))
+                for choice in job.choices
+                if not choice.decoder.finished
+            )
         yield b"data: " + from_exception(error).body() + b"\n\n"
     finally:
         gauge.dec()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from app.config import SyntheticSettings
 from app.engines.base import Progress
 from app.generation import (
+    QUEUE_TIMEOUT,
     Capabilities,
     EngineInfo,
     EngineStats,
@@ -30,6 +31,8 @@ class _Sequence:
     """When the next token is out (monotonic seconds)."""
     token: int
     made: int = 0
+    submitted: float = 0.0
+    queued_ms: float | None = None
 
 
 class SyntheticEngine:
@@ -63,7 +66,9 @@ class SyntheticEngine:
                 "context_length_exceeded",
             )
         first = (request.sampling.seed or 0) * 7919 + len(request.prompt_token_ids)
-        self._waiting.append(_Sequence(request, 0.0, first % self.info.vocab_size))
+        self._waiting.append(
+            _Sequence(request, 0.0, first % self.info.vocab_size, submitted=time.monotonic())
+        )
         self._stats.prompt_tokens += len(request.prompt_token_ids)
 
     def abort(self, request_id: str) -> None:
@@ -72,9 +77,11 @@ class SyntheticEngine:
     def step(self, timeout: float) -> list[StepOutput]:
         outputs = self._drop_aborted()
         now = time.monotonic()
+        outputs += self._drop_late(now)
         while self._waiting and len(self._running) < self._settings.max_batch_size:
             sequence = self._waiting.popleft()
             sequence.due = now + self._settings.ttft
+            sequence.queued_ms = (now - sequence.submitted) * 1000
             self._running[sequence.request.request_id] = sequence
         if self._running and not outputs:
             wait = min(sequence.due for sequence in self._running.values()) - now
@@ -108,6 +115,20 @@ class SyntheticEngine:
         self._aborted.clear()
         return [StepOutput(request_id, [], "abort") for request_id in gone]
 
+    def _drop_late(self, now: float) -> list[StepOutput]:
+        late = []
+        while self._waiting:  # all have the same patience, so the first is the first to lose it
+            request, submitted = self._waiting[0].request, self._waiting[0].submitted
+            if request.queue_ms is None or (now - submitted) * 1000 <= request.queue_ms:
+                break
+            self._waiting.popleft()
+            late.append(
+                StepOutput(
+                    request.request_id, [], "error", error="it waited too long", error_code=QUEUE_TIMEOUT
+                )
+            )
+        return late
+
     def _advance(self, sequence: _Sequence) -> StepOutput:
         token = sequence.token
         while token in self._banned:
@@ -118,7 +139,9 @@ class SyntheticEngine:
         self._stats.generated_tokens += 1
         request = sequence.request
         done = sequence.made >= request.sampling.max_tokens
-        return StepOutput(request.request_id, [token], "length" if done else None)
+        output = StepOutput(request.request_id, [token], "length" if done else None)
+        output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
+        return output
 
 
 def load(

@@ -4,6 +4,7 @@ Structs here cross process borders as msgpack. Token ids only: text never enters
 """
 
 from app.generation.types import (
+    QUEUE_TIMEOUT,
     Capabilities,
     EngineInfo,
     EngineStats,
@@ -18,6 +19,7 @@ from app.generation.types import (
 )
 
 __all__ = [
+    "QUEUE_TIMEOUT",
     "Capabilities",
     "EngineInfo",
     "EngineStats",

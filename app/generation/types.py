@@ -62,6 +62,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `request_id` is unique among all live requests of a pool.
 
     `priority`: 0 to 1, higher first. `allotted_ms`: milliseconds after which the engine ends it by itself.
+    `queue_ms`: milliseconds it may wait for its turn; then it ends with the error code `QUEUE_TIMEOUT`.
     """
 
     request_id: str
@@ -70,6 +71,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: float | None = None
     allotted_ms: int | None = None
     guide: Guide | None = None
+    queue_ms: int | None = None
+
+
+QUEUE_TIMEOUT = "queue_timeout"
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +95,8 @@ class StepOutput(msgspec.Struct, array_like=True):
     `stop_token_id` is that token when a stop token or EOS ended it. `logprobs` parallels `token_ids` when
     asked for. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
     `prompt_logprobs`, if asked for, come with the first delta: an item for each prompt token, None for the
-    first, which nothing predicts. `error` is a sentence for the client, with finish_reason "error";
+    first, which nothing predicts; so does `queued_ms`, the time before its turn came, if the engine knows it.
+    `error` is a sentence for the client, with finish_reason "error";
     `error_code` and `error_param` are set when the request itself is at fault.
     """
 
@@ -104,6 +110,7 @@ class StepOutput(msgspec.Struct, array_like=True):
     error_code: str | None = None
     error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    queued_ms: float | None = None
 
 
 class Capabilities(msgspec.Struct, frozen=True):

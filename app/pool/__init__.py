@@ -1,6 +1,16 @@
-"""The pool of ModelRunners as the HTTP side sees it: start, route, stream, abort."""
+"""The ModelRunner processes as seen from the HTTP side, and who may wait for them."""
 
+from app.pool.admission import Admission, Overloaded, Ticket
 from app.pool.generation import Generation
-from app.pool.pool import PoolError, PoolStatus, RunnerPool
+from app.pool.pool import PoolError, PoolStatus, RunnerPool, ShuttingDown
 
-__all__ = ["Generation", "PoolError", "PoolStatus", "RunnerPool"]
+__all__ = [
+    "Admission",
+    "Generation",
+    "Overloaded",
+    "PoolError",
+    "PoolStatus",
+    "RunnerPool",
+    "ShuttingDown",
+    "Ticket",
+]

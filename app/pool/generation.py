@@ -15,12 +15,15 @@ class Generation:
     deltas of several steps waiting and can merge them. Must be closed: what is still live is then aborted.
     """
 
-    __slots__ = ("_abort", "_items", "_waiter", "live")
+    __slots__ = ("_abort", "_items", "_waiter", "_woken", "live", "moved")
 
     def __init__(self, request_ids: Iterable[str], abort: Callable[[list[str]], None]) -> None:
         self.live = set(request_ids)
         self._abort = abort
         self._items: list[StepOutput] = []
+        self.moved: set[str] = set()
+        """Sequences that were begun again on another runner, which is done once."""
+        self._woken = False
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, output: StepOutput) -> None:
@@ -31,9 +34,15 @@ class Generation:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def wake(self) -> None:
+        """Have `next` return at once, with what there is."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     async def next(self) -> list[StepOutput]:
         """The deltas since the last call, oldest first; waits for one. Empty when all sequences ended."""
-        if not self._items:
+        if not self._items and not self._woken:
             if not self.live:
                 return []
             self._waiter = asyncio.get_running_loop().create_future()

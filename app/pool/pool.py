@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import zmq.asyncio
 
-from app.generation import EngineInfo, EngineStats, GenerationRequest
+from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 from app.pool.generation import Generation
 from app.pool.runner import Runner
 from app.runner.messages import LaunchSpec
@@ -38,6 +38,10 @@ class PoolError(Exception):
     def __init__(self, message: str, *, loading: bool) -> None:
         super().__init__(message)
         self.loading = loading
+
+
+class ShuttingDown(Exception):  # noqa: N818 - an event, not an error
+    """The server ends before the request does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,10 @@ class RunnerPool:
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._counter = 0
+        self._homeless: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
         self.restarts = 0
+        self.moved = 0
+        """Sequences that began again because their runner was lost."""
 
     @property
     def runners(self) -> list[Runner]:
@@ -99,8 +106,8 @@ class RunnerPool:
 
     @property
     def live(self) -> int:
-        """Sequences sent to runners and not finished."""
-        return sum(runner.load for runner in self.runners)
+        """Sequences sent to runners, or waiting for one, and not finished."""
+        return sum(runner.load for runner in self.runners) + len(self._homeless)
 
     def start(self) -> None:
         """Begin to start every runner; returns at once, `on_change` tells the rest."""
@@ -127,9 +134,40 @@ class RunnerPool:
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
         runner = min(ready, key=lambda runner: runner.load)
-        generation = Generation((request.request_id for request in requests), runner.abort)
+        generation = Generation((request.request_id for request in requests), self._abort)
         runner.submit(requests, generation)
         return generation
+
+    def _abort(self, request_ids: list[str]) -> None:
+        """End sequences, wherever they are."""
+        for request_id in request_ids:
+            self._homeless.pop(request_id, None)
+        for runner in self.runners:
+            runner.abort(request_ids)
+
+    def _take_over(self, request: GenerationRequest, generation: Generation) -> bool:
+        """Begin a lost sequence again, once: one that ends its runners must not end them all."""
+        if request.request_id in generation.moved:
+            return False
+        generation.moved.add(request.request_id)
+        self._homeless[request.request_id] = request, generation
+        self.moved += 1
+        asyncio.get_running_loop().call_soon(self._house)
+        return True
+
+    def _house(self) -> None:
+        """Send what lost its runner to the ones that are ready; give it up when none will be."""
+        status = self.status()
+        ready = [runner for runner in self.runners if runner.state == "ready"]
+        if not ready and not status.failed:
+            return
+        homeless, self._homeless = self._homeless, {}
+        for request, generation in homeless.values():
+            if ready:
+                min(ready, key=lambda runner: runner.load).submit([request], generation)
+            else:
+                failure = f"no model runner is left: {status.reason}"
+                generation.put(StepOutput(request.request_id, [], "error", error=failure))
 
     def status(self) -> PoolStatus:
         """Where the pool stands now."""
@@ -150,6 +188,8 @@ class RunnerPool:
         return PoolStatus(ready, total, done / total, "; ".join(reasons), failed)
 
     def _changed(self, _: Runner | None = None) -> None:
+        if self._homeless:
+            self._house()
         self._on_change(self.status())
 
     async def _keep(self, index: int) -> None:
@@ -168,7 +208,7 @@ class RunnerPool:
 
             address = f"ipc://{self._directory}/runner-{index}-{self.restarts}.sock"
             spec = msgspec.structs.replace(self._specs[index], address=address, index=index)
-            runner = Runner(spec, self._context, self._stall_timeout, changed)
+            runner = Runner(spec, self._context, self._stall_timeout, changed, self._take_over)
             self._slots[index] = runner
             await runner.start()
             started = time.monotonic()

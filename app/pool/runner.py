@@ -52,7 +52,10 @@ class Runner:
         context: zmq.asyncio.Context,
         stall_timeout: float,
         on_change: Callable[[Runner], None],
+        on_lost: Callable[[GenerationRequest, Generation], bool] = lambda *_: False,
     ) -> None:
+        """`on_lost` may take over a sequence that was lost before anything of it was sent."""
+        self._on_lost = on_lost
         self.index = spec.index
         self.state: State = "starting"
         self.progress = Loading(0.0, "starting the process")
@@ -69,6 +72,7 @@ class Runner:
         self._socket.linger = 0
         self._socket.reconnect_ivl = 20  # ms; the address exists once the process has bound it
         self._generations: dict[str, Generation] = {}
+        self._untold: dict[str, GenerationRequest] = {}  # nothing of theirs was sent to the client yet
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,10 +123,13 @@ class Runner:
             self._progressed = time.monotonic()
         for request in requests:
             self._generations[request.request_id] = generation
+            self._untold[request.request_id] = request
         self._send(Submit(requests))
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""
+        for request_id in request_ids:
+            self._untold.pop(request_id, None)
         known = [
             request_id for request_id in request_ids if self._generations.pop(request_id, None) is not None
         ]
@@ -178,6 +185,7 @@ class Runner:
     def _dispatch(self, outputs: list[StepOutput]) -> None:
         for output in outputs:
             generation = self._generations.get(output.request_id)
+            self._untold.pop(output.request_id, None)
             if generation is None:
                 continue
             if output.finish_reason is not None:
@@ -217,7 +225,11 @@ class Runner:
 
     def _fail_live(self, message: str) -> None:
         live, self._generations = self._generations, {}
+        untold, self._untold = self._untold, {}
         for request_id, generation in live.items():
+            request = untold.get(request_id)
+            if request is not None and self.state != "stopped" and self._on_lost(request, generation):
+                continue
             generation.put(StepOutput(request_id, [], "error", error=message))
 
     def _signal_group(self, number: int) -> None:

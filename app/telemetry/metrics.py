@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,12 +57,30 @@ class Metrics:
             buckets=_LATENCY,
             registry=self.registry,
         )
+        self.queue_time = Histogram(
+            f"{PREFIX}_queue_time_seconds",
+            "From the submission of a request to its turn in the engine",
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
+        self.rejected = Counter(
+            f"{PREFIX}_rejected",
+            "Requests refused with 429, by the bound they met",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.cancelled = Counter(
+            f"{PREFIX}_cancelled",
+            "Requests ended before their answer was complete: client_gone, timeout, shutdown or error",
+            ["reason"],
+            registry=self.registry,
+        )
         self.streams = Gauge(
             f"{PREFIX}_open_streams", "Streams being sent to clients", registry=self.registry
         )
 
-    def watch_pool(self, snapshot: Callable[[], tuple[EngineStats, int, int, int]]) -> None:
-        """Export the pool's gauges. `snapshot` gives stats, ready runners, all runners and restarts."""
+    def watch_pool(self, snapshot: Callable[[], PoolSnapshot]) -> None:
+        """Export the pool's gauges, as they are when somebody looks."""
         self.registry.register(_PoolCollector(snapshot))
 
     def render(self) -> bytes:
@@ -69,19 +88,36 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSnapshot:
+    """The pool at one moment. `orphaned`: sequences that no request waits for any more."""
+
+    stats: EngineStats = field(kw_only=False)
+    ready: int = 0
+    runners: int = 0
+    restarts: int = 0
+    moved: int = 0
+    orphaned: int = 0
+    not_begun: int = 0
+
+
 class _PoolCollector(Collector):
-    def __init__(self, snapshot: Callable[[], tuple[EngineStats, int, int, int]]) -> None:
+    def __init__(self, snapshot: Callable[[], PoolSnapshot]) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        stats, ready, total, restarts = self._snapshot()
+        pool = self._snapshot()
+        stats = pool.stats
+        usage = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
         gauges = {
             "requests_running": ("Sequences the engines are working on", stats.running),
             "requests_waiting": ("Sequences waiting in the engines", stats.waiting),
+            "requests_not_begun": ("Sequences without a first output yet", pool.not_begun),
+            "requests_orphaned": ("Sequences that no request waits for any more", pool.orphaned),
             "kv_blocks_used": ("KV cache blocks in use", stats.kv_blocks_used),
             "kv_blocks_total": ("KV cache blocks there are", stats.kv_blocks_total),
-            "runners_ready": ("ModelRunners that take requests", ready),
-            "runners": ("ModelRunners configured", total),
+            "runners_ready": ("ModelRunners that take requests", pool.ready),
+            "runners": ("ModelRunners configured", pool.runners),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
@@ -90,7 +126,16 @@ class _PoolCollector(Collector):
             "engine_prompt_tokens": ("Prompt tokens the engines took in", stats.prompt_tokens),
             "engine_generated_tokens": ("Tokens the engines made", stats.generated_tokens),
             "kv_blocks_reused": ("KV cache blocks taken from earlier prompts", stats.kv_blocks_reused),
-            "runner_restarts": ("Runners started again after a failure", restarts),
+            "runner_restarts": ("Runners started again after a failure", pool.restarts),
+            "moved_sequences": ("Sequences begun again because their runner was lost", pool.moved),
         }
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
+        # Under the names of vLLM too, which dashboards for inference servers look for.
+        aliases: dict[str, tuple[str, float]] = {
+            "vllm:num_requests_running": ("Alias of requests_running", stats.running),
+            "vllm:num_requests_waiting": ("Alias of requests_waiting", stats.waiting),
+            "vllm:kv_cache_usage_perc": ("Share of the KV cache's blocks in use, 0 to 1", usage),
+        }
+        for name, (text, share) in aliases.items():
+            yield GaugeMetricFamily(name, text, value=share)

@@ -52,7 +52,7 @@ async def create_response(request: Request) -> Response:
     try:
         chat = ChatRequest.model_validate(to_chat(body, instructions + messages))
         conversation = await prepare(service, chat, chat.max_completion_tokens)
-        job = start_chat(service, chat, conversation, started)
+        job = start_chat(request, chat, conversation, started)
     except (InvalidRequest, ValidationError) as error:
         raise _in_own_terms(error, len(instructions) + len(before)) from None
     stored = Stored(new_response(body, service.model_id), _input_items(body.input), messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from concurrent import futures
 from typing import Any
 
@@ -11,11 +13,23 @@ from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.guides import GuideCompiler
 from app.engines.torch.kv_cache import BlockAllocator, KVCache, blocks_for
 from app.engines.torch.logit_rules import LogitRules
+from app.engines.torch.memory import out_of_memory
 from app.engines.torch.model import Model
 from app.engines.torch.sampler import Sampled, prompt_logprobs, sample
 from app.engines.torch.scheduler import Limits, Plan, Scheduler
 from app.engines.torch.sequence import Sequence
-from app.generation import EngineInfo, EngineStats, GenerationRequest, InvalidRequest, StepOutput
+from app.generation import (
+    QUEUE_TIMEOUT,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+    InvalidRequest,
+    StepOutput,
+)
+
+log = logging.getLogger(__name__)
+
+EXPIRY_INTERVAL = 0.1
 
 
 class TorchEngine:
@@ -42,6 +56,7 @@ class TorchEngine:
         self._live: dict[str, Sequence] = {}
         self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
         self._aborted: list[str] = []
+        self._expiry_due = 0.0
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -73,10 +88,16 @@ class TorchEngine:
         if self._compiling:
             idle = not (outputs or self._scheduler.running or self._scheduler.waiting)
             outputs += self._admit_guided(timeout if idle else 0.0)
+        outputs += self._end_expired()
         with torch.inference_mode():
             plan = self._scheduler.plan()
             if plan:
-                outputs += self._run(plan)
+                try:
+                    outputs += self._run(plan)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    outputs += self._relieve(plan)
         return outputs
 
     def stats(self) -> EngineStats:
@@ -119,6 +140,30 @@ class TorchEngine:
                 self._withdraw(sequence)
                 outputs.append(StepOutput(request_id, [], "abort"))
         self._aborted.clear()
+        return outputs
+
+    def _relieve(self, plan: Plan) -> list[StepOutput]:
+        """A step found no memory: it did nothing, and the newcomer that made it larger is given up."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        sequence = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
+        log.error("a step of %d sequences ran out of memory", len(plan.decode) + len(plan.prefill))
+        output = StepOutput(sequence.request.request_id, [], "error", error="the engine ran out of memory")
+        return [self._end(sequence, output)]
+
+    def _end_expired(self) -> list[StepOutput]:
+        """Refuse what waited too long; looked at now and then, since the queue may be long."""
+        now = time.monotonic()
+        if now < self._expiry_due or not self._scheduler.waiting:
+            return []
+        self._expiry_due = now + EXPIRY_INTERVAL
+        outputs = []
+        for sequence in self._scheduler.expired(now):
+            request_id = sequence.request.request_id
+            del self._live[request_id]
+            outputs.append(
+                StepOutput(request_id, [], "error", error="it waited too long", error_code=QUEUE_TIMEOUT)
+            )
         return outputs
 
     def _withdraw(self, sequence: Sequence) -> None:
@@ -175,6 +220,7 @@ class TorchEngine:
         sampling = sequence.request.sampling
         output = StepOutput(sequence.request.request_id, [])
         output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+        output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
         if sampling.max_tokens == 0:
             output.finish_reason = "length"
             return self._end(sequence, output)

@@ -11,6 +11,11 @@ CPU_SHARE = 0.25
 """Of the memory that is free; the pages are taken only as sequences grow into them."""
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch found no memory; on a CPU it has no exception of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def free_bytes(device: torch.device, gpu_fraction: float) -> int:
     """Bytes that the KV cache may take on `device` now."""
     if device.type == "cuda":

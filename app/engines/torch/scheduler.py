@@ -10,6 +10,7 @@ computing it again could round differently.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -86,6 +87,13 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
+    def expired(self, now: float) -> list[Sequence]:
+        """Waiting sequences whose time in the queue is over, removed from it."""
+        late = [sequence for sequence in self.waiting if sequence.late(now)]
+        for sequence in late:
+            self.waiting.remove(sequence)
+        return late
+
     def plan(self) -> Plan:
         """Choose the next step and take the blocks it writes to."""
         plan = Plan(decode=self._decoding())
@@ -143,6 +151,8 @@ class Scheduler:
             return False
         self.waiting.popleft()
         self.running.append(sequence)
+        if not sequence.computed:
+            sequence.queued_ms = (time.monotonic() - sequence.submitted) * 1000
         sequence.blocks = self._allocator.take(needed)
         if sequence.swapped is not None:
             self._store.copy_in(sequence.blocks[: sequence.swapped.shape[1]], sequence.swapped)

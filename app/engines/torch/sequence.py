@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,9 @@ class Sequence:
     prompt_tokens: int = field(init=False)
     seed: int = field(init=False)
     computed: int = 0
+    submitted: float = field(default_factory=time.monotonic)
+    queued_ms: float | None = None
+    """How long it waited; set when it is first admitted, until it was told."""
     blocks: list[int] = field(default_factory=list)
     swapped: torch.Tensor | None = None
     """Content of its blocks, while it waits after having run (`KVCache.copy_out`)."""
@@ -37,6 +41,11 @@ class Sequence:
         if self.request.sampling.prompt_logprobs is not None:
             self.prompt_logprobs = [None]
         self.seed = secrets.randbits(64) if seed is None else seed
+
+    def late(self, now: float) -> bool:
+        """Whether it has waited longer than it may, and never ran."""
+        limit = self.request.queue_ms
+        return limit is not None and not self.computed and (now - self.submitted) * 1000 > limit
 
     @property
     def generated(self) -> int:

@@ -14,8 +14,9 @@ from app.api.job import Choice, Job
 from app.api.stream import UsageWanted, stream_frames
 from app.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from app.chat.parsers.reasoning import ReasoningSplitter
+from app.config import LimitSettings
 from app.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
-from app.pool import Generation
+from app.pool import Admission, Generation
 from app.telemetry.metrics import Metrics
 from app.text.choice import ChoiceDecoder, TextRules
 from app.text.tokenizer import Tokenizer
@@ -57,7 +58,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> Job:
-    service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer)
+    admission = Admission(LimitSettings(), lambda _: None)
+    service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer, admission=admission, jobs=set())
     parser = None
     if case["tools"] or case["reasoning"]:
         tools = TOOL_FORMATS[case["tools"]].parser(("f", "g")) if case["tools"] else None
@@ -65,7 +67,8 @@ def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation)
         parser = ChatOutput(splitter, tools)
     sampling = SamplingParams(max_tokens=99, logprobs=1 if case["logprobs"] else None)
     decoder = ChoiceDecoder(tokenizer, TextRules(stop=case["stop"]), parser)
-    return Job(service, [Choice(0, GenerationRequest("r", [1], sampling), decoder)], 1, 0.0, generation)
+    choice = Choice(0, GenerationRequest("r", [1], sampling), decoder)
+    return Job(service, [choice], 1, 0.0, generation, admission.enter("", [1]))
 
 
 def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[StepOutput]:

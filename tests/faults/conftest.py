@@ -1,0 +1,172 @@
+"""A server to be harmed, what it looks like before and after, and the table of faults and outcomes."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import RunningServer, serve
+
+HOOKS = Path(__file__).parent / "hooks"
+TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+OUTCOMES: list[tuple[str, str]] = []
+
+
+@dataclass
+class Victim:
+    """A started server with a file that makes its engine fail."""
+
+    server: RunningServer
+    fault_file: Path
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def runners(self) -> list[int]:
+        """Process ids of the runners."""
+        return [pid for pid in _children(self.server.process.pid) if "app.runner" in _command(pid)]
+
+    def fault(self, kind: str) -> None:
+        """Have the next engine step fail."""
+        self.fault_file.write_text(kind)
+
+    def state(self) -> dict[str, float]:
+        """What must come back to where it was."""
+        pid = self.server.process.pid
+        return {
+            "running": self.server.metric("requests_running"),
+            "waiting": self.server.metric("requests_waiting"),
+            "not_begun": self.server.metric("requests_not_begun"),
+            "orphaned": self.server.metric("requests_orphaned"),
+            "kv_blocks": self.server.metric("kv_blocks_used"),
+            "open_streams": self.server.metric("open_streams"),
+            "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
+            "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        }
+
+    def answers(self) -> bool:
+        """Whether an ordinary request is served."""
+        try:
+            response = httpx.post(self.url + TEXT, json={"prompt": "Hi", "max_tokens": 2}, timeout=60)
+        except httpx.HTTPError:
+            return False
+        return response.status_code == 200
+
+    def recovers(self, before: dict[str, float], patience: float = 60) -> None:
+        """Wait until it serves again and holds no more than it did."""
+        self.server.wait(self.answers, patience)
+        slack = {"threads": 2, "descriptors": 4}
+
+        def back() -> bool:
+            now = self.state()
+            return all(now[name] <= value + slack.get(name, 0) for name, value in before.items())
+
+        self.server.wait(back, 20)
+
+
+@dataclass
+class Stream:
+    """A stream read by a thread: what came, and how it ended."""
+
+    url: str
+    body: dict[str, Any]
+    chunks: list[Any] = field(default_factory=list)
+    done: bool = False
+    status: int = 0
+    _thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with httpx.stream(
+            "POST", self.url + TEXT, json={**self.body, "stream": True}, timeout=90
+        ) as response:
+            self.status = response.status_code
+            for line in response.iter_lines():
+                if line == "data: [DONE]":
+                    self.done = True
+                elif line.startswith("data: "):
+                    self.chunks.append(json.loads(line[6:]))
+
+    def wait_for_text(self, chunks: int = 3, patience: float = 30) -> None:
+        deadline = time.monotonic() + patience
+        while len(self.chunks) < chunks:
+            assert time.monotonic() < deadline, "no text came"
+            time.sleep(0.01)
+
+    def join(self, patience: float = 90) -> None:
+        self._thread.join(patience)
+        assert not self._thread.is_alive(), "the stream hangs"
+
+    @property
+    def text(self) -> str:
+        return "".join(chunk["choices"][0]["text"] for chunk in self.chunks if chunk.get("choices"))
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        return self.chunks[-1].get("error") if self.chunks else None
+
+
+Start = Callable[..., AbstractContextManager[Victim]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """`start(*flags)`: a server on the demo model."""
+
+    @contextmanager
+    def run(*flags: str, **env: str) -> Iterator[Victim]:
+        fault = tmp_path / "fault"
+        path = os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")])
+        small = ["--torch.max-seq-len", "1024", "--log-level", "warning", "--torch.kv-cache-tokens", "8192"]
+        with serve(*small, *flags, env={"FAULT_FILE": str(fault), "PYTHONPATH": path, **env}) as server:
+            victim = Victim(server, fault)
+            server.wait(victim.answers, 60)
+            yield victim
+
+    return run
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says what a fault led to, for the table."""
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    return lambda text: OUTCOMES.append((name, text))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if OUTCOMES:
+        terminalreporter.section("faults and outcomes")
+        width = max(len(name) for name, _ in OUTCOMES)
+        for name, text in OUTCOMES:
+            terminalreporter.write_line(f"{name:<{width}}  {text}")
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""

@@ -1,0 +1,57 @@
+"""Makes a runner's engine fail on demand: Python imports this by itself when its directory is on the path.
+
+FAULT_FILE names a file; while it exists, the next step of the torch engine fails as its content says: `raise`
+an error, `memory` runs out, `hang` forever. The file is removed, so that one fault is one fault.
+"""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+TARGET = "app.engines.torch.engine"
+
+
+class Patch(importlib.abc.MetaPathFinder):
+    """Replaces the engine's forward pass once its module is imported."""
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        if name != TARGET:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def patch(module: ModuleType) -> None:
+    run = module.TorchEngine._run
+
+    def _run(self, plan):  # type: ignore[no-untyped-def]
+        fault = Path(os.environ["FAULT_FILE"])
+        if fault.exists():
+            kind = fault.read_text()
+            fault.unlink()
+            if kind == "memory":
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+            if kind == "hang":
+                time.sleep(3600)
+            raise ValueError("a fault was asked for")
+        return run(self, plan)
+
+    module.TorchEngine._run = _run
+
+
+if "FAULT_FILE" in os.environ:
+    sys.meta_path.insert(0, Patch())
