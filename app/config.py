@@ -211,6 +211,9 @@ class Settings(BaseSettings):
         [], description="origins whose pages may call this server; [*] is every one"
     )
     max_body_bytes: Positive = Field(16 * 2**20, description="largest request body; beyond it: 413")
+    read_timeout: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="seconds that a request's head, or a silence in its body, may take; beyond it: 408"
+    )
     ping_interval: Annotated[int, Field(ge=1, le=15)] = Field(
         15, description="seconds of silence before a stream gets a keep-alive comment"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import shlex
 import socket
 import sys
@@ -12,6 +13,7 @@ import types
 
 import uvicorn
 
+from app.api.connection import protocol
 from app.config import Settings
 from app.server import create_app
 from app.service import InferenceService, Readiness
@@ -100,6 +102,8 @@ def run(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file descriptor
     console = Console()
     announced = False
     failure = ""
@@ -121,13 +125,13 @@ def run(settings: Settings) -> int:
     server_service: InferenceService = app.state.service
     config = uvicorn.Config(
         app,
+        http=protocol(settings.read_timeout),
         access_log=False,
         log_config=None,
         lifespan="on",
         timeout_graceful_shutdown=SAY_GOODBYE,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
-        h11_max_incomplete_event_size=64 * 1024,
         timeout_keep_alive=75,
         server_header=False,
         ws="none",

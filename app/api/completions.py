@@ -66,7 +66,7 @@ async def create_completion(request: Request) -> Response:
     if len(prompts) * best_of > MAX_CHOICES:
         raise InvalidRequest(
             f"prompts x n must be at most {MAX_CHOICES}, not {len(prompts) * best_of}.",
-            "n" if best_of == n else "best_of",
+            "prompt" if len(prompts) > MAX_CHOICES else "n" if best_of == n else "best_of",
         )
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")

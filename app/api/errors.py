@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.generation import InvalidRequest
@@ -156,11 +157,12 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 def install(app: FastAPI) -> None:
     """Make every error of `app` follow the contract."""
+    # The handlers are coroutines because Starlette gives plain functions to a thread each.
 
-    def answer(_: Request, error: Exception) -> Response:
+    async def answer(_: Request, error: Exception) -> Response:
         return from_exception(error).response()
 
-    def framework(request: Request, error: Exception) -> Response:
+    async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status = error.status_code
         messages = {
@@ -170,16 +172,17 @@ def install(app: FastAPI) -> None:
         message = messages.get(status) or str(error.detail) or http.HTTPStatus(status).phrase
         return ApiError(status, message, code=_CODES.get(status), headers=error.headers).response()
 
-    def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         item = error.errors()[0]
         param = place(tuple(item["loc"][1:]))
         return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
 
-    def gone(_: Request, __: Exception) -> Response:
+    async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
 
     app.add_exception_handler(ClientGone, gone)
+    app.add_exception_handler(ClientDisconnect, gone)
     for kind in (ApiError, InvalidRequest, Overloaded, PoolError, ShuttingDown, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, framework)

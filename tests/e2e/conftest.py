@@ -29,10 +29,13 @@ class RunningServer:
     stdout: list[str] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
     ready_after: float = 0.0
+    key: str = ""
+    """An admin's key, if keys are asked for."""
 
     def metric(self, name: str) -> float:
         """The value of a gauge or counter without labels (of all its labels together)."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        text = httpx.get(f"{self.url}/metrics", headers=headers, timeout=30).raise_for_status().text
         values = re.findall(rf"^{PREFIX}{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         assert values, f"{name} is not in /metrics"
         return sum(map(float, values))

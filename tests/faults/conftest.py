@@ -1,5 +1,6 @@
 """A server to be harmed, what it looks like before and after, and the table of faults and outcomes."""
 
+import functools
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from tests.e2e.conftest import RunningServer, serve
 
 HOOKS = Path(__file__).parent / "hooks"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+LONG = {"prompt": "Once upon a time", "max_tokens": 600, "ignore_eos": True, "temperature": 0}
 OUTCOMES: list[tuple[str, str]] = []
 
 
@@ -65,12 +67,16 @@ class Victim:
         """Wait until it serves again and holds no more than it did."""
         self.server.wait(self.answers, patience)
         slack = {"threads": 2, "descriptors": 4}
-
-        def back() -> bool:
+        deadline = time.monotonic() + 20
+        while True:
             now = self.state()
-            return all(now[name] <= value + slack.get(name, 0) for name, value in before.items())
-
-        self.server.wait(back, 20)
+            more = {
+                name: (was, now[name]) for name, was in before.items() if now[name] > was + slack.get(name, 0)
+            }
+            if not more:
+                return
+            assert time.monotonic() < deadline, f"these did not come back: {more}"
+            time.sleep(0.05)
 
 
 @dataclass
@@ -79,6 +85,8 @@ class Stream:
 
     url: str
     body: dict[str, Any]
+    send_headers: dict[str, str] = field(default_factory=dict)
+    headers: httpx.Headers = field(default_factory=httpx.Headers)
     chunks: list[Any] = field(default_factory=list)
     done: bool = False
     status: int = 0
@@ -89,9 +97,11 @@ class Stream:
         self._thread.start()
 
     def _read(self) -> None:
+        body = {**self.body, "stream": True}
         with httpx.stream(
-            "POST", self.url + TEXT, json={**self.body, "stream": True}, timeout=90
+            "POST", self.url + TEXT, json=body, headers=self.send_headers, timeout=90
         ) as response:
+            self.headers = response.headers
             self.status = response.status_code
             for line in response.iter_lines():
                 if line == "data: [DONE]":
@@ -121,21 +131,27 @@ class Stream:
 Start = Callable[..., AbstractContextManager[Victim]]
 
 
+@contextmanager
+def run_victim(directory: Path, *flags: str, key: str = "", **env: str) -> Iterator[Victim]:
+    """A server on the demo model. `key`: an admin's, if it asks for keys; requests then need another."""
+    fault = directory / "fault"
+    path = os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")])
+    # One thread: two would wait for each other at every barrier while a busy machine runs something else.
+    small = ["--torch.max-seq-len", "1024", "--torch.kv-cache-tokens", "8192", "--torch.threads", "1"]
+    with serve(
+        *small, "--log-level", "warning", *flags, env={"FAULT_FILE": str(fault), "PYTHONPATH": path, **env}
+    ) as server:
+        server.key = key
+        victim = Victim(server, fault)
+        if not key:
+            server.wait(victim.answers, 60)
+        yield victim
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     """`start(*flags)`: a server on the demo model."""
-
-    @contextmanager
-    def run(*flags: str, **env: str) -> Iterator[Victim]:
-        fault = tmp_path / "fault"
-        path = os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")])
-        small = ["--torch.max-seq-len", "1024", "--log-level", "warning", "--torch.kv-cache-tokens", "8192"]
-        with serve(*small, *flags, env={"FAULT_FILE": str(fault), "PYTHONPATH": path, **env}) as server:
-            victim = Victim(server, fault)
-            server.wait(victim.answers, 60)
-            yield victim
-
-    return run
+    return functools.partial(run_victim, tmp_path)
 
 
 @pytest.fixture

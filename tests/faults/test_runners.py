@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.faults.conftest import TEXT, Start, Stream
+from tests.faults.conftest import LONG, TEXT, Start, Stream
 
-LONG = {"prompt": "Once upon a time", "max_tokens": 600, "ignore_eos": True, "temperature": 0}
 Say = Callable[[str], None]
 
 

@@ -1,12 +1,17 @@
 """The request layer around a tiny application."""
 
 import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.api.auth import Keys, make_key
 from app.api.errors import ApiError
 from app.api.middleware import RequestLayer, clean_path
+from app.config import Settings
 from app.telemetry.metrics import Metrics
 
 
@@ -25,7 +30,11 @@ def test_clean_path(path: str, clean: str) -> None:
 
 
 def call(
-    headers: dict[str, str], chunks: list[bytes], limit: int = 10
+    headers: dict[str, str],
+    chunks: list[bytes],
+    limit: int = 10,
+    keys: Keys | None = None,
+    draining: bool = False,
 ) -> tuple[list[dict[str, Any]], Metrics]:
     metrics = Metrics()
     sent: list[dict[str, Any]] = []
@@ -50,7 +59,10 @@ def call(
 
     raw = [(key.encode(), value.encode()) for key, value in headers.items()]
     scope = {"type": "http", "method": "POST", "path": "//x/", "headers": raw}
-    asyncio.run(RequestLayer(app, limit, metrics)(scope, receive, send))
+    service: Any = SimpleNamespace(
+        settings=Settings(max_body_bytes=limit), metrics=metrics, draining=draining
+    )
+    asyncio.run(RequestLayer(app, service, keys)(scope, receive, send))
     assert scope["path"] == "/x"
     return sent, metrics
 
@@ -78,3 +90,20 @@ def test_request_id(given: str, kept: bool) -> None:
     answered = dict(sent[0]["headers"])[b"x-request-id"].decode()
     assert (answered == given) is kept
     assert answered
+
+
+def test_a_key_is_asked_for_before_anything_else(tmp_path: Path) -> None:
+    key, line = make_key("alice", "api")
+    file = tmp_path / "keys"
+    file.write_text(line)
+    refused, _ = call({}, [b"x" * 100], keys=Keys(file))
+    assert refused[0]["status"] == 401
+    assert dict(refused[0]["headers"])[b"www-authenticate"] == b"Bearer"
+    assert call({"authorization": f"Bearer {key}"}, [], keys=Keys(file))[0][0]["status"] == 200
+
+
+def test_nothing_new_is_begun_while_draining() -> None:
+    sent, _ = call({}, [], draining=True)
+    assert sent[0]["status"] == 503
+    assert int(dict(sent[0]["headers"])[b"retry-after"]) > 0
+    assert json.loads(sent[1]["body"])["error"]["code"] == "service_unavailable"
