@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import resource
@@ -10,6 +11,7 @@ import socket
 import sys
 import time
 import types
+from typing import TextIO
 
 import uvicorn
 
@@ -24,6 +26,12 @@ log = logging.getLogger("app.serve")
 SAY_GOODBYE = 5
 """Seconds that responses get to end once they were interrupted."""
 QUESTION = "What is the capital of South Korea?"
+
+
+def say(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Print; a full disk or a closed terminal behind the stream is no reason not to serve."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, end=end, file=stream, flush=True)
 
 
 class Console:
@@ -42,18 +50,18 @@ class Console:
             filled = round(readiness.progress * width)
             line = f"[{'#' * filled}{'.' * (width - filled)}] {readiness.progress:4.0%}  {what}"
             if line != self._shown:
-                print(f"\r\x1b[2K{line[:110]}", end="", file=sys.stderr, flush=True)
+                say(f"\r\x1b[2K{line[:110]}", sys.stderr, end="")
                 self._shown = line
             return
         tenth = int(readiness.progress * 10)
         if tenth > self._tenth:
             self._tenth = tenth
-            print(f"loading {readiness.progress:4.0%}  {what}", file=sys.stderr, flush=True)
+            say(f"loading {readiness.progress:4.0%}  {what}", sys.stderr)
 
     def end(self) -> None:
         """Leave the line that was being drawn."""
         if self._tty and self._shown:
-            print(file=sys.stderr)
+            say("", sys.stderr)
             self._shown = ""
 
 
@@ -96,10 +104,10 @@ def run(settings: Settings) -> int:
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        print(
+        say(
             f"trtllm-openai: cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
             "Choose another with --port.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -141,7 +149,7 @@ def run(settings: Settings) -> int:
     server.run(sockets=[listener])
     console.end()
     if failure:
-        print(f"trtllm-openai: cannot serve: {failure}", file=sys.stderr)
+        say(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
         return 1
     return 0
 
@@ -167,8 +175,8 @@ def announce(listener: socket.socket, service: InferenceService) -> None:
     url = f"{scheme}://{shown}:{port}"
     message = {"role": "user", "content": QUESTION}
     body = json.dumps({"model": service.model_id, "messages": [message]})
-    print(
+    say(
         f"\n{service.model_id} is ready on {url}\n\nTry it:\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}\n",
-        flush=True,
+        sys.stdout,
     )

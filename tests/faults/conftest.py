@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import RunningServer, serve
+from tests.e2e.conftest import ROOT, RunningServer, serve
 
 HOOKS = Path(__file__).parent / "hooks"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -146,6 +148,23 @@ def run_victim(directory: Path, *flags: str, key: str = "", **env: str) -> Itera
         if not key:
             server.wait(victim.answers, 60)
         yield victim
+
+
+@contextmanager
+def launched(*flags: str, stderr: Any = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
+    """A server process that may not get as far as serving; gone when the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

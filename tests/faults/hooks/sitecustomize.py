@@ -2,6 +2,8 @@
 
 FAULT_FILE names a file; while it exists, the next step of the torch engine fails as its content says: `raise`
 an error, `memory` runs out, `hang` forever. The file is removed, so that one fault is one fault.
+
+CLOCK_FILE names a file with the seconds by which the wall clock is wrong.
 """
 
 import importlib.abc
@@ -9,6 +11,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -55,3 +58,16 @@ def patch(module: ModuleType) -> None:
 
 if "FAULT_FILE" in os.environ:
     sys.meta_path.insert(0, Patch())
+
+
+def jump(now: Callable[[], float], file: Path) -> Callable[[], float]:
+    """The wall clock with the error that `file` says."""
+
+    def jumped() -> float:
+        return now() + (float(file.read_text() or 0) if file.exists() else 0.0)
+
+    return jumped
+
+
+if "CLOCK_FILE" in os.environ:
+    time.time = jump(time.time, Path(os.environ["CLOCK_FILE"]))
