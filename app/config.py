@@ -58,6 +58,9 @@ class TorchSettings(Section):
         description="tokens the KV cache holds; null sizes it from free memory, and never below one "
         "full-length sequence",
     )
+    enable_prefix_caching: bool = Field(
+        True, description="keep KV blocks after their sequence and reuse them for equal prompt beginnings"
+    )
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of the free GPU memory given to the KV cache when kv_cache_tokens is null"
     )

@@ -18,7 +18,7 @@ from app.api.logprobs import chat_logprobs
 from app.api.params import (
     api_key_name,
     check_model,
-    check_priority,
+    check_serving,
     patience,
     sampling_params,
     text_rules,
@@ -93,7 +93,7 @@ async def render_chat_completion(request: Request) -> RenderResponse:
 def start_chat(request: Request, body: ChatRequest, conversation: Conversation, started: float) -> Job:
     """Submit a prepared conversation."""
     service = conversation.service
-    check_priority(body, service.info)
+    check_serving(body, service.info)
     sampling = sampling_params(
         body,
         service.info,
@@ -111,6 +111,7 @@ def start_chat(request: Request, body: ChatRequest, conversation: Conversation, 
         rules=text_rules(service, body, conversation.markers),
         guide=conversation.guide,
         priority=body.priority,
+        cache_salt=body.cache_salt,
         timeout=patience(request, body),
         key=api_key_name(request),
         make_parser=conversation.make_parser,

@@ -20,7 +20,7 @@ from app.api.logprobs import completion_logprobs
 from app.api.params import (
     api_key_name,
     check_model,
-    check_priority,
+    check_serving,
     encode,
     patience,
     sampling_params,
@@ -70,7 +70,7 @@ async def create_completion(request: Request) -> Response:
         )
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
-    check_priority(body, info)
+    check_serving(body, info)
     logprobs = body.logprobs
     if logprobs is None and best_of > n:
         logprobs = 0  # what the best are chosen by
@@ -103,6 +103,7 @@ async def create_completion(request: Request) -> Response:
         rules=text_rules(service, body),
         guide=find_guide(body, info),
         priority=body.priority,
+        cache_salt=body.cache_salt,
         timeout=patience(request, body),
         key=api_key_name(request),
     )

@@ -53,6 +53,7 @@ class Ask:
     rules: TextRules = PLAIN
     guide: Guide | None = None
     priority: float | None = None
+    cache_salt: str | None = None
     timeout: float | None = None
     key: str = ""
     """Whose request it is."""
@@ -61,11 +62,15 @@ class Ask:
 
 @dataclass(slots=True)
 class Choice:
-    """One answer to be generated: its index on the wire and the prompt it continues."""
+    """One answer to be generated: its index on the wire and the prompt it continues.
+
+    `first`: of its prompt's answers; the prompt's tokens count once.
+    """
 
     index: int
     request: GenerationRequest
     decoder: ChoiceDecoder
+    first: bool = True
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Those of the prompt's tokens, once they are known, when the request asked for them."""
 
@@ -205,7 +210,8 @@ class Job:
         _refused(output)
         if output.error is not None:
             raise ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
-        self.cached_tokens += output.cached_tokens
+        if choice.first:
+            self.cached_tokens += output.cached_tokens
         if output.queued_ms is not None:
             self.queued = max(self.queued, output.queued_ms / 1000)
         if output.prompt_logprobs is not None:
@@ -256,12 +262,13 @@ def start_job(service: InferenceService, ask: Ask) -> Job:
                 prompt,
                 own,
                 priority=ask.priority,
+                cache_salt=ask.cache_salt,
                 allotted_ms=allotted_ms,
                 guide=ask.guide,
                 queue_ms=None if queue_timeout is None else round(queue_timeout * 1000),
             )
             decoder = ChoiceDecoder(service.tokenizer, ask.rules, ask.make_parser())
-            choices.append(Choice(len(choices), request, decoder))
+            choices.append(Choice(len(choices), request, decoder, i == 0))
     ticket = service.admission.enter(ask.key, [len(choice.request.prompt_token_ids) for choice in choices])
     try:
         generation = pool.submit([choice.request for choice in choices])

@@ -99,10 +99,12 @@ def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tok
     return prompt[-keep:]
 
 
-def check_priority(body: SamplingFields, info: EngineInfo) -> None:
-    """Refuse a priority that the engine would ignore."""
+def check_serving(body: SamplingFields, info: EngineInfo) -> None:
+    """Refuse a priority or a cache_salt that the engine would ignore."""
     if body.priority is not None and not info.capabilities.priority:
         raise unsupported(info, "priority")
+    if body.cache_salt is not None and not info.capabilities.cache_salt:
+        raise unsupported(info, "cache_salt")
 
 
 def usage_wanted(body: SamplingFields) -> UsageWanted:

@@ -63,6 +63,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `priority`: 0 to 1, higher first. `allotted_ms`: milliseconds after which the engine ends it by itself.
     `queue_ms`: milliseconds it may wait for its turn; then it ends with the error code `QUEUE_TIMEOUT`.
+    `cache_salt`: KV blocks are shared only with requests of the same one.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     allotted_ms: int | None = None
     guide: Guide | None = None
     queue_ms: int | None = None
+    cache_salt: str | None = None
 
 
 QUEUE_TIMEOUT = "queue_timeout"
@@ -128,6 +130,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     penalties: bool = False
     min_tokens: bool = False
     priority: bool = False
+    cache_salt: bool = False
     guides: tuple[GuideKind, ...] = ()
 
 

@@ -61,6 +61,9 @@ class SamplingFields(RequestModel):
     priority: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Higher goes first, where the engine can do that. Default 0.5."
     )
+    cache_salt: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Reuse cached prompt beginnings only of requests with the same salt."
+    )
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after which the request is given up with 504."
     )

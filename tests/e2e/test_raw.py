@@ -140,7 +140,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, str]:
         ({"structured_outputs": {"yaml": "a"}}, "structured_outputs.yaml", "unsupported_parameter"),
         ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice", "invalid_type"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.format", "invalid_value"),
-        ({"priority": 0.5}, "priority", "unsupported_parameter"),
+        ({"priority": 1.5}, "priority", "invalid_value"),
+        ({"cache_salt": ""}, "cache_salt", "invalid_value"),
         ({"timeout": 0}, "timeout", "invalid_value"),
     ],
 )
@@ -285,3 +286,28 @@ def test_port_taken_is_said(server: RunningServer) -> None:
     port = str(httpx.URL(server.url).port)
     with pytest.raises(AssertionError, match="cannot listen"), serve("--port", port):
         pass
+
+
+def test_a_prompt_seen_before_is_taken_from_the_cache_of_its_salt(http: httpx.Client) -> None:
+    words = " ".join(f"word {i}" for i in range(120))
+
+    def ask(salt: str, **more: object) -> tuple[str, int, int]:
+        body = {
+            "prompt": words,
+            "max_tokens": 8,
+            "temperature": 0,
+            "cache_salt": salt,
+            "priority": 0.7,
+            **more,
+        }
+        answer = http.post(TEXT, json=body).json()
+        usage = answer["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        return answer["choices"][0]["text"], cached, usage["prompt_tokens"]
+
+    text, cached, prompt_tokens = ask("mine", n=3)
+    assert cached == 0  # the prompt counts once, and its first answer computed it
+    assert ask("mine") == (text, cached_again := (prompt_tokens - 1) // 64 * 64, prompt_tokens)
+    assert cached_again > 0
+    assert ask("other")[:2] == (text, 0)
+    assert ask("mine", echo=True, logprobs=0, max_tokens=0)[1] == 0

@@ -48,23 +48,28 @@ def _decode(qkv: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, heads: i
 def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads: int) -> torch.Tensor:
     kv_heads, head_dim = cache.shape[3:]
     groups = heads // kv_heads
-    rows = chunk.stop - chunk.start
     own = qkv[chunk.start : chunk.stop]
-    if chunk.blocks is None:
-        key, value = own[:, heads : heads + kv_heads], own[:, heads + kv_heads :]
-    else:
-        kv = cache.index_select(0, chunk.blocks).flatten(0, 1)[: chunk.length]
-        key, value = kv[:, 0], kv[:, 1]
+    kv = own[:, heads:].view(-1, 2, kv_heads, head_dim)
+    if chunk.blocks is not None:
+        kv = cache.index_select(0, chunk.blocks).flatten(0, 1)
     # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over their group.
-    query = own[:, :heads].view(rows, kv_heads, groups, head_dim).permute(1, 2, 0, 3)
-    shape = (kv_heads, groups, chunk.length, head_dim)
-    out = _attention(
-        query,
-        key.transpose(0, 1).unsqueeze(1).expand(shape),
-        value.transpose(0, 1).unsqueeze(1).expand(shape),
-        chunk.mask,
-    )
-    return out.permute(2, 0, 1, 3).reshape(rows, heads * head_dim)
+    query = own[:, :heads].unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3)
+    keys, values = (part.transpose(0, 1).unsqueeze(1) for part in kv.unbind(1))
+    outs = []
+    for start in range(0, len(own), chunk.tile):
+        rows = slice(start, min(start + chunk.tile, len(own)))
+        length = chunk.length - len(own) + rows.stop
+        shape = (kv_heads, groups, length, head_dim)
+        mask = None if chunk.mask is None or length == rows.stop - start else chunk.mask[rows, :length]
+        outs.append(
+            _attention(
+                query[:, :, rows],
+                keys[:, :, :length].expand(shape),
+                values[:, :, :length].expand(shape),
+                mask,
+            )
+        )
+    return torch.cat(outs, 2).permute(2, 0, 1, 3).reshape(len(own), heads * head_dim)
 
 
 def _attention(

@@ -36,15 +36,16 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Rows [start, stop) are a chunk of one prompt.
+    """Rows [start, stop) are a chunk of one prompt, whose tiles attend one by one.
 
-    The first chunk of a prompt attends to itself alone; for later ones `blocks` [n] hold the prompt up to the
-    chunk's end, `length` tokens, and `mask` [chunk, length] is added to the scores.
+    A chunk that begins its prompt and is one tile attends to itself alone; for others `blocks` [n] hold the
+    prompt up to the chunk's end, `length` tokens, and `mask` [chunk, length] is added to the scores.
     """
 
     start: int
     stop: int
     length: int
+    tile: int
     blocks: torch.Tensor | None
     mask: torch.Tensor | None
 
@@ -73,16 +74,26 @@ def padded_length(tokens: int, limit: int) -> int:
 
 
 class BatchBuilder:
-    """Turns plans into batches on `device`. `max_length`: the most tokens of one sequence."""
+    """Turns plans into batches on `device`. `max_length`: the most tokens of one sequence.
+
+    `tile`: tokens of a prompt that attend at once.
+    """
 
     def __init__(
-        self, block_size: int, max_length: int, dtype: torch.dtype, device: torch.device, min_rows: int
+        self,
+        block_size: int,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        min_rows: int,
+        tile: int,
     ) -> None:
         self._block_size = block_size
         self._limit = blocks_for(max_length, block_size) * block_size
         self._dtype = dtype
         self._device = device
         self._min_rows = min_rows
+        self._tile = tile
 
     def build(self, plan: Plan) -> Batch:
         """The tensors of one step."""
@@ -137,11 +148,11 @@ class BatchBuilder:
         if chunk.last:
             rows.sample(sequence)
         stop, length = start + chunk.length, chunk.start + chunk.length
-        if chunk.start == 0:
-            return PrefillChunk(start, stop, length, None, None)
+        if chunk.start == 0 and chunk.length <= self._tile:
+            return PrefillChunk(start, stop, length, self._tile, None, None)
         blocks = self._tensor(sequence.blocks[: blocks_for(length, self._block_size)])
         mask = torch.full((chunk.length, length), -math.inf, dtype=self._dtype, device=self._device)
-        return PrefillChunk(start, stop, length, blocks, mask.triu_(chunk.start + 1))
+        return PrefillChunk(start, stop, length, self._tile, blocks, mask.triu_(chunk.start + 1))
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from app.engines.torch.batch import BatchBuilder
+from app.engines.torch.block_pool import BlockPool
 from app.engines.torch.guides import GuideCompiler
-from app.engines.torch.kv_cache import BlockAllocator, KVCache, blocks_for
+from app.engines.torch.kv_cache import KVCache, blocks_for
 from app.engines.torch.logit_rules import LogitRules
 from app.engines.torch.memory import out_of_memory
 from app.engines.torch.model import Model
@@ -49,8 +50,8 @@ class TorchEngine:
         self._cache = cache
         self._builder = builder
         self._device = cache.layers[0].device
-        self._allocator = BlockAllocator(info.kv_blocks)
-        self._scheduler = Scheduler(limits, self._allocator, cache)
+        self._pool = BlockPool(info.kv_blocks)
+        self._scheduler = Scheduler(limits, self._pool, cache)
         self._eos = frozenset(info.eos_token_ids)
         self._guides = guides
         self._live: dict[str, Sequence] = {}
@@ -104,7 +105,8 @@ class TorchEngine:
         stats = self._stats
         stats.waiting = len(self._scheduler.waiting) + len(self._compiling)
         stats.running = len(self._scheduler.running)
-        stats.kv_blocks_used = self._allocator.used
+        stats.kv_blocks_used = self._pool.used
+        stats.kv_blocks_reused = self._scheduler.reused
         return stats
 
     def shutdown(self, deadline: float) -> None:
@@ -205,10 +207,7 @@ class TorchEngine:
         for chunk, first_row in batch.scored:
             if (scores := chunk.sequence.prompt_logprobs) is not None:
                 scores += prompt_logprobs(self._model, hidden, chunk, first_row)
-        for sequence in plan.decode:
-            sequence.computed += 1
-        for chunk in plan.prefill:
-            chunk.sequence.computed += chunk.length
+        self._scheduler.advance(plan)
         self._stats.steps += 1
         if not batch.sampled:
             return []
@@ -221,6 +220,8 @@ class TorchEngine:
         output = StepOutput(sequence.request.request_id, [])
         output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
         output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
+        if not sequence.generated:
+            output.cached_tokens = sequence.cached_tokens or 0
         if sampling.max_tokens == 0:
             output.finish_reason = "length"
             return self._end(sequence, output)

@@ -52,34 +52,6 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
 
 
-class BlockAllocator:
-    """Which blocks are free. Block ids start at 1."""
-
-    def __init__(self, blocks: int) -> None:
-        self.total = blocks
-        self._free = list(range(blocks, 0, -1))  # low ids first: they are warm
-
-    @property
-    def free(self) -> int:
-        """Blocks that can be taken."""
-        return len(self._free)
-
-    @property
-    def used(self) -> int:
-        """Blocks that are taken."""
-        return self.total - len(self._free)
-
-    def take(self, count: int) -> list[int]:
-        """`count` blocks, which must be free."""
-        if count > len(self._free):
-            raise ValueError(f"{count} blocks asked for, {len(self._free)} free")
-        return [self._free.pop() for _ in range(count)]
-
-    def give_back(self, blocks: list[int]) -> None:
-        """Make `blocks` free again."""
-        self._free.extend(reversed(blocks))
-
-
 def blocks_for(tokens: int, block_size: int) -> int:
     """Blocks that hold `tokens` tokens."""
     return -(-tokens // block_size)

@@ -70,13 +70,16 @@ def load(
             penalties=True,
             min_tokens=True,
             max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
+            priority=True,
+            cache_salt=True,
             guides=GUIDES if vocabulary is not None and available() else (),
         ),
         kv_blocks=blocks,
         kv_block_size=settings.block_size,
     )
-    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS)
     limits = make_limits(settings, device)
+    tile = limits.tile if limits.exact else limits.chunk
+    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
     guides = None
     if vocabulary is not None and info.capabilities.guides:
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
@@ -93,12 +96,22 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
             f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
             f"({settings.max_batch_size}) sequences"
         )
-    return Limits(settings.max_batch_size, tokens, chunk, settings.block_size)
+    exact = device.type == "cpu"
+    return Limits(
+        settings.max_batch_size,
+        tokens,
+        chunk,
+        settings.block_size,
+        tile=min(chunk, CPU_TILE) if exact else 1,
+        exact=exact,
+        prefix_caching=settings.enable_prefix_caching,
+    )
 
 
-CPU_STEP, CPU_CHUNK = 512, 256
+CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 2048
-"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode."""
+"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode. Of a
+tile: small enough to find equal beginnings, large enough for fast kernels."""
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -1,23 +1,26 @@
 """Which sequences advance in the next step. Pure bookkeeping: no tensor is touched here.
 
 Sequences that have their prompt computed decode one token in every step; the rest of the step's token budget
-goes to prompts, oldest first, in chunks. A prompt's chunks begin at multiples of the chunk size and are
-never cut to fit, so that a prompt is always computed in the same pieces, whoever else is there.
+goes to prompts in chunks. Those of higher priority go first, then those that came first. Prompts are cut at
+multiples of a tile, so that a prompt is always computed in the same tiles, whoever else is there.
 
-When the KV cache is full, the youngest sequence gives up its blocks. Their content is kept in host memory:
-computing it again could round differently.
+A prompt begins where the prefix cache leaves off. When the cache is full, the sequence that ranks last gives
+up its blocks: where answers are exact their content is kept in host memory, since computing it again could
+round differently; elsewhere computing again is cheaper than two copies.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from app.engines.torch.kv_cache import BlockAllocator, blocks_for
+from app.engines.torch.block_pool import BlockPool
+from app.engines.torch.kv_cache import blocks_for
 from app.engines.torch.sequence import Sequence
 
 
@@ -31,17 +34,29 @@ class BlockStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_num_tokens` bounds a step's tokens; `chunk` a prompt's share of it at once."""
+    """`max_num_tokens` bounds a step's tokens; `chunk` a prompt's share of it at once.
+
+    `tile`: prompts are cut at its multiples. `exact`: answers must not depend on what was computed before, to
+    the bit; then only whole tiles of prompts are reused, and what was computed is never computed again.
+    """
 
     max_batch_size: int
     max_num_tokens: int
     chunk: int
     block_size: int
+    tile: int = 1
+    exact: bool = False
+    prefix_caching: bool = True
+
+    @property
+    def grain(self) -> int:
+        """Cached prefixes are multiples of so many tokens."""
+        return math.lcm(self.tile, self.block_size)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The part of a prompt computed in a step: tokens[start : start + length]."""
+    """A part of a sequence computed in a step: tokens[start : start + length]."""
 
     sequence: Sequence
     start: int
@@ -49,8 +64,8 @@ class Chunk:
 
     @property
     def last(self) -> bool:
-        """Whether the prompt ends here."""
-        return self.start + self.length == self.sequence.prompt_tokens
+        """Whether decoding follows: the next token is chosen after it."""
+        return self.start + self.length == self.sequence.prefill_end
 
 
 @dataclass(slots=True)
@@ -65,24 +80,28 @@ class Plan:
 
 
 class Scheduler:
-    """Owns the queues and the blocks. Every sequence fits the cache alone: the caller sees to that."""
+    """Owns the queues and the blocks. Every sequence fits the cache alone: the caller sees to that.
 
-    def __init__(self, limits: Limits, allocator: BlockAllocator, store: BlockStore) -> None:
+    `waiting` and `running` are sorted by `Sequence.rank`; `reused` counts blocks found in the prefix cache.
+    """
+
+    def __init__(self, limits: Limits, pool: BlockPool, store: BlockStore) -> None:
         self._limits = limits
-        self._allocator = allocator
+        self._pool = pool
         self._store = store
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.reused = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=Sequence.rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a finished or aborted sequence; its blocks are free at once."""
+        """Forget a finished or aborted sequence; it holds its blocks no longer."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._allocator.give_back(sequence.blocks)
+            self._pool.give_back(sequence.blocks)
             sequence.blocks = []
         else:
             self.waiting.remove(sequence)
@@ -100,36 +119,47 @@ class Scheduler:
         budget = self._limits.max_num_tokens - len(plan.decode)
         for sequence in self.running:
             if sequence.prefilling:
-                budget = self._prefill(sequence, plan, budget)
-        while self.waiting and len(self.running) < self._limits.max_batch_size:
-            sequence = self.waiting[0]
-            if sequence.prefilling and self._chunk_length(sequence) > budget:
+                budget -= self._prefill(sequence, plan, budget)
+        for sequence in self.waiting[:]:
+            if len(self.running) >= self._limits.max_batch_size:
                 break
-            if not self._admit(sequence):
+            found = self._find(sequence)
+            if self._soon_cached(sequence, len(found)):
+                continue  # computing it too would be a waste
+            if budget < self._least(sequence, len(found)) or not self._admit(sequence, found):
                 break
             if sequence.prefilling:
-                budget = self._prefill(sequence, plan, budget)
+                budget -= self._prefill(sequence, plan, budget)
             else:  # it had its blocks taken away while it decoded
                 plan.decode.append(sequence)
                 budget -= 1
         return plan
 
+    def advance(self, plan: Plan) -> None:
+        """The step was computed: count its tokens, and let others find the blocks that it filled."""
+        for sequence in plan.decode:
+            sequence.computed += 1
+            self._name_blocks(sequence)
+        for chunk in plan.prefill:
+            chunk.sequence.computed += chunk.length
+            self._name_blocks(chunk.sequence)
+
     def _decoding(self) -> list[Sequence]:
         """Running sequences past their prompt, each with a block for its next token."""
         chosen = []
-        for sequence in list(self.running):
-            if sequence.prefilling or sequence.swapped is not None:
+        for sequence in self.running[:]:
+            if sequence.prefilling or sequence.preempted:
                 continue
             if sequence.computed == len(sequence.blocks) * self._limits.block_size:
                 if not self._make_room(sequence):
                     continue
-                sequence.blocks += self._allocator.take(1)
+                sequence.blocks += self._pool.take(1)
             chosen.append(sequence)
         return chosen
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Have a block free, at the cost of the youngest; False when that is `sequence` itself."""
-        while not self._allocator.free:
+        """Have a block free, at the cost of those that rank last; False when that is `sequence` itself."""
+        while not self._pool.free:
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:
@@ -137,35 +167,91 @@ class Scheduler:
         return True
 
     def _preempt(self, victim: Sequence) -> None:
-        self.running.remove(victim)
-        victim.swapped = self._store.copy_out(victim.blocks)
-        self._allocator.give_back(victim.blocks)
-        victim.blocks = []
-        self.waiting.appendleft(victim)
+        self.running.pop()
+        if self._limits.exact:
+            victim.swapped = self._store.copy_out(victim.blocks)
+        else:
+            victim.begin_again()
+        self._pool.give_back(victim.blocks)
+        victim.blocks, victim.named, victim.preempted = [], 0, True
+        self.add(victim)
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Move the first waiting sequence to the running ones if its blocks, and one more for each running
-        sequence, are free: else it would soon be preempted again."""
-        needed = blocks_for(len(sequence.tokens), self._limits.block_size)
-        if needed + len(self.running) > self._allocator.free and self.running:
+    def _admit(self, sequence: Sequence, found: list[int]) -> bool:
+        """Let a waiting sequence run if its blocks, and one more for each running sequence, are free: else
+        it would soon be preempted again. `found`: blocks that need not be computed."""
+        pool = self._pool
+        needed = blocks_for(len(sequence.tokens), self._limits.block_size) - len(found)
+        if needed + len(self.running) > pool.free - pool.idle(found) and self.running:
             return False
-        self.waiting.popleft()
-        self.running.append(sequence)
-        if not sequence.computed:
-            sequence.queued_ms = (time.monotonic() - sequence.submitted) * 1000
-        sequence.blocks = self._allocator.take(needed)
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=Sequence.rank)
+        pool.share(found)
+        sequence.blocks = found + pool.take(needed)
         if sequence.swapped is not None:
             self._store.copy_in(sequence.blocks[: sequence.swapped.shape[1]], sequence.swapped)
             sequence.swapped = None
+        else:
+            sequence.computed = len(found) * self._limits.block_size
+            sequence.named = len(found)
+            self.reused += len(found)
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+            sequence.queued_ms = (time.monotonic() - sequence.submitted) * 1000
+        sequence.preempted = False
         return True
 
     def _prefill(self, sequence: Sequence, plan: Plan, budget: int) -> int:
-        """Add the next chunk to the plan if it fits; returns what is left of the budget."""
-        length = self._chunk_length(sequence)
-        if length > budget:
-            return budget
-        plan.prefill.append(Chunk(sequence, sequence.computed, length))
-        return budget - length
+        """Add the next chunk to the plan if it fits; returns the tokens it takes."""
+        length = sequence.prefill_end - sequence.computed
+        most = min(self._limits.chunk, budget)
+        if length > most:
+            length = most // self._limits.tile * self._limits.tile
+        if length:
+            plan.prefill.append(Chunk(sequence, sequence.computed, length))
+        return length
 
-    def _chunk_length(self, sequence: Sequence) -> int:
-        return min(self._limits.chunk, sequence.prompt_tokens - sequence.computed)
+    def _least(self, sequence: Sequence, found: int) -> int:
+        """Tokens that a waiting sequence would take of its first step at least."""
+        computed = max(sequence.computed, found * self._limits.block_size)
+        return min(max(1, sequence.prefill_end - computed), self._limits.tile)
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """Blocks in the cache that begin the sequence, never all of it: its last token must be computed.
+
+        Log-probabilities of a prompt come from computing it.
+        """
+        size, grain = self._limits.block_size, self._limits.grain
+        if not self._limits.prefix_caching or sequence.swapped is not None or sequence.prompt_logprobs:
+            return []
+        most = (len(sequence.tokens) - 1) // grain * grain
+        found = self._pool.find(sequence.names(most // size, size))
+        return found[: len(found) * size // grain * grain // size]
+
+    def _soon_cached(self, sequence: Sequence, found: int) -> bool:
+        """Whether a running prompt is about to compute what follows the `found` blocks of this one."""
+        size, grain = self._limits.block_size, self._limits.grain
+        after = found + grain // size
+        if len(sequence.block_names) < after or sequence.computed or sequence.prompt_logprobs:
+            return False
+        name = sequence.block_names[after - 1]
+        return any(
+            other.prefilling and self._shareable(other) >= after and other.names(after, size)[-1] == name
+            for other in self.running
+        )
+
+    def _shareable(self, sequence: Sequence) -> int:
+        """Blocks of it that others may use once they are computed."""
+        if self._limits.exact:  # decoding, and tiles that are not full, may round differently
+            return (
+                sequence.prompt_tokens // self._limits.grain * self._limits.grain // self._limits.block_size
+            )
+        return len(sequence.tokens) // self._limits.block_size
+
+    def _name_blocks(self, sequence: Sequence) -> None:
+        size = self._limits.block_size
+        full = min(sequence.computed // size, self._shareable(sequence))
+        if full > sequence.named and self._limits.prefix_caching:
+            names = sequence.names(full, size)
+            for index in range(sequence.named, full):
+                self._pool.name(sequence.blocks[index], names[index])
+            sequence.named = full

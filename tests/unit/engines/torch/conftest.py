@@ -100,6 +100,7 @@ def finish(engine: TorchEngine, ids: set[str]) -> dict[str, StepOutput]:
             one = whole.setdefault(output.request_id, StepOutput(output.request_id, []))
             assert one.finish_reason is None, "an output after the last"
             one.token_ids += output.token_ids
+            one.cached_tokens += output.cached_tokens
             if output.logprobs is not None:
                 one.logprobs = (one.logprobs or []) + output.logprobs
             one.finish_reason, one.stop_token_id = output.finish_reason, output.stop_token_id

@@ -1,13 +1,16 @@
-"""Queues and blocks under random traffic: nothing leaks, nothing starves, bounds hold."""
+"""Queues and blocks under random traffic: nothing leaks, nothing starves, bounds hold, content is right."""
 
 import random
+from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engines.torch.kv_cache import BlockAllocator, blocks_for
+from app.engines.torch.block_pool import BlockPool
+from app.engines.torch.kv_cache import blocks_for
 from app.engines.torch.scheduler import Limits, Plan, Scheduler
 from app.engines.torch.sequence import Sequence
 from app.generation import GenerationRequest, SamplingParams
@@ -16,10 +19,10 @@ BLOCK = 4
 
 
 class Store:
-    """Remembers what is in each block, so that a wrong copy shows."""
+    """Remembers what was computed at every place, so that a wrong block or copy shows."""
 
     def __init__(self, blocks: int) -> None:
-        self.content = torch.zeros(blocks + 1, dtype=torch.int64)
+        self.content = torch.zeros((blocks + 1, BLOCK), dtype=torch.int64)
 
     def copy_out(self, blocks: list[int]) -> torch.Tensor:
         return self.content[blocks].clone().unsqueeze(0)
@@ -27,32 +30,63 @@ class Store:
     def copy_in(self, blocks: list[int], content: torch.Tensor) -> None:
         self.content[blocks] = content[0]
 
+    def write(self, sequence: Sequence, start: int, length: int) -> None:
+        for position in range(start, start + length):
+            place = sequence.blocks[position // BLOCK], position % BLOCK
+            self.content[place] = mark(sequence, position)
+
+    def check(self, sequence: Sequence) -> None:
+        """All that counts as computed is there."""
+        found = self.content[sequence.blocks].flatten()[: sequence.computed].tolist()
+        assert found == [mark(sequence, position) for position in range(sequence.computed)]
+
+
+def mark(sequence: Sequence, position: int) -> int:
+    """What stands for a token's keys and values: they follow from all tokens up to it."""
+    return hash((sequence.request.cache_salt, *sequence.tokens[: position + 1]))
+
 
 def make(
-    blocks: int, batch: int = 4, tokens: int = 16, chunk: int = 8
-) -> tuple[Scheduler, BlockAllocator, Store]:
-    allocator, store = BlockAllocator(blocks), Store(blocks)
-    return Scheduler(Limits(batch, tokens, chunk, BLOCK), allocator, store), allocator, store
+    blocks: int, batch: int = 4, tokens: int = 16, chunk: int = 8, **limits: Any
+) -> tuple[Scheduler, BlockPool, Store]:
+    pool, store = BlockPool(blocks), Store(blocks)
+    limits = {"tile": 8, "exact": True, **limits}
+    return Scheduler(Limits(batch, tokens, chunk, BLOCK, **limits), pool, store), pool, store
 
 
-def new(name: str, prompt: int, answer: int) -> Sequence:
-    return Sequence(GenerationRequest(name, [1] * prompt, SamplingParams(max_tokens=answer)))
+def new(name: str, prompt: int | list[int], answer: int, **fields: Any) -> Sequence:
+    ids = [hash(name) % 1000] * prompt if isinstance(prompt, int) else prompt
+    return Sequence(
+        msgspec.structs.replace(GenerationRequest(name, ids, SamplingParams(max_tokens=answer)), **fields)
+    )
 
 
-def execute(scheduler: Scheduler, plan: Plan) -> list[Sequence]:
+def execute(scheduler: Scheduler, plan: Plan, store: Store, token: int = 1) -> list[Sequence]:
     """Do what the engine does with a plan; returns the finished."""
-    finished = []
-    for chunk in plan.prefill:
-        chunk.sequence.computed += chunk.length
-    for sequence in plan.decode:
-        sequence.computed += 1
+    parts = [(sequence, sequence.computed, 1) for sequence in plan.decode]
+    parts += [(chunk.sequence, chunk.start, chunk.length) for chunk in plan.prefill]
+    for sequence, start, length in parts:
+        assert start == sequence.computed
+        store.check(sequence)
+        store.write(sequence, start, length)
     done = [*plan.decode, *(chunk.sequence for chunk in plan.prefill if chunk.last)]
+    scheduler.advance(plan)
+    finished = []
     for sequence in done:
-        sequence.tokens.append(1)
+        assert sequence.computed == len(sequence.tokens)
+        sequence.tokens.append(token)
         if sequence.generated >= sequence.request.sampling.max_tokens:
             scheduler.remove(sequence)
             finished.append(sequence)
     return finished
+
+
+def finish(scheduler: Scheduler, store: Store) -> list[str]:
+    """Run all to their ends; names in the order in which they ended."""
+    names = []
+    while scheduler.running or scheduler.waiting:
+        names += [one.request.request_id for one in execute(scheduler, scheduler.plan(), store)]
+    return names
 
 
 def test_a_full_batch_makes_others_wait_in_order() -> None:
@@ -62,67 +96,142 @@ def test_a_full_batch_makes_others_wait_in_order() -> None:
         scheduler.add(sequence)
     plan = scheduler.plan()
     assert [chunk.sequence for chunk in plan.prefill] == sequences[:2]
-    assert list(scheduler.waiting) == sequences[2:]
+    assert scheduler.waiting == sequences[2:]
 
 
-def test_prompts_are_cut_at_multiples_of_the_chunk_and_never_to_fit() -> None:
-    scheduler, _, _ = make(100, tokens=13, chunk=8)
-    first, second = new("a", 20, 1), new("b", 8, 1)
-    scheduler.add(first)
-    scheduler.add(second)
+def test_priority_goes_first_and_then_who_came_first() -> None:
+    scheduler, _, store = make(100, batch=1)
+    wanted = {"a": None, "b": 0.1, "c": 0.9, "d": 0.5, "e": 0.9}
+    for name, priority in wanted.items():
+        scheduler.add(new(name, 3, 2, priority=priority))
+    assert finish(scheduler, store) == ["c", "e", "a", "d", "b"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_lowest_priority_loses_its_blocks_then_the_youngest(exact: bool) -> None:
+    scheduler, _, store = make(12, exact=exact)
+    for name, priority in {"low": 0.1, "old": 0.5, "young": 0.5}.items():
+        scheduler.add(new(name, 8, 24, priority=priority))
+    lost = []
+    while scheduler.running or scheduler.waiting:
+        plan = scheduler.plan()
+        lost += [one.request.request_id for one in scheduler.waiting if one.request.request_id not in lost]
+        execute(scheduler, plan, store)
+    assert lost == ["low", "young"]
+
+
+def test_prompts_are_cut_at_multiples_of_the_tile() -> None:
+    scheduler, _, store = make(100, tokens=21, chunk=16)
+    for sequence in (new("a", 43, 1), new("b", 8, 1)):
+        scheduler.add(sequence)
     seen = []
     while scheduler.running or scheduler.waiting:
         plan = scheduler.plan()
         seen.append([(c.sequence.request.request_id, c.start, c.length) for c in plan.prefill])
-        execute(scheduler, plan)
-    assert seen == [[("a", 0, 8)], [("a", 8, 8)], [("a", 16, 4), ("b", 0, 8)]]
+        execute(scheduler, plan, store)
+    assert seen == [[("a", 0, 16)], [("a", 16, 16)], [("a", 32, 11), ("b", 0, 8)]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(8, 30))
-def test_random_traffic(seed: int, blocks: int) -> None:
+def test_equal_beginnings_are_computed_once() -> None:
+    scheduler, pool, store = make(100, tokens=64, chunk=32)
+    prompt = list(range(32))
+    for name, rest in {"a": [1, 2], "b": [3], "c": [1, 2], "d": []}.items():
+        scheduler.add(new(name, prompt + rest, 3))
+    other = new("other", prompt, 3, cache_salt="pepper")
+    scheduler.add(other)
+    first = scheduler.plan()
+    assert [(c.sequence.request.request_id, c.length) for c in first.prefill] == [("a", 32), ("other", 32)]
+    execute(scheduler, first, store)
+    second = scheduler.plan()
+    assert [(c.sequence.request.request_id, c.start, c.length) for c in second.prefill] == [
+        ("a", 32, 2),
+        ("b", 32, 1),
+        ("c", 32, 2),
+    ]  # d waits for a place
+    assert pool.used == 8 + 3 + 8 + 1
+    execute(scheduler, second, store)
+    finish(scheduler, store)
+    assert scheduler.reused == 8 + 8 + 6  # d computes its last tile: a prompt is never all cached
+    assert pool.used == 0
+
+
+@pytest.mark.parametrize(("exact", "reused"), [(True, 16), (False, 28)])
+def test_what_was_decoded_is_reused_where_rounding_may_differ(exact: bool, reused: int) -> None:
+    scheduler, _, store = make(100, exact=exact, tile=8 if exact else 1)
+    turn = new("turn", list(range(20)), 9)
+    scheduler.add(turn)
+    finish(scheduler, store)
+    following = new("next", [*turn.tokens, 5, 5, 5], 1)
+    scheduler.add(following)
+    finish(scheduler, store)
+    assert following.cached_tokens == reused
+
+
+def test_scored_prompts_are_computed() -> None:
+    scheduler, _, store = make(100)
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0)
+    for name in "ab":
+        sequence = Sequence(GenerationRequest(name, list(range(20)), sampling))
+        scheduler.add(sequence)
+        finish(scheduler, store)
+        assert sequence.cached_tokens == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32), st.integers(8, 30), st.booleans(), st.sampled_from([1, 4, 8]), st.booleans())
+def test_random_traffic(seed: int, blocks: int, exact: bool, tile: int, caching: bool) -> None:
     chance = random.Random(seed)
-    scheduler, allocator, store = make(blocks)
+    scheduler, pool, store = make(blocks, exact=exact, tile=tile, prefix_caching=caching)
+    prompts = [[chance.randrange(3) for _ in range(24)] for _ in range(3)]
     unfinished: list[Sequence] = []
-    marks: dict[str, int] = {}
-    for step in range(400):
-        if step < 60 and chance.random() < 0.5:
-            prompt = chance.randrange(1, 20)
-            sequence = new(str(step), prompt, chance.randrange(1, blocks * BLOCK - prompt + 1))
-            scheduler.add(sequence)
-            unfinished.append(sequence)
-        if step < 60 and unfinished and chance.random() < 0.1:
-            gone = unfinished.pop(chance.randrange(len(unfinished)))
-            scheduler.remove(gone)
+
+    def step() -> None:
         plan = scheduler.plan()
         assert bool(plan) == bool(unfinished), "something to do and nothing done, or the reverse"
         tokens = len(plan.decode) + sum(chunk.length for chunk in plan.prefill)
         assert tokens <= 16
         assert len(scheduler.running) <= 4
-        owned = [block for sequence in scheduler.running for block in sequence.blocks]
-        assert len(owned) == len(set(owned)) == allocator.used
+        check_blocks()
         for sequence in [*plan.decode, *(chunk.sequence for chunk in plan.prefill)]:
             assert len(sequence.blocks) >= blocks_for(min(sequence.computed + 1, len(sequence.tokens)), BLOCK)
-        for sequence in scheduler.running:  # its own mark is still where it put it
-            name = sequence.request.request_id
-            if name in marks:
-                assert store.content[sequence.blocks[0]] == marks[name]
-            else:
-                marks[name] = step + 1000
-                store.content[sequence.blocks[0]] = step + 1000
-        for sequence in execute(scheduler, plan):
+        for sequence in execute(scheduler, plan, store, chance.randrange(3)):
             unfinished.remove(sequence)
+        check_blocks()
+
+    def check_blocks() -> None:
+        """Every block is held by those who list it, and else free: empty or idle, not both."""
+        holders = [0] * (blocks + 1)
+        for sequence in scheduler.running:
+            assert len(sequence.blocks) == len(set(sequence.blocks))
+            for block in sequence.blocks:
+                holders[block] += 1
+        assert pool._holders == holders
+        unused = [*pool._empty, *pool._idle]
+        assert sorted(unused) == [block for block in range(1, blocks + 1) if not holders[block]]
+        assert pool._blocks == {name: block for block, name in pool._names.items()}
+        assert not set(pool._empty) & set(pool._names)
+        assert set(pool._idle) <= set(pool._names)
+        assert all(not sequence.blocks for sequence in scheduler.waiting)
+
+    for number in range(150):
+        if number < 60 and chance.random() < 0.5:
+            length = chance.randrange(1, 24)
+            prompt = chance.choice(prompts)[:length] + [chance.randrange(3)] * chance.randrange(4)
+            sequence = new(
+                str(number),
+                prompt,
+                chance.randrange(1, max(2, blocks * BLOCK - len(prompt) + 1)),
+                priority=chance.choice([None, 0.1, 0.9]),
+                cache_salt=chance.choice([None, None, "a", ""]),
+            )
+            scheduler.add(sequence)
+            unfinished.append(sequence)
+        if number < 60 and unfinished and chance.random() < 0.1:
+            gone = unfinished.pop(chance.randrange(len(unfinished)))
+            scheduler.remove(gone)
+            check_blocks()
+        step()
     while unfinished:
-        for sequence in execute(scheduler, scheduler.plan()):
-            unfinished.remove(sequence)
-    assert allocator.used == 0
-
-
-def test_allocator_refuses_what_it_does_not_have() -> None:
-    allocator = BlockAllocator(3)
-    blocks = allocator.take(3)
-    assert sorted(blocks) == [1, 2, 3]
-    with pytest.raises(ValueError, match="1 blocks asked for, 0 free"):
-        allocator.take(1)
-    allocator.give_back(blocks)
-    assert allocator.free == 3
+        step()
+    assert pool.used == 0
+    assert caching or not scheduler.reused
