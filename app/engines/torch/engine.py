@@ -154,18 +154,22 @@ class TorchEngine:
         return [self._end(sequence, output)]
 
     def _end_expired(self) -> list[StepOutput]:
-        """Refuse what waited too long; looked at now and then, since the queue may be long."""
+        """End what waited too long or is out of its time; looked at now and then, since there may be many."""
         now = time.monotonic()
-        if now < self._expiry_due or not self._scheduler.waiting:
+        if now < self._expiry_due:
             return []
         self._expiry_due = now + EXPIRY_INTERVAL
         outputs = []
-        for sequence in self._scheduler.expired(now):
-            request_id = sequence.request.request_id
+        for request_id, sequence in list(self._live.items()):
+            if sequence.out_of_time(now):
+                error, code = "the request ran out of its time", None
+            elif sequence.late(now):
+                error, code = "it waited too long", QUEUE_TIMEOUT
+            else:
+                continue
             del self._live[request_id]
-            outputs.append(
-                StepOutput(request_id, [], "error", error="it waited too long", error_code=QUEUE_TIMEOUT)
-            )
+            self._withdraw(sequence)
+            outputs.append(StepOutput(request_id, [], "error", error=error, error_code=code))
         return outputs
 
     def _withdraw(self, sequence: Sequence) -> None:

@@ -106,13 +106,6 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def expired(self, now: float) -> list[Sequence]:
-        """Waiting sequences whose time in the queue is over, removed from it."""
-        late = [sequence for sequence in self.waiting if sequence.late(now)]
-        for sequence in late:
-            self.waiting.remove(sequence)
-        return late
-
     def plan(self) -> Plan:
         """Choose the next step and take the blocks it writes to."""
         plan = Plan(decode=self._decoding())

@@ -64,6 +64,11 @@ class Sequence:
         limit = self.request.queue_ms
         return limit is not None and self.cached_tokens is None and (now - self.submitted) * 1000 > limit
 
+    def out_of_time(self, now: float) -> bool:
+        """Whether it has taken all the time it was given."""
+        limit = self.request.allotted_ms
+        return limit is not None and (now - self.submitted) * 1000 > limit
+
     def rank(self) -> tuple[float, int]:
         """Sorts sequences by priority, then by arrival."""
         priority = self.request.priority

@@ -1,15 +1,20 @@
 """The engine's contract: ends, limits, refusals, abort."""
 
+import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.config import ConfigError
+from app.engines.torch import loader
 from app.engines.torch.engine import TorchEngine
-from app.generation import InvalidRequest
-from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
+from app.engines.torch.sequence import Sequence
+from app.generation import QUEUE_TIMEOUT, InvalidRequest
+from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
 
 PROMPT = range(3, 12)
 
@@ -79,6 +84,61 @@ def test_abort_waiting_and_running(engine: TorchEngine) -> None:
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.kv_blocks_used) == (0, 0, 0)
     assert engine.step(0) == []
+
+
+def test_what_waits_or_runs_too_long_is_ended(engine: TorchEngine) -> None:
+    long = [request(f"run {i}", PROMPT, max_tokens=100, ignore_eos=True) for i in range(3)]
+    short = [
+        msgspec.structs.replace(request("slow", PROMPT, max_tokens=110), allotted_ms=60),
+        msgspec.structs.replace(request("late", PROMPT), queue_ms=60),
+        msgspec.structs.replace(request("slow and waits", PROMPT), allotted_ms=60),
+        msgspec.structs.replace(
+            request("patient", PROMPT, max_tokens=20, ignore_eos=True), queue_ms=60_000, allotted_ms=60_000
+        ),
+    ]
+    for one in long + short:
+        engine.submit(one)
+    engine.step(0)
+    time.sleep(0.2)
+    ended = {one.request_id: one for one in engine.step(0) if one.finish_reason == "error"}
+    assert {name: (one.error, one.error_code) for name, one in ended.items()} == {
+        "slow": ("the request ran out of its time", None),
+        "late": ("it waited too long", QUEUE_TIMEOUT),
+        "slow and waits": ("the request ran out of its time", None),
+    }
+    rest = finish(engine, {"run 0", "run 1", "run 2", "patient"})
+    assert rest["patient"].finish_reason == "length"
+    assert engine.stats().kv_blocks_used == 0
+
+
+def test_computing_again_instead_of_keeping(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does when blocks run out, where rounding may differ: float32 tells enough apart."""
+    prompts = {str(i): [(11 * i * j) % 400 + 3 for j in range(40 * i)] for i in range(1, 6)}
+    ones = [request(name, ids, max_tokens=50, ignore_eos=True, logprobs=1) for name, ids in prompts.items()]
+    expected = run(make_engine(checkpoint("llama"), max_seq_len=256), *ones)
+    plain = loader.make_limits
+    monkeypatch.setattr(
+        loader, "make_limits", lambda *given: dataclasses.replace(plain(*given), exact=False, tile=1)
+    )
+    tight = make_engine(checkpoint("llama"), max_seq_len=256, kv_cache_tokens=24 * 16)
+    again = 0
+    begin_again = Sequence.begin_again
+
+    def counting(sequence: Sequence) -> None:
+        nonlocal again
+        again += 1
+        begin_again(sequence)
+
+    monkeypatch.setattr(Sequence, "begin_again", counting)
+    outputs = run(tight, *ones)
+    assert again > 0
+    for name, one in expected.items():
+        assert outputs[name].token_ids == one.token_ids
+        logprobs = zip(outputs[name].logprobs or (), one.logprobs or (), strict=True)
+        assert all(mine.logprob == pytest.approx(other.logprob, abs=1e-3) for mine, other in logprobs)
+    assert tight.stats().kv_blocks_used == 0
 
 
 @pytest.mark.parametrize(
