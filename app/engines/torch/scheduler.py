@@ -1,8 +1,10 @@
 """Which sequences advance in the next step. Pure bookkeeping: no tensor is touched here.
 
 Sequences that have their prompt computed decode one token in every step; the rest of the step's token budget
-goes to prompts in chunks. Those of higher priority go first, then those that came first. Prompts are cut at
-multiples of a tile, so that a prompt is always computed in the same tiles, whoever else is there.
+goes to prompts in chunks, less of it where somebody decodes and waits for the step's end. Those of higher
+priority go first, then those that came first, but no prompt takes more than half of what is left while
+others want some: short ones get past long ones. Prompts are cut at multiples of a tile, so that a prompt is
+always computed in the same tiles, whoever else is there.
 
 A prompt begins where the prefix cache leaves off. When the cache is full, the sequence that ranks last gives
 up its blocks: where answers are exact their content is kept in host memory, since computing it again could
@@ -34,7 +36,8 @@ class BlockStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_num_tokens` bounds a step's tokens; `chunk` a prompt's share of it at once.
+    """`max_num_tokens` bounds a step's tokens; `chunk` a prompt's share, and that of all prompts together
+    where somebody decodes.
 
     `tile`: prompts are cut at its multiples. `exact`: answers must not depend on what was computed before, to
     the bit; then only whole tiles of prompts are reused, and what was computed is never computed again.
@@ -110,6 +113,8 @@ class Scheduler:
         """Choose the next step and take the blocks it writes to."""
         plan = Plan(decode=self._decoding())
         budget = self._limits.max_num_tokens - len(plan.decode)
+        if plan.decode:
+            budget = min(budget, self._limits.chunk)
         for sequence in self.running:
             if sequence.prefilling:
                 budget -= self._prefill(sequence, plan, budget)
@@ -126,6 +131,7 @@ class Scheduler:
             else:  # it had its blocks taken away while it decoded
                 plan.decode.append(sequence)
                 budget -= 1
+        self._lengthen(plan, budget)
         return plan
 
     def advance(self, plan: Plan) -> None:
@@ -194,14 +200,25 @@ class Scheduler:
         return True
 
     def _prefill(self, sequence: Sequence, plan: Plan, budget: int) -> int:
-        """Add the next chunk to the plan if it fits; returns the tokens it takes."""
-        length = sequence.prefill_end - sequence.computed
-        most = min(self._limits.chunk, budget)
-        if length > most:
-            length = most // self._limits.tile * self._limits.tile
-        if length:
-            plan.prefill.append(Chunk(sequence, sequence.computed, length))
+        """Add the next chunk to the plan if there is room; returns the tokens it takes."""
+        if budget < self._least(sequence, 0):
+            return 0
+        length = self._cut(sequence, max(budget // 2, self._limits.tile))
+        plan.prefill.append(Chunk(sequence, sequence.computed, length))
         return length
+
+    def _lengthen(self, plan: Plan, budget: int) -> None:
+        """Give what is left of the budget to the first who can use it."""
+        for index, chunk in enumerate(plan.prefill):
+            length = self._cut(chunk.sequence, chunk.length + budget)
+            budget -= length - chunk.length
+            plan.prefill[index] = Chunk(chunk.sequence, chunk.start, length)
+
+    def _cut(self, sequence: Sequence, most: int) -> int:
+        """Tokens of its next chunk, when it may have `most`."""
+        most = min(most, self._limits.chunk)
+        length = sequence.prefill_end - sequence.computed
+        return length if length <= most else most // self._limits.tile * self._limits.tile
 
     def _least(self, sequence: Sequence, found: int) -> int:
         """Tokens that a waiting sequence would take of its first step at least."""

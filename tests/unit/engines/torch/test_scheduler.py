@@ -129,7 +129,28 @@ def test_prompts_are_cut_at_multiples_of_the_tile() -> None:
         plan = scheduler.plan()
         seen.append([(c.sequence.request.request_id, c.start, c.length) for c in plan.prefill])
         execute(scheduler, plan, store)
-    assert seen == [[("a", 0, 16)], [("a", 16, 16)], [("a", 32, 11), ("b", 0, 8)]]
+    assert seen == [[("a", 0, 8), ("b", 0, 8)], [("a", 8, 16)], [("a", 24, 16)], [("a", 40, 3)]]
+
+
+def test_short_prompts_get_past_long_ones_and_nobody_decodes_slowly() -> None:
+    scheduler, _, store = make(1000, batch=8, tokens=128, chunk=64)
+    for number in range(3):
+        scheduler.add(new(f"long {number}", 400, 2))
+    assert [chunk.length for chunk in scheduler.plan().prefill] == [64, 48, 16]
+    execute(scheduler, scheduler.plan(), store)
+    scheduler.add(new("short", 20, 9))
+    plan = scheduler.plan()
+    assert [(chunk.sequence.request.request_id, chunk.length) for chunk in plan.prefill] == [
+        ("long 0", 64),
+        ("long 1", 40),
+        ("long 2", 16),
+        ("short", 8),
+    ]
+    for _ in range(3):
+        execute(scheduler, plan, store)
+        plan = scheduler.plan()
+    assert [sequence.request.request_id for sequence in plan.decode] == ["short"]
+    assert sum(chunk.length for chunk in plan.prefill) == 64
 
 
 def test_equal_beginnings_are_computed_once() -> None:
