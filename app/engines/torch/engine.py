@@ -95,7 +95,7 @@ class TorchEngine:
             if plan:
                 try:
                     outputs += self._run(plan)
-                except (torch.OutOfMemoryError, RuntimeError) as error:
+                except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
                     if not out_of_memory(error):
                         raise
                     outputs += self._relieve(plan)
@@ -208,14 +208,19 @@ class TorchEngine:
     def _run(self, plan: Plan) -> list[StepOutput]:
         batch = self._builder.build(plan)
         hidden = self._model(batch, self._cache)
-        for chunk, first_row in batch.scored:
-            if (scores := chunk.sequence.prompt_logprobs) is not None:
-                scores += prompt_logprobs(self._model, hidden, chunk, first_row)
+        scored = [
+            (scores, prompt_logprobs(self._model, hidden, chunk, first_row))
+            for chunk, first_row in batch.scored
+            if (scores := chunk.sequence.prompt_logprobs) is not None
+        ]
+        chosen = []
+        if batch.sampled:
+            chosen = sample(self._model.logits(hidden, batch.sample_rows), batch.sampled)
+        # From here on it counts: a step that found no memory is planned again as if it had not been.
+        for scores, more in scored:
+            scores += more
         self._scheduler.advance(plan)
         self._stats.steps += 1
-        if not batch.sampled:
-            return []
-        chosen = sample(self._model.logits(hidden, batch.sample_rows), batch.sampled)
         self._stats.generated_tokens += len(chosen)
         return [self._advance(*pair) for pair in zip(batch.sampled, chosen, strict=True)]
 

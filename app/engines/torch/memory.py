@@ -11,9 +11,15 @@ CPU_SHARE = 0.25
 """Of the memory that is free; the pages are taken only as sequences grow into them."""
 
 
+NO_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a mem")
+"""What PyTorch's allocator, the C++ library and oneDNN say on a CPU, having no exception of their own."""
+
+
 def out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch found no memory; on a CPU it has no exception of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether there was no memory for what was computed."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in NO_MEMORY)
 
 
 def free_bytes(device: torch.device, gpu_fraction: float) -> int:

@@ -101,6 +101,7 @@ def finish(engine: TorchEngine, ids: set[str]) -> dict[str, StepOutput]:
             assert one.finish_reason is None, "an output after the last"
             one.token_ids += output.token_ids
             one.cached_tokens += output.cached_tokens
+            one.prompt_logprobs = output.prompt_logprobs or one.prompt_logprobs
             if output.logprobs is not None:
                 one.logprobs = (one.logprobs or []) + output.logprobs
             one.finish_reason, one.stop_token_id = output.finish_reason, output.stop_token_id

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from app.config import ConfigError
+from app.engines.torch import engine as engine_module
 from app.engines.torch import loader
 from app.engines.torch.engine import TorchEngine
 from app.engines.torch.sequence import Sequence
@@ -174,3 +175,34 @@ def test_settings_that_cannot_work_are_named(checkpoint: Callable[[str], Path]) 
         make_engine(checkpoint("llama"), max_seq_len=5000)
     with pytest.raises(ConfigError, match=r"torch\.device"):
         make_engine(checkpoint("llama"), device="cuda")
+
+
+def test_a_step_without_memory_is_taken_again(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newcomer that made it larger is given up; nobody else loses or doubles a token."""
+    prompt = range(3, 90)
+
+    def ask() -> Any:
+        scored = {"prompt_logprobs": 1, "max_tokens": 6, "ignore_eos": True}
+        return make_engine(checkpoint("llama"), max_num_tokens=36), request("old", prompt, **scored)
+
+    engine, old = ask()
+    alone = run(engine, old)["old"]
+    engine, old = ask()
+    engine.submit(old)
+    first = engine.step(0.01)
+    engine.submit(request("new", range(3, 20)))
+    real = engine_module.sample
+
+    def fail(*_: Any) -> Any:
+        monkeypatch.setattr(engine_module, "sample", real)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(engine_module, "sample", fail)
+    ends = finish(engine, {"old", "new"})
+    assert first == []
+    assert (ends["new"].finish_reason, ends["new"].token_ids) == ("error", [])
+    assert ends["old"].token_ids == alone.token_ids
+    assert ends["old"].prompt_logprobs == alone.prompt_logprobs
+    assert engine.stats().kv_blocks_used == 0
