@@ -1,4 +1,4 @@
-"""The command line: `serve`, `generate`, `inspect`, `doctor` and `key`."""
+"""The command line: `serve`, `bench`, `generate`, `inspect`, `doctor` and `key`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import __version__
+from app.bench import flags as bench
 from app.checkpoints import CheckpointError
 from app.config import ConfigError, Settings, add_flags, load_settings
 from app.generation import InvalidRequest
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with_settings["generate"] = add_flags(generating), _generate
     examining = commands.add_parser("doctor", help="check what this machine lacks for the configured engine")
     with_settings["doctor"] = add_flags(examining), _doctor
+    measuring = commands.add_parser("bench", help="load any OpenAI-compatible server and time its answers")
+    bench.add_flags(measuring)
     keying = commands.add_parser("key", help="make an API key and its line for api_keys_file")
     keying.add_argument("name", help="whose key it is; shown in logs")
     keying.add_argument("--scopes", choices=["api", "admin", "api,admin"], default="api")
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "inspect":
             return _inspect(arguments)
+        if arguments.command == "bench":
+            return bench.main(arguments)
         if arguments.command == "key":
             return _key(arguments)
         flags, run = with_settings[arguments.command]
