@@ -44,12 +44,17 @@ class Connection(asyncio.Protocol):
             self._answer.end()
             self._end(None if self._answer.complete else error or ConnectionResetError())
 
+    def begin(self, request: bytes) -> AnswerReader:
+        """Send a request; the answer fills as it comes."""
+        assert self._transport is not None
+        self._answer = AnswerReader()
+        self._transport.write(request)
+        return self._answer
+
     async def exchange(self, request: bytes) -> AnswerReader:
         """Send a request and read its answer to the end. Raises OSError or `BadAnswer`."""
-        assert self._transport is not None
-        answer = self._answer = AnswerReader()
+        answer = self.begin(request)
         self._over = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
         try:
             await self._over
         finally:
@@ -97,8 +102,14 @@ class Client:
 
     async def get(self, path: str) -> Any:
         """A JSON answer. Raises OSError, `BadAnswer` or ValueError."""
-        answer = await self._send(self._request("GET", path, b""))
-        return msgspec.json.decode(answer.body)
+        return msgspec.json.decode((await self._send(self._request("GET", path, b""))).body)
+
+    async def post(self, path: str, body: bytes) -> bytes:
+        """The body of an answer that is one object. Raises OSError or `BadAnswer`, also for a refusal."""
+        answer = await self._send(self._request("POST", path, body))
+        if answer.status != 200:
+            raise BadAnswer(f"HTTP {answer.status}")
+        return answer.body
 
     def close(self) -> None:
         """Close every connection."""

@@ -1,0 +1,281 @@
+"""What the HTTP side costs, with an engine that costs nothing: CPU per token and per request, pauses, memory.
+
+    python benchmarks/frontend.py [--check] [--record]
+
+The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is that
+of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the same
+frames at the same pace from a bare Starlette and a bare sse-starlette application: the floor. Values are the
+best of several repeats, since whatever else a machine does can only add to them.
+
+`--check` is the short form for continuous integration: ratios to the floor against those of
+`frontend_budget.json`, which hold on any machine; more than 20 % above them fails. `--record` writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from frontend_load import Body, Load  # noqa: E402 - a sibling, whatever the working directory
+
+BUDGET = ROOT / "benchmarks" / "frontend_budget.json"
+TOLERANCE = 1.2
+ITL = 0.05
+TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+STREAM: Body = {"prompt": "Hello", "max_tokens": 4000, "stream": True}
+SHORT: Body = {
+    "messages": [{"role": "user", "content": "What is the capital of South Korea?"}],
+    "max_tokens": 1,
+}
+
+
+class Server:
+    """A started process and the port it listens on."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def cpu(self) -> float:
+        """CPU seconds of the process so far, all threads (clock_getcpuclockid(3))."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def memory(self) -> int:
+        """Bytes of memory that only this process has."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return 1024 * sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+)", text, re.MULTILINE))
+
+
+@contextmanager
+def ours(itl: float = ITL, ttft: float = 0.0) -> Iterator[Server]:
+    """This server, one HTTP worker."""
+    flags = ["--engine", "synthetic", "--log-level", "warning", "--port", "0", "--synthetic.ttft", str(ttft)]
+    flags += ["--synthetic.itl", str(itl), "--synthetic.max-seq-len", "65536"]
+    flags += ["--synthetic.max-batch-size", "8192", "--limits.max-waiting-requests", "100000"]
+    flags += ["--limits.max-waiting-tokens", "100000000"]
+    with _started([sys.executable, "-m", "app", "serve", *flags], r"is ready on http://\S+:(\d+)") as server:
+        yield server
+
+
+@contextmanager
+def floor(kind: str, port: int = 8399) -> Iterator[Server]:
+    """A bare application."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/frontend_floor.py"), kind, str(port)])
+    try:
+        time.sleep(1.5)
+        yield Server(process, port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _started(command: list[str], ready: str) -> Iterator[Server]:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = None
+        for line in process.stdout:
+            if found := re.search(ready, line):
+                break
+        if found is None:
+            raise SystemExit("the server did not start")
+        yield Server(process, int(found[1]))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def per_token(server: Server, streams: int, body: Body, seconds: float, repeats: int) -> float:
+    """CPU microseconds of the process for each token it streams."""
+    with Load(server.port) as load:
+        load.hold(streams, TEXT, body)
+        time.sleep(1.0)
+        best = float("inf")
+        for _ in range(repeats):
+            began, before = server.cpu(), load.frames()
+            time.sleep(seconds)
+            spent, frames = server.cpu() - began, load.frames() - before
+            best = min(best, spent / max(frames, 1) * 1e6)
+        load.drop()
+    return best
+
+
+def per_request(server: Server, body: Body, requests: int, repeats: int) -> float:
+    """CPU microseconds of the process for each request."""
+    with Load(server.port) as load:
+        load.ask(50, 4, "chat", body)
+        best = float("inf")
+        for _ in range(repeats):
+            began = server.cpu()
+            load.ask(requests, 4, "chat", body)
+            best = min(best, (server.cpu() - began) / requests * 1e6)
+    return best
+
+
+def added_ttft(server: Server, rate: float, requests: int) -> list[float]:
+    """Seconds to the first token of an engine that takes no time."""
+    with Load(server.port) as load:
+        load.ask(50, 4, "chat", {**SHORT, "stream": True})
+        return sorted(load.arrive(requests, rate, "chat", {**SHORT, "stream": True}))
+
+
+def long_prompts() -> dict[str, tuple[str, Body]]:
+    """Requests with 32 thousand tokens of prompt, and a short one to compare with."""
+    text = "The harbour was quiet in the early morning. " * 3640
+    ask = {"max_tokens": 1, "stream": True}
+    return {
+        "short": (TEXT, {"prompt": "Hello", **ask}),
+        "ids": (TEXT, {"prompt": [1000 + index % 20000 for index in range(32768)], **ask}),
+        "text": (TEXT, {"prompt": text, **ask}),
+        "chat": (CHAT, {"messages": [{"role": "user", "content": text}], **ask}),
+    }
+
+
+def pauses(server: Server, repeats: int) -> dict[str, float]:
+    """The loop's longest pause in milliseconds for each of `long_prompts`."""
+    best = {}
+    with Load(server.port) as load:
+        for name, (path, body) in long_prompts().items():
+            load.pause(path, body)
+            best[name] = statistics.median(load.pause(path, body) for _ in range(repeats)) * 1000
+    return best
+
+
+def most_tokens(streams: int) -> tuple[float, float]:
+    """Tokens/s that one worker delivers as fast as the engine makes them, and that engine's pace."""
+    held = (0.0, 0.0)
+    for itl in (0.02, 0.014, 0.01, 0.008, 0.006, 0.005, 0.004):
+        pace = streams / itl
+        with ours(itl) as server, Load(server.port) as load:
+            load.hold(streams, TEXT, {**STREAM, "max_tokens": 20000})
+            time.sleep(0.5)
+            before, began = load.frames(), time.monotonic()
+            time.sleep(3.0)
+            rate = (load.frames() - before) / (time.monotonic() - began)
+            load.drop()
+        if rate > held[0]:
+            held = rate, pace
+        if rate < 0.9 * pace:
+            break
+    return held
+
+
+def memory_per_stream(streams: int) -> float:
+    """KiB of the worker's own memory for each stream that is open and mostly silent."""
+    with ours(itl=1000.0) as server, Load(server.port) as load:
+        load.hold(200, TEXT, STREAM)
+        before = server.memory()
+        load.hold(streams, TEXT, STREAM)
+        time.sleep(1.0)
+        used = server.memory() - before
+        load.drop()
+    return used / streams / 1024
+
+
+def ratios(repeats: int) -> dict[str, float]:
+    """The short form: CPU of this server over that of the bare sse-starlette application."""
+    body = {**STREAM, "itl": ITL}
+    with floor("sse-starlette") as server:
+        bare = per_token(server, 256, body, 1.5, repeats)
+    with ours() as server:
+        mine = per_token(server, 256, STREAM, 1.5, repeats)
+        token = per_request(server, {**SHORT, "stream": True}, 300, repeats)
+    return {"token": mine / bare, "request": token / bare}
+
+
+def check(record: bool) -> int:
+    """Compare with the budget; 1 when it is broken in two tries."""
+    found = ratios(5)
+    if record:
+        BUDGET.write_text(
+            json.dumps({name: round(value, 2) for name, value in found.items()}, indent=2) + "\n"
+        )
+        return 0
+    budget = json.loads(BUDGET.read_text())
+    if any(found[name] > budget[name] * TOLERANCE for name in budget):
+        again = ratios(8)  # a machine that was busy with something else
+        found = {name: min(found[name], again[name]) for name in found}
+    print("CPU time, in units of a token from bare sse-starlette:")
+    failed = False
+    for name, allowed in budget.items():
+        over = found[name] > allowed * TOLERANCE
+        failed |= over
+        print(f"  {name:8} {found[name]:7.2f}  budget {allowed:.2f} + 20 %  {'BROKEN' if over else 'held'}")
+    return int(failed)
+
+
+def report() -> None:
+    """The long form: one table."""
+    rows: list[tuple[str, str, str]] = []
+
+    def row(what: str, value: str, target: str = "") -> None:
+        rows.append((what, value, target))
+        print(f"{what}: {value}", file=sys.stderr, flush=True)
+
+    body = {**STREAM, "itl": ITL}
+    bare = {}
+    for kind in ("starlette", "sse-starlette"):
+        with floor(kind) as server:
+            bare[kind] = per_token(server, 256, body, 2.0, 4)
+        row(f"floor: bare {kind}, us/token at 256 streams", f"{bare[kind]:.1f}")
+    with ours() as server:
+        cost = {streams: per_token(server, streams, STREAM, 2.0, 4) for streams in (64, 256, 1024)}
+        for streams, value in cost.items():
+            row(f"us/token at {streams} streams", f"{value:.1f}", "15" if streams == 256 else "")
+        row("over bare sse-starlette, 256 streams", f"{cost[256] / bare['sse-starlette']:.2f}", "1.6")
+        row("1024 streams over 64", f"{cost[1024] / cost[64]:.2f}", "1.2")
+        stream = per_request(server, {**SHORT, "stream": True}, 500, 4)
+        row("us/chat request, streamed, besides its token", f"{stream - cost[64]:.0f}", "250")
+        whole = per_request(server, {**SHORT, "stream": False}, 500, 4)
+        row("us/chat request, whole, besides its token", f"{whole - cost[64]:.0f}", "250")
+        times = added_ttft(server, 200, 2000)
+        for percent in (50, 99):
+            value = times[len(times) * percent // 100] * 1000
+            row(f"added TTFT p{percent} at 200 req/s, ms", f"{value:.1f}", "5" if percent == 99 else "")
+        paused = pauses(server, 7)
+        for kind in ("ids", "text", "chat"):
+            row(
+                f"32k-token prompt ({kind}) adds to the longest pause, ms",
+                f"{paused[kind] - paused['short']:.1f}",
+                "8",
+            )
+    row("KiB/stream, 5000 silent streams", f"{memory_per_stream(5000):.1f}", "40")
+    held, pace = most_tokens(256)
+    row("tok/s one worker passes on, 256 streams", f"{held:.0f} of {pace:.0f} made")
+    _print(rows)
+
+
+def _print(rows: list[tuple[str, str, str]]) -> None:
+    print(
+        f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n\n| what | measured | at most |\n|---|---|---|"
+    )
+    for cells in rows:
+        print("| " + " | ".join(cells) + " |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="compare the ratios with the budget")
+    parser.add_argument("--record", action="store_true", help="write the budget")
+    arguments = parser.parse_args()
+    if arguments.check or arguments.record:
+        return check(arguments.record)
+    report()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
