@@ -64,6 +64,10 @@ class TorchSettings(Section):
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of the free GPU memory given to the KV cache when kv_cache_tokens is null"
     )
+    tensor_parallel_size: Positive = Field(
+        1,
+        description="processes that share one model, each with a part of it, and with a GPU where there are",
+    )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 is one for each core")
 
 
@@ -197,7 +201,7 @@ class Settings(BaseSettings):
         "or all there are",
     )
     gpus_per_replica: Positive | None = Field(
-        None, description="null is the engine's world size for tensorrt_llm, else one"
+        None, description="null is the engine's world size for tensorrt_llm, else its tensor_parallel_size"
     )
     cache_dir: str | None = Field(
         None, description="where converted models are kept; null is $XDG_CACHE_HOME/trtllm-openai"

@@ -38,7 +38,9 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
         model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
         name = checkpoints.display_name(settings.model, model_dir)
         each = 1
-        if settings.engine == "tensorrt_llm_pytorch":
+        if settings.engine == "torch":
+            each = settings.torch.tensor_parallel_size
+        elif settings.engine == "tensorrt_llm_pytorch":
             each = settings.tensorrt_llm.tensor_parallel_size
         return Place(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
     engine_dir, beside = checkpoints.find_engine(settings.model)

@@ -37,7 +37,7 @@ class Victim:
 
     def runners(self) -> list[int]:
         """Process ids of the runners."""
-        return [pid for pid in _children(self.server.process.pid) if "app.runner" in _command(pid)]
+        return [pid for pid in children(self.server.process.pid) if "app.runner" in _command(pid)]
 
     def fault(self, kind: str) -> None:
         """Have the next engine step fail."""
@@ -188,7 +188,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name:<{width}}  {text}")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

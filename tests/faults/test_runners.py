@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.faults.conftest import LONG, TEXT, Start, Stream
+from tests.faults.conftest import LONG, TEXT, Start, Stream, children
 
 Say = Callable[[str], None]
 
@@ -17,7 +17,7 @@ def test_kill_a_runner_at_idle(start: Start, outcome: Say) -> None:
         before = victim.state()
         os.kill(victim.runners()[0], signal.SIGKILL)
         began = time.monotonic()
-        victim.server.wait(lambda: victim.server.metric("runner_restarts") == 1, 30)
+        victim.server.wait(lambda: victim.server.metric("runner_restarts_total") == 1, 30)
         victim.recovers(before)
         outcome(f"served again after {time.monotonic() - began:.1f} s")
 
@@ -145,3 +145,19 @@ def test_a_runner_that_keeps_failing_is_given_up(start: Start, outcome: Say) -> 
         assert victim.answers()
         reason = httpx.get(f"{victim.url}/health/ready").json()["degraded"]
         outcome(f"still serving on one; /health/ready: {reason[:60]}")
+
+
+def test_kill_a_rank_of_a_runner(start: Start, outcome: Say) -> None:
+    with start("--torch.tensor-parallel-size", "3") as victim:
+        before = victim.state()
+        stream = Stream(victim.url, LONG)
+        stream.wait_for_text()
+        ranks = children(victim.runners()[0])
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        stream.join()
+        assert stream.error is not None
+        victim.server.wait(lambda: victim.server.metric("runner_restarts_total") == 1, 30)
+        victim.recovers(before)
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in ranks)
+        outcome("the stream got an error event, the other ranks ended, a new runner took over")

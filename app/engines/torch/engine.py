@@ -11,6 +11,7 @@ import torch
 
 from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.block_pool import BlockPool
+from app.engines.torch.followers import Followers
 from app.engines.torch.guides import GuideCompiler
 from app.engines.torch.kv_cache import KVCache, blocks_for
 from app.engines.torch.logit_rules import LogitRules
@@ -44,6 +45,7 @@ class TorchEngine:
         builder: BatchBuilder,
         limits: Limits,
         guides: GuideCompiler | None = None,
+        followers: Followers | None = None,
     ) -> None:
         self.info = info
         self._model = model
@@ -54,6 +56,7 @@ class TorchEngine:
         self._scheduler = Scheduler(limits, self._pool, cache)
         self._eos = frozenset(info.eos_token_ids)
         self._guides = guides
+        self._followers = followers
         self._live: dict[str, Sequence] = {}
         self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
         self._aborted: list[str] = []
@@ -96,7 +99,8 @@ class TorchEngine:
                 try:
                     outputs += self._run(plan)
                 except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-                    if not out_of_memory(error):
+                    # Other ranks may have gone on: then they no longer agree on what is in the cache.
+                    if self._followers is not None or not out_of_memory(error):
                         raise
                     outputs += self._relieve(plan)
         return outputs
@@ -112,6 +116,8 @@ class TorchEngine:
     def shutdown(self, deadline: float) -> None:
         if self._guides is not None:
             self._guides.close()
+        if self._followers is not None:
+            self._followers.end(deadline)
         self._live.clear()
         self._cache.layers.clear()
 
@@ -206,6 +212,8 @@ class TorchEngine:
         return refused
 
     def _run(self, plan: Plan) -> list[StepOutput]:
+        if self._followers is not None:
+            self._followers.compute(plan)
         batch = self._builder.build(plan)
         hidden = self._model(batch, self._cache)
         scored = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ from app.config import ConfigError, TorchSettings
 from app.engines.base import Progress
 from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.engine import TorchEngine, cache_blocks
+from app.engines.torch.followers import Followers, join, meeting, start_followers
 from app.engines.torch.guides import GUIDES, GuideCompiler, available
 from app.engines.torch.kv_cache import KVCache, bytes_per_token
 from app.engines.torch.linear import MIN_ROWS
 from app.engines.torch.memory import free_bytes
 from app.engines.torch.model import Model
 from app.engines.torch.model_config import ModelConfig, read_config
+from app.engines.torch.parallel import ALONE, Ranks, shard
 from app.engines.torch.scheduler import Limits
 from app.engines.torch.weights import Weights
 from app.generation import Capabilities, EngineInfo
@@ -25,6 +28,21 @@ from app.generation import Capabilities, EngineInfo
 MAX_LOGPROBS = 20
 LOADING_SHARE = 0.9
 """Part of the progress that reading weights is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What one rank computes with."""
+
+    config: ModelConfig
+    model: Model
+    cache: KVCache
+    builder: BatchBuilder
+    limits: Limits
+    blocks: int
+    max_seq_len: int
+    dtype: torch.dtype
+    device: torch.device
 
 
 def load(
@@ -38,29 +56,64 @@ def load(
     `vocabulary`: the tokens' bytes by id, empty for special ones; without it the engine cannot guide.
     """
     progress(0.0, "reading the configuration")
+    ranks = Ranks(0, settings.tensor_parallel_size)
+    if ranks.size == 1:
+        return _engine(load_rank(model_dir, settings, progress, ranks), settings, progress, vocabulary, None)
+    shard(read_config(model_dir), ranks)
+    followers = start_followers(model_dir, settings)
+    try:
+        own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
+        return _engine(own, settings, progress, vocabulary, followers)
+    except BaseException:
+        followers.end(0)
+        raise
+
+
+def load_rank(
+    model_dir: Path, settings: TorchSettings, progress: Progress, ranks: Ranks, meet: Path | None = None
+) -> Loaded:
+    """Load one rank's part. `meet`: the file over which the ranks find each other, when there are several."""
     config = read_config(model_dir)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, ranks)
     dtype = choose_dtype(settings.dtype, device)
+    limits = make_limits(settings, device)
     if device.type == "cpu":
-        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        threads = settings.threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, threads // ranks.size))
     max_seq_len = _max_seq_len(config, settings)
+    if meet is not None:
+        join(ranks, meet, device)
 
     def reading(share: float) -> None:
         progress(share * LOADING_SHARE, "reading weights")
 
     with torch.inference_mode():
-        model = Model(config, Weights(model_dir, dtype, device, reading), max_seq_len, dtype, device)
-        tokens = _cache_tokens(config, settings, max_seq_len, dtype, device)
-        blocks = cache_blocks(tokens, max_seq_len, settings.block_size)
-        cache = KVCache(config, blocks, settings.block_size, dtype, device)
+        model = Model(config, Weights(model_dir, dtype, device, reading), max_seq_len, dtype, device, ranks)
+        own = shard(config, ranks)
+        tokens = _cache_tokens(own, settings, max_seq_len, dtype, device, ranks)
+        blocks = ranks.least(cache_blocks(tokens, max_seq_len, settings.block_size), device)
+        cache = KVCache(own, blocks, settings.block_size, dtype, device)
+    tile = limits.tile if limits.exact else limits.chunk
+    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
+    return Loaded(config, model, cache, builder, limits, blocks, max_seq_len, dtype, device)
+
+
+def _engine(
+    own: Loaded,
+    settings: TorchSettings,
+    progress: Progress,
+    vocabulary: Callable[[], list[bytes]] | None,
+    followers: Followers | None,
+) -> TorchEngine:
+    config, device = own.config, own.device
     info = EngineInfo(
         engine="torch",
         architecture=config.architecture,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(own.dtype).removeprefix("torch."),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         vocab_size=config.vocab_size,
         eos_token_ids=config.eos_token_ids,
-        max_seq_len=max_seq_len,
+        max_seq_len=own.max_seq_len,
         max_batch_size=settings.max_batch_size,
         capabilities=Capabilities(
             max_logprobs=min(MAX_LOGPROBS, config.vocab_size),
@@ -74,17 +127,15 @@ def load(
             cache_salt=True,
             guides=GUIDES if vocabulary is not None and available() else (),
         ),
-        kv_blocks=blocks,
+        tensor_parallel=settings.tensor_parallel_size,
+        kv_blocks=own.blocks,
         kv_block_size=settings.block_size,
     )
-    limits = make_limits(settings, device)
-    tile = limits.tile if limits.exact else limits.chunk
-    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
     guides = None
     if vocabulary is not None and info.capabilities.guides:
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
     progress(1.0, "ready")
-    return TorchEngine(info, model, cache, builder, limits, guides)
+    return TorchEngine(info, own.model, own.cache, own.builder, own.limits, guides, followers)
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
@@ -96,7 +147,8 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
             f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
             f"({settings.max_batch_size}) sequences"
         )
-    exact = device.type == "cpu"
+    # Sums over ranks depend on where a number lies in the batch.
+    exact = device.type == "cpu" and settings.tensor_parallel_size == 1
     return Limits(
         settings.max_batch_size,
         tokens,
@@ -114,12 +166,19 @@ GPU_STEP, GPU_CHUNK = 8192, 2048
 tile: small enough to find equal beginnings, large enough for fast kernels."""
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device of the setting. Raises `ConfigError` when it is not there."""
+def choose_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device of the setting, of its own for each rank. Raises `ConfigError` when it is not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch.device: cuda was asked for, but PyTorch finds no usable GPU")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    if ranks.size > torch.cuda.device_count():
+        raise ConfigError(
+            f"torch.tensor_parallel_size: {ranks.size} ranks need as many GPUs, "
+            f"but there are {torch.cuda.device_count()}"
+        )
+    if ranks.size > 1:
+        torch.cuda.set_device(ranks.rank)
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -152,9 +211,12 @@ def _cache_tokens(
     max_seq_len: int,
     dtype: torch.dtype,
     device: torch.device,
+    ranks: Ranks,
 ) -> int:
     """Tokens the cache should hold: as set, or what memory allows, at most what the batch can use."""
     if settings.kv_cache_tokens is not None:
         return settings.kv_cache_tokens
     room = free_bytes(device, settings.kv_cache_memory_fraction) // bytes_per_token(config, dtype)
+    if device.type == "cpu":  # one memory for all
+        room //= ranks.size
     return min(room, settings.max_batch_size * (max_seq_len + settings.block_size))

@@ -13,6 +13,7 @@ from app.checkpoints.metadata import read_optional_json
 
 HARMLESS = ("rotary_emb.inv_freq",)
 """Ends of names that old checkpoints carry though they follow from the configuration."""
+WHOLE = slice(None)
 
 
 class Weights:
@@ -34,16 +35,20 @@ class Weights:
         """Whether `name` is there and was not taken yet."""
         return name in self._where
 
-    def take(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor `name`. Raises `CheckpointError` if it is missing or of another shape."""
+    def take(self, name: str, *shape: int, part: slice = WHOLE, axis: int = 0) -> torch.Tensor:
+        """The tensor `name`, or a `part` of it along `axis`; no more than that is read.
+
+        Raises `CheckpointError` if it is missing or as a whole not of this shape.
+        """
         path = self._where.pop(name, None)
         if path is None:
             raise CheckpointError(f"The checkpoint in {self._directory} lacks the tensor {name}.")
-        tensor: torch.Tensor = self._files[path].get_tensor(name)
-        if tuple(tensor.shape) != shape:
+        stored = self._files[path].get_slice(name)
+        if tuple(stored.get_shape()) != shape:
             raise CheckpointError(
-                f"The tensor {name} has the shape {list(tensor.shape)}, but config.json says {list(shape)}."
+                f"The tensor {name} has the shape {stored.get_shape()}, but config.json says {list(shape)}."
             )
+        tensor: torch.Tensor = stored[(slice(None),) * axis + (part,)]
         self._progress(1 - len(self._where) / self._total)
         return tensor.to(self._device, self._dtype)
 

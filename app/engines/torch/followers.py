@@ -1,0 +1,231 @@
+"""The other ranks of a tensor-parallel engine: processes that compute what rank 0 tells them to.
+
+Rank 0 writes to each one's standard input: first what to load, then every step. The end of that pipe ends a
+follower, and a follower that ends by itself ends rank 0, so that no rank is ever alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+import app
+from app.config import TorchSettings
+from app.engines.torch.parallel import Ranks
+from app.engines.torch.scheduler import Chunk, Plan
+from app.engines.torch.sequence import Sequence
+from app.generation import GenerationRequest, SamplingParams
+from app.telemetry.logs import setup_logging
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS = 2.0
+"""Seconds in which rank 0 can say by itself what went wrong, once a follower has ended."""
+LENGTH_BYTES = 4
+
+
+class Join(msgspec.Struct):
+    """What a follower loads, and the file over which the ranks find each other."""
+
+    rank: int
+    size: int
+    meeting: str
+    model_dir: str
+    settings: dict[str, object]
+    log_level: str
+
+
+class Part(msgspec.Struct, array_like=True):
+    """Tokens of one sequence from position `start` on, of which a step computes `length`, and its blocks."""
+
+    start: int
+    length: int
+    tokens: list[int]
+    blocks: list[int]
+    prefill_end: int
+    prompt_tokens: int
+    scored: bool
+
+
+class Step(msgspec.Struct, array_like=True):
+    """A plan, as far as followers need it."""
+
+    decode: list[Part]
+    prefill: list[Part]
+
+
+@dataclass(slots=True)
+class Followers:
+    """Rank 0's hold on the others."""
+
+    processes: list[subprocess.Popen[bytes]]
+    folder: tempfile.TemporaryDirectory[str]
+    ending: bool = False
+
+    def compute(self, plan: Plan) -> None:
+        """Have the others compute `plan`, too."""
+        step = Step(
+            [_part(sequence, sequence.computed, 1) for sequence in plan.decode],
+            [_part(chunk.sequence, chunk.start, chunk.length) for chunk in plan.prefill],
+        )
+        frame = msgspec.msgpack.encode(step)
+        for process in self.processes:
+            _write(process, frame)
+
+    def end(self, patience: float) -> None:
+        """End them: politely, then, after `patience` seconds, by force."""
+        self.ending = True
+        deadline = time.monotonic() + patience
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self.processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        self.folder.cleanup()
+
+    def watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
+        """Wait for a follower's end, and end this process unless it was meant to."""
+        status = process.wait()
+        if self.ending:
+            return
+        log.error("rank %d ended with status %d", rank, status)
+        time.sleep(LAST_WORDS)
+        if not self.ending:
+            os._exit(1)
+
+
+def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
+    """Start ranks 1 and up; the group of all ranks is formed by `join`."""
+    folder = tempfile.TemporaryDirectory(prefix="ranks-")
+    followers = Followers([], folder)
+    environment = dict(os.environ)
+    root = str(Path(app.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
+    level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
+    for rank in range(1, settings.tensor_parallel_size):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.engines.torch.followers"], stdin=subprocess.PIPE, env=environment
+        )
+        followers.processes.append(process)
+        message = Join(
+            rank,
+            settings.tensor_parallel_size,
+            str(meeting(followers)),
+            str(model_dir),
+            settings.model_dump(mode="json"),
+            level,
+        )
+        _write(process, msgspec.msgpack.encode(message))
+        threading.Thread(target=followers.watch, args=(process, rank), daemon=True).start()
+    return followers
+
+
+def meeting(followers: Followers) -> Path:
+    """The file over which the ranks find each other."""
+    return Path(followers.folder.name) / "meeting"
+
+
+def join(ranks: Ranks, at: Path, device: torch.device) -> None:
+    """Form the group of all ranks; returns when every one is there."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=at.as_uri(),
+        rank=ranks.rank,
+        world_size=ranks.size,
+    )
+
+
+def follow(source: BinaryIO) -> None:
+    """Be the rank that the first message says, to the end of `source`."""
+    from app.engines.torch.loader import load_rank
+    from app.engines.torch.sampler import prompt_logprobs
+
+    told = msgspec.msgpack.decode(_read(source), type=Join)
+    setup_logging(told.log_level, process=f"rank {told.rank}")
+    ranks = Ranks(told.rank, told.size)
+    settings = TorchSettings.model_validate(told.settings)
+    steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
+    own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
+    decoder = msgspec.msgpack.Decoder(Step)
+    with torch.inference_mode():
+        while True:
+            batch = own.builder.build(_plan(decoder.decode(steps.get())))
+            hidden = own.model(batch, own.cache)
+            for chunk, first_row in batch.scored:
+                prompt_logprobs(own.model, hidden, chunk, first_row)
+            if batch.sampled:
+                own.model.logits(hidden, batch.sample_rows)
+
+
+def _part(sequence: Sequence, start: int, length: int) -> Part:
+    return Part(
+        start,
+        length,
+        sequence.tokens[start : start + length + 1],
+        sequence.blocks,
+        sequence.prefill_end,
+        sequence.prompt_tokens,
+        sequence.prompt_logprobs is not None,
+    )
+
+
+def _plan(step: Step) -> Plan:
+    plan = Plan([_sequence(part) for part in step.decode])
+    plan.prefill = [Chunk(_sequence(part), part.start, part.length) for part in step.prefill]
+    return plan
+
+
+def _sequence(part: Part) -> Sequence:
+    """A sequence that is right as far as the step looks at it."""
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0 if part.scored else None)
+    sequence = Sequence(GenerationRequest("", [0] * part.start + part.tokens, sampling))
+    sequence.computed, sequence.blocks = part.start, part.blocks
+    sequence.prefill_end, sequence.prompt_tokens = part.prefill_end, part.prompt_tokens
+    return sequence
+
+
+def _write(process: subprocess.Popen[bytes], frame: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(len(frame).to_bytes(LENGTH_BYTES, "big") + frame)
+    process.stdin.flush()
+
+
+def _read(source: BinaryIO) -> bytes:
+    """The next message; empty at the end."""
+    length = source.read(LENGTH_BYTES)
+    return source.read(int.from_bytes(length, "big"))
+
+
+def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
+    """Read along with the computation, which may hang when rank 0 is gone."""
+    while frame := _read(source):
+        steps.put(frame)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 decides
+        signal.signal(number, signal.SIG_IGN)
+    follow(sys.stdin.buffer)
