@@ -43,6 +43,9 @@ class TorchSettings(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="auto is bfloat16 where the device computes in it, else float32"
     )
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="int8 rounds weights, and inputs of products as they come, to 8 bits on a CPU"
+    )
     max_batch_size: Positive = Field(32, description="sequences that run at once; the rest wait")
     max_seq_len: Positive | None = Field(
         None, description="prompt + generated tokens of one sequence; null is the model's own limit"

@@ -16,7 +16,7 @@ from app.engines.torch.engine import TorchEngine, cache_blocks
 from app.engines.torch.followers import Followers, join, meeting, start_followers
 from app.engines.torch.guides import GUIDES, GuideCompiler, available
 from app.engines.torch.kv_cache import KVCache, bytes_per_token
-from app.engines.torch.linear import MIN_ROWS
+from app.engines.torch.linear import MIN_ROWS, check_quantization
 from app.engines.torch.memory import free_bytes
 from app.engines.torch.model import Model
 from app.engines.torch.model_config import ModelConfig, read_config
@@ -87,8 +87,10 @@ def load_rank(
     def reading(share: float) -> None:
         progress(share * LOADING_SHARE, "reading weights")
 
+    check_quantization(settings.quantization, device)
     with torch.inference_mode():
-        model = Model(config, Weights(model_dir, dtype, device, reading), max_seq_len, dtype, device, ranks)
+        weights = Weights(model_dir, dtype, device, reading)
+        model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
         own = shard(config, ranks)
         tokens = _cache_tokens(own, settings, max_seq_len, dtype, device, ranks)
         blocks = ranks.least(cache_blocks(tokens, max_seq_len, settings.block_size), device)

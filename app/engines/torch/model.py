@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from app.engines.torch.attention import attend
 from app.engines.torch.batch import Batch
 from app.engines.torch.kv_cache import KVCache
-from app.engines.torch.linear import MIN_ROWS, Linear, make_linear
+from app.engines.torch.linear import MIN_ROWS, Linear, Quantization, make_linear
 from app.engines.torch.model_config import ModelConfig
 from app.engines.torch.parallel import ALONE, Ranks, shard
 from app.engines.torch.rope import apply_rope, rope_tables
@@ -47,6 +47,7 @@ class Model:
         dtype: torch.dtype,
         device: torch.device,
         ranks: Ranks = ALONE,
+        quantization: Quantization = "none",
     ) -> None:
         """Raises `CheckpointError` when `weights` are not those of `config`."""
         self._config = shard(config, ranks)
@@ -54,14 +55,14 @@ class Model:
         self._vocabulary = ranks.part(config.vocab_size)
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = weights.take("model.embed_tokens.weight", *shape, part=self._vocabulary)
-        self._layers = [_layer(config, weights, index, ranks) for index in range(config.layers)]
+        self._layers = [_layer(config, weights, index, ranks, quantization) for index in range(config.layers)]
         self._norm = weights.take("model.norm.weight", config.hidden_size)
         if config.tied_embeddings:
             weights.drop("lm_head.weight")
             head = self._embedding
         else:
             head = weights.take("lm_head.weight", *shape, part=self._vocabulary)
-        self._head = make_linear(head, None)
+        self._head = make_linear(head, None, quantization)
         weights.check_all_taken()
         self._cos, self._sin = rope_tables(config, max_length, dtype, device)
 
@@ -109,7 +110,9 @@ class Model:
         return F.rms_norm(x, weight.shape, weight, self._config.norm_eps)
 
 
-def _layer(config: ModelConfig, weights: Weights, index: int, ranks: Ranks) -> Layer:
+def _layer(
+    config: ModelConfig, weights: Weights, index: int, ranks: Ranks, quantization: Quantization
+) -> Layer:
     prefix = f"model.layers.{index}."
     hidden, dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
     q, kv = ranks.heads(config.heads), ranks.heads(config.kv_heads)
@@ -124,13 +127,13 @@ def _layer(config: ModelConfig, weights: Weights, index: int, ranks: Ranks) -> L
         bias = None
         if weights.has(f"{next(iter(names))}.bias"):
             bias = [weights.take(f"{n}.bias", size, part=mine) for n, (size, mine) in names.items()]
-        return make_linear(_join(matrix), None if bias is None else _join(bias))
+        return make_linear(_join(matrix), None if bias is None else _join(bias), quantization)
 
     def rows(name: str, inputs: int, mine: slice) -> Linear:
         """A product whose inputs are spread over the ranks, and whose outputs are to be summed."""
         matrix = weights.take(f"{prefix}{name}.weight", hidden, inputs, part=mine, axis=1)
         bias = weights.take(f"{prefix}{name}.bias", hidden) if weights.has(f"{prefix}{name}.bias") else None
-        return make_linear(matrix, None if ranks.rank else bias)
+        return make_linear(matrix, None if ranks.rank else bias, quantization)
 
     def head_norm(name: str) -> torch.Tensor | None:
         return weights.take(f"{prefix}self_attn.{name}.weight", dim) if config.qk_norm else None

@@ -9,6 +9,7 @@ import pytest
 
 from app.generation import StepOutput
 from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
+from tests.unit.engines.torch.test_linear import vnni
 
 PROMPTS = [list(range(3, 3 + length)) for length in (1, 7, 30, 50, 90, 180)]
 SAMPLING: dict[str, Any] = {"max_tokens": 60, "temperature": 1.0, "logprobs": 3, "ignore_eos": True}
@@ -22,10 +23,17 @@ def same(one: StepOutput, other: StepOutput) -> bool:
     return (one.token_ids, one.logprobs) == (other.token_ids, other.logprobs)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [("float32", "none"), ("bfloat16", "none"), pytest.param("bfloat16", "int8", marks=vnni)],
+)
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_with_and_without_company(checkpoint: Callable[[str], Path], name: str, dtype: str) -> None:
-    engine = make_engine(checkpoint(name), dtype=dtype, max_num_tokens=64, max_batch_size=16)
+def test_with_and_without_company(
+    checkpoint: Callable[[str], Path], name: str, dtype: str, quantization: str
+) -> None:
+    engine = make_engine(
+        checkpoint(name), dtype=dtype, quantization=quantization, max_num_tokens=64, max_batch_size=16
+    )
     expected = [alone(engine, i) for i in range(len(PROMPTS))]
     chance = random.Random(5)
     for i in range(len(PROMPTS)):

@@ -3,17 +3,31 @@
 import pytest
 import torch
 
-from app.engines.torch.linear import MIN_ROWS, PackedLinear, PlainLinear, make_linear
+from app.config import ConfigError
+from app.engines.torch.linear import (
+    MIN_ROWS,
+    Int8Linear,
+    PackedLinear,
+    PlainLinear,
+    check_quantization,
+    make_linear,
+)
 
 SHAPES = [(576, 960), (576, 1536), (1536, 576), (576, 5000), (72, 160), (96, 72), (2048, 1024)]
 
 
+vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no 8-bit dot products")
+
+
+@pytest.mark.parametrize("kind", [PackedLinear, pytest.param(Int8Linear, marks=vnni)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_do_not_depend_on_their_number(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_rows_do_not_depend_on_their_number(
+    shape: tuple[int, int], dtype: torch.dtype, kind: type[PackedLinear] | type[Int8Linear]
+) -> None:
     inputs, outputs = shape
     torch.manual_seed(1)
-    linear = PackedLinear((torch.randn(outputs, inputs) * 0.05).to(dtype), None)
+    linear = kind((torch.randn(outputs, inputs) * 0.05).to(dtype), None)
     x, other = torch.randn(600, inputs).to(dtype), torch.randn(600, outputs).to(dtype)
     whole = linear(x), linear.silu(x), linear.times(x, other), linear.plus(x, other)
     for rows in (MIN_ROWS, 3, 5, 8, 17, 32, 33, 100, 311):
@@ -33,3 +47,42 @@ def test_packed_equals_plain(bias: bool) -> None:
     torch.testing.assert_close(packed.silu(x), plain.silu(x))
     torch.testing.assert_close(packed.times(x, other), plain.times(x, other))
     torch.testing.assert_close(packed.plus(x, other), plain.plus(x, other))
+
+
+@vnni
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_the_product_of_rounded_numbers(bias: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    weight, addend = torch.randn(96, 200) * 0.1, torch.randn(96) if bias else None
+    x = torch.randn(9, 200).to(dtype)
+    x[4] *= 100  # one row's size is no other's business
+    x[5] = 0
+    other = torch.randn(9, 96).to(dtype)
+
+    def rounded(matrix: torch.Tensor) -> torch.Tensor:
+        scales = matrix.double().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        return (matrix.double() / scales).round() * scales
+
+    before = x.clone()
+    product = rounded(x) @ rounded(weight).T + (0 if addend is None else addend.double())
+    linear = Int8Linear(weight, addend)
+    close = {"rtol": 1e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 5e-3}
+    for one, expected in (
+        (linear(x), product),
+        (linear.silu(x), torch.nn.functional.silu(product)),
+        (linear.times(x, other), product * other.double()),
+        (linear.plus(x, other), product + other.double()),
+    ):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), expected, **close)
+    assert torch.equal(x, before)
+
+
+def test_int8_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 is for CPUs"):
+        check_quantization("int8", torch.device("cuda"))
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 needs a CPU"):
+        check_quantization("int8", torch.device("cpu"))
+    check_quantization("none", torch.device("cpu"))
