@@ -38,7 +38,7 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
         model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
         name = checkpoints.display_name(settings.model, model_dir)
         each = 1
-        if settings.engine == "torch":
+        if settings.engine == "torch" and settings.torch.device != "cpu":
             each = settings.torch.tensor_parallel_size
         elif settings.engine == "tensorrt_llm_pytorch":
             each = settings.tensorrt_llm.tensor_parallel_size

@@ -2,7 +2,10 @@
 
 One process, one set of weights on disk, the same prompts and greedy tokens for all three, no server around
 them. Each contender runs every round once, in turn, so that a noisy machine is noisy for all; the table shows
-the best round of each, and the engine's ratio to the others.
+the best round of each, and the engine's ratio to the others. Nothing is taken from the prefix cache.
+
+Then prompts alone: the rate at which the engine multiplies while it computes one, beside the rate of one
+large product in the same numbers. Last what int8 costs in quality: how likely the model finds a text.
 
     python benchmarks/engine.py [--model demo] [--streams 1 8 32] [--tokens 64] [--rounds 3]
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import sys
 import time
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the engine has it in the server; for all contenders
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -30,7 +35,9 @@ from app import checkpoints
 from app.config import Settings, TorchSettings
 from app.engines.torch import load
 from app.engines.torch.engine import TorchEngine
-from app.generation import GenerationRequest, SamplingParams
+from app.engines.torch.linear import make_linear
+from app.engines.torch.model_config import read_config
+from app.generation import GenerationRequest, SamplingParams, StepOutput
 from app.text.tokenizer import Tokenizer
 
 TEXT = (
@@ -88,6 +95,78 @@ def continuous_batching(model: Any, *, tuned: bool) -> Run:
     return run
 
 
+def without_cache(arguments: argparse.Namespace, max_seq_len: int, quantization: str) -> TorchSettings:
+    return TorchSettings(
+        dtype=arguments.dtype,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_seq_len=max_seq_len,
+        max_batch_size=max(arguments.streams),
+        enable_prefix_caching=False,
+        quantization=quantization,
+    )
+
+
+def matrix_rate(dtype: torch.dtype, device: str, rounds: int) -> float:
+    """Operations a second of one large product, the kind that the engine uses."""
+    rows, size = 512, 2048
+    linear = make_linear(torch.randn(size, size, dtype=dtype, device=device), None)
+    x = torch.randn(rows, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(10 * rounds):
+        started = time.perf_counter()
+        linear(x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * size * size / best
+
+
+def print_prefill(directory: Path, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
+    engine = load(directory, without_cache(arguments, max(arguments.prompts) + 1, "none"), lambda *_: None)
+    config = read_config(directory)
+    heads, dim, hidden = config.heads, config.head_dim, config.hidden_size
+    products = hidden * dim * (heads + 2 * config.kv_heads) + heads * dim * hidden
+    products = config.layers * (products + 3 * hidden * config.intermediate_size)
+    rate = matrix_rate(getattr(torch, arguments.dtype), arguments.device, arguments.rounds)
+    print(f"\nOne large product: {rate / 1e9:.0f} GFLOP/s\n\n| prompt | ms | tok/s | GFLOP/s | share |")
+    print("|---" * 5 + "|")
+    for tokens in arguments.prompts:
+        prompt = make_prompts(tokenizer, 1, tokens)
+        run, best = ours(engine), float("inf")
+        for _ in range(1 + arguments.rounds):
+            started = time.perf_counter()
+            run(prompt, 1)
+            best = min(best, time.perf_counter() - started)
+        # the layers' weights, and half of attention's square; the head computes one row
+        work = 2 * products * tokens + 2 * config.layers * heads * dim * tokens**2
+        print(
+            f"| {tokens} | {best * 1e3:.0f} | {tokens / best:.0f} | {work / best / 1e9:.0f} "
+            f"| {work / best / rate:.0%} |",
+            flush=True,
+        )
+
+
+def print_int8(directory: Path, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
+    text = Path(__file__).resolve().parent.parent.joinpath("docs", "architecture.md").read_text()[:6000]
+    prompt = tokenizer.encode(text, add_special_tokens=True)[:1024]
+    scores = []
+    for quantization in ("none", "int8"):
+        engine = load(directory, without_cache(arguments, 1025, quantization), lambda *_: None)
+        engine.submit(GenerationRequest("text", prompt, SamplingParams(max_tokens=0, prompt_logprobs=0)))
+        outputs: list[StepOutput] = []
+        while not outputs:
+            outputs = engine.step(0.01)
+        given = outputs[0].prompt_logprobs or []
+        scores.append([one.logprob for one in given if one is not None])
+    changes = [abs(one - other) for one, other in zip(*scores, strict=True)]
+    before, after = (math.exp(-sum(score) / len(score)) for score in scores)
+    print(
+        f"\nint8, over {len(changes)} tokens of a text: perplexity {before:.3f} -> {after:.3f}, a token's "
+        f"log-probability changed by {sum(changes) / len(changes):.3f} on average, {max(changes):.2f} at most"
+    )
+
+
 PEERS: dict[str, Callable[[Any], Run]] = {
     "generate": generate,
     "continuous batching": functools.partial(continuous_batching, tuned=False),
@@ -105,6 +184,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024, 2048], help="of prefill alone")
     parser.add_argument("--skip", nargs="*", default=[], choices=PEERS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -112,14 +192,11 @@ def main() -> None:
 
     directory = checkpoints.resolve(arguments.model, Settings().cache_path, lambda *_: None)
     tokenizer = Tokenizer.load(directory)
-    settings = TorchSettings(
-        dtype=arguments.dtype,
-        device=arguments.device,
-        threads=arguments.threads,
-        max_seq_len=arguments.prompt + arguments.tokens,
-        max_batch_size=max(arguments.streams),
-    )
-    contenders: dict[str, Run] = {"this engine": ours(load(directory, settings, lambda *_: None))}
+    contenders: dict[str, Run] = {}
+    for quantization in ("none", "int8") if arguments.device == "cpu" else ("none",):
+        settings = without_cache(arguments, arguments.prompt + arguments.tokens, quantization)
+        name = "this engine" if quantization == "none" else f"this engine, {quantization}"
+        contenders[name] = ours(load(directory, settings, lambda *_: None))
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, arguments.dtype))
     model = model.to(arguments.device).eval()
     for name, make in PEERS.items():
@@ -144,6 +221,9 @@ def main() -> None:
         mine = speed["this engine"]
         cells = [f"{value:.0f} | {mine / value:.2f}" for value in speed.values()]
         print(f"| {streams} | " + " | ".join(cells) + " |", flush=True)
+    print_prefill(directory, tokenizer, arguments)
+    if arguments.device == "cpu":
+        print_int8(directory, tokenizer, arguments)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,14 @@ class Weights:
         path = self._where.pop(name, None)
         if path is None:
             raise CheckpointError(f"The checkpoint in {self._directory} lacks the tensor {name}.")
-        stored = self._files[path].get_slice(name)
+        file = self._files[path]
+        stored = file.get_slice(name)
         if tuple(stored.get_shape()) != shape:
             raise CheckpointError(
                 f"The tensor {name} has the shape {stored.get_shape()}, but config.json says {list(shape)}."
             )
-        tensor: torch.Tensor = stored[(slice(None),) * axis + (part,)]
+        whole = part.indices(shape[axis]) == (0, shape[axis], 1)
+        tensor: torch.Tensor = file.get_tensor(name) if whole else stored[(WHOLE,) * axis + (part,)]
         self._progress(1 - len(self._where) / self._total)
         return tensor.to(self._device, self._dtype)
 

@@ -1,10 +1,12 @@
 """GPUs shared out among replicas."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.config import ConfigError, Settings
+from app.config import ConfigError, Settings, TorchSettings
+from app.place import locate
 from app.pool import gpus
 from app.pool.gpus import assign_gpus
 
@@ -39,3 +41,13 @@ def test_without_gpus_nothing_is_assigned_unless_asked(
         (tmp_path / "driver" / name).mkdir(parents=True)
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "driver")
     assert assigned(1, replicas=2) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("device", "each"), [("auto", 3), ("cpu", 1)])
+def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, each: int) -> None:
+    settings = Settings(
+        model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert locate(settings, lambda *_: None).gpus_per_replica == each
+    fewer = settings.model_copy(update={"gpus_per_replica": 2})
+    assert locate(fewer, lambda *_: None).gpus_per_replica == 2
