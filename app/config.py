@@ -43,10 +43,18 @@ class TorchSettings(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="auto is bfloat16 where the device computes in it, else float32"
     )
-    quantization: Literal["none", "int8"] = Field(
-        "none", description="int8 rounds weights, and inputs of products as they come, to 8 bits on a CPU"
+    quantization: Literal["none", "fp8", "int8"] = Field(
+        "none",
+        description="int8 rounds weights, and inputs of products as they come, to 8 bits on a CPU, fp8 does "
+        "so on a GPU of Hopper's kind or later",
     )
-    max_batch_size: Positive = Field(32, description="sequences that run at once; the rest wait")
+    load_format: Literal["auto", "dummy"] = Field(
+        "auto",
+        description="dummy makes random weights up, for measuring: only config.json and a tokenizer are read",
+    )
+    max_batch_size: Positive | None = Field(
+        None, description="sequences that run at once; the rest wait; null is 32 on a CPU and 256 on a GPU"
+    )
     max_seq_len: Positive | None = Field(
         None, description="prompt + generated tokens of one sequence; null is the model's own limit"
     )

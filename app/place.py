@@ -35,7 +35,8 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
     """Find the model, converting it when needed. Raises `CheckpointError`."""
     tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
     if settings.engine != "tensorrt_llm":
-        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting)
+        dummy = settings.engine == "torch" and settings.torch.load_format == "dummy"
+        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting, weights=not dummy)
         name = checkpoints.display_name(settings.model, model_dir)
         each = 1
         if settings.engine == "torch" and settings.torch.device != "cpu":

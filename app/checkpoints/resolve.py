@@ -31,18 +31,19 @@ LFS_POINTER = b"version https://git-lfs"
 Progress = Callable[[float, str], None]
 
 
-def resolve(model: str, cache_dir: Path, progress: Progress) -> Path:
+def resolve(model: str, cache_dir: Path, progress: Progress, *, weights: bool = True) -> Path:
     """The directory of `model`: "demo", a .gguf file or a directory. Raises `CheckpointError`.
 
     A .gguf file is converted once into `cache_dir`; meanwhile `progress` is called with a fraction (0..1)
-    and a few words. Any number of processes may do so at the same time.
+    and a few words. Any number of processes may do so at the same time. Without `weights` a directory need
+    not hold any.
     """
     if model == DEMO:
         path, identity = _demo_file()
         return _converted(path, DEMO_NAME, identity, cache_dir, progress)
     path = Path(model).expanduser()
     if path.is_dir():
-        return _checked_directory(path)
+        return _checked_directory(path, weights)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise CheckpointError(f"The model file {path} does not exist.")
@@ -113,12 +114,14 @@ def _converted(path: Path, name: str, identity: str, cache_dir: Path, progress: 
     return build_once(target, CONVERTED_FILES, build)
 
 
-def _checked_directory(path: Path) -> Path:
+def _checked_directory(path: Path, with_weights: bool) -> Path:
     """`path`, if an engine can be expected to load it."""
     config = path / "config.json"
     if not config.is_file():
         raise CheckpointError(f"The model directory {path} has no config.json.")
     read_json(config)
+    if not with_weights:
+        return path
     if any(path.glob("*.engine")):  # a TensorRT-LLM engine directory: its engine checks the rest
         return path
     weights = sorted(path.glob("*.safetensors"))

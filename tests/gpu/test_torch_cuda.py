@@ -8,7 +8,17 @@ import pytest
 import torch
 import transformers
 
-from tests.unit.engines.torch.conftest import CONFIGS, VOCAB, make_engine, request, run
+from app.config import ConfigError
+from tests.unit.engines.torch.conftest import (
+    CONFIGS,
+    SIZES,
+    VOCAB,
+    finish,
+    make_checkpoint,
+    make_engine,
+    request,
+    run,
+)
 
 LENGTHS = (1, 5, 16, 64, 130, 200)
 
@@ -57,3 +67,91 @@ def test_every_parameter_in_one_batch_and_a_tight_cache(checkpoint: Callable[[st
     assert logprobs is not None
     assert all(len(one.top) == 20 and one.logprob <= 0 for one in logprobs)
     assert engine.stats().kv_blocks_used == 0
+
+
+def test_drawing_follows_the_seed_and_not_the_company(checkpoint: Callable[[str], Path]) -> None:
+    """In float32 rounding, which may differ with the batch, is too small to change a token."""
+    engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=8)
+    drawn = {"temperature": 1.0, "max_tokens": 60, "ignore_eos": True, "top_p": 0.95}
+    alone = [
+        run(engine, request("one", prompt, seed=i, **drawn))["one"].token_ids
+        for i, prompt in enumerate(prompts())
+    ]
+    together = run(engine, *(request(str(i), p, seed=i, **drawn) for i, p in enumerate(prompts())))
+    assert [together[str(i)].token_ids for i in range(len(alone))] == alone
+
+
+def test_the_prefix_cache_changes_nothing(checkpoint: Callable[[str], Path]) -> None:
+    directory = checkpoint("llama")
+    long = [(7 * i) % (VOCAB - 3) + 3 for i in range(200)]
+    ones = [request(str(i), [*long[: 60 * i + 20], 9, i], max_tokens=20, ignore_eos=True) for i in range(4)]
+    cold = make_engine(directory, device="cuda", enable_prefix_caching=False)
+    expected = {one.request_id: run(cold, one)[one.request_id].token_ids for one in ones}
+    warm = make_engine(directory, device="cuda", max_num_tokens=320, max_batch_size=16)
+    for one in ones * 2:
+        assert run(warm, one)[one.request_id].token_ids == expected[one.request_id]
+    assert warm.stats().kv_blocks_reused > 0
+
+
+def test_penalties_are_known_in_time(checkpoint: Callable[[str], Path]) -> None:
+    """A step is launched before the host has read the last one's token; its penalty counts nevertheless."""
+    directory = checkpoint("llama")
+    punished = {"repetition_penalty": 1.8, "frequency_penalty": 1.0, "max_tokens": 40, "ignore_eos": True}
+    on_cpu = make_engine(directory)
+    on_gpu = make_engine(directory, device="cuda")
+    one = request("x", prompts()[3], **punished)
+    assert run(on_gpu, one)["x"].token_ids == run(on_cpu, one)["x"].token_ids
+
+
+def test_an_abort_ends_a_sequence_that_has_a_token_under_way(checkpoint: Callable[[str], Path]) -> None:
+    engine = make_engine(checkpoint("llama"), device="cuda")
+    for name in ("a", "b"):
+        engine.submit(request(name, prompts()[2], max_tokens=50, ignore_eos=True))
+    for _ in range(5):
+        engine.step(0)
+    engine.abort("a")
+    outputs = engine.step(0)
+    assert [(one.request_id, one.finish_reason) for one in outputs if one.request_id == "a"] == [
+        ("a", "abort")
+    ]
+    assert "a" not in finish(engine, {"b"})
+    assert engine.stats().kv_blocks_used == 0
+
+
+def test_fp8_is_close(tmp_path: Path) -> None:
+    sizes = {**SIZES, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.05}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    directory = make_checkpoint(transformers.LlamaConfig(**sizes), tmp_path)
+    scores = []
+    for quantization in ("none", "fp8"):
+        engine = make_engine(directory, device="cuda", dtype="bfloat16", quantization=quantization)
+        ones = [request(str(i), p, max_tokens=1, prompt_logprobs=0) for i, p in enumerate(prompts()[1:])]
+        found: list[float] = []
+        for one in ones:
+            engine.submit(one)
+        while engine.stats().running or engine.stats().waiting or not found:
+            for output in sorted(engine.step(0.01), key=lambda output: output.request_id):
+                found += [p.logprob for p in output.prompt_logprobs or () if p is not None]
+            if len(found) == sum(len(p) - 1 for p in prompts()[1:]):
+                break
+        scores.append(sorted(found))
+    difference = torch.tensor(scores[0]) - torch.tensor(scores[1])
+    assert difference.abs().mean() < 0.1
+    assert difference.any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"device": "cuda", "quantization": "int8"}, "int8"), ({"quantization": "fp8"}, "fp8")],
+)
+def test_quantization_of_the_wrong_device(
+    checkpoint: Callable[[str], Path], wrong: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"torch\.quantization: {named}"):
+        make_engine(checkpoint("llama"), **wrong)
+
+
+def test_random_weights_need_no_file(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((checkpoint("llama") / "config.json").read_text())
+    engine = make_engine(tmp_path, device="cuda", load_format="dummy")
+    assert len(run(engine, request("x", [5, 6, 7], ignore_eos=True))["x"].token_ids) == 8

@@ -1,4 +1,9 @@
-"""The engine: requests in, one batch of token deltas out of every step."""
+"""The engine: requests in, one batch of token deltas out of every step.
+
+Where the executor can, a step is planned and launched while the one before it is still computed: its tokens
+are then read one step late. A sequence that turns out to have ended has one token more under way, which
+nobody gets.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,14 @@ from typing import Any
 
 import torch
 
-from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.block_pool import BlockPool
+from app.engines.torch.executor import Executor, Step
 from app.engines.torch.followers import Followers
 from app.engines.torch.guides import GuideCompiler
 from app.engines.torch.kv_cache import KVCache, blocks_for
 from app.engines.torch.logit_rules import LogitRules
 from app.engines.torch.memory import out_of_memory
-from app.engines.torch.model import Model
-from app.engines.torch.sampler import Sampled, prompt_logprobs, sample
+from app.engines.torch.sampler import Sampled
 from app.engines.torch.scheduler import Limits, Plan, Scheduler
 from app.engines.torch.sequence import Sequence
 from app.generation import (
@@ -40,17 +44,15 @@ class TorchEngine:
     def __init__(
         self,
         info: EngineInfo,
-        model: Model,
+        executor: Executor,
         cache: KVCache,
-        builder: BatchBuilder,
         limits: Limits,
         guides: GuideCompiler | None = None,
         followers: Followers | None = None,
     ) -> None:
         self.info = info
-        self._model = model
+        self._executor = executor
         self._cache = cache
-        self._builder = builder
         self._device = cache.layers[0].device
         self._pool = BlockPool(info.kv_blocks)
         self._scheduler = Scheduler(limits, self._pool, cache)
@@ -61,6 +63,7 @@ class TorchEngine:
         self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
         self._aborted: list[str] = []
         self._expiry_due = 0.0
+        self._flying: Step | None = None  # launched, its tokens not read
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -94,15 +97,21 @@ class TorchEngine:
             outputs += self._admit_guided(timeout if idle else 0.0)
         outputs += self._end_expired()
         with torch.inference_mode():
+            if self._pool.free < len(self._scheduler.running):
+                # Blocks may be taken from a sequence, whose tokens must all be known then.
+                outputs += self._land()
             plan = self._scheduler.plan()
-            if plan:
-                try:
-                    outputs += self._run(plan)
-                except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-                    # Other ranks may have gone on: then they no longer agree on what is in the cache.
-                    if self._followers is not None or not out_of_memory(error):
-                        raise
-                    outputs += self._relieve(plan)
+            try:
+                launched = self._launch(plan) if plan else None
+            except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
+                # Other ranks may have gone on: then they no longer agree on what is in the cache.
+                if self._followers is not None or not out_of_memory(error):
+                    raise
+                return outputs + self._land() + self._relieve(plan)
+            outputs += self._land()
+            self._flying = launched
+            if launched is not None and not self._may_fly(launched):
+                outputs += self._land()
         return outputs
 
     def stats(self) -> EngineStats:
@@ -155,6 +164,8 @@ class TorchEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         sequence = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
+        if self._live.get(sequence.request.request_id) is not sequence:
+            return []  # its last token was under way
         log.error("a step of %d sequences ran out of memory", len(plan.decode) + len(plan.prefill))
         output = StepOutput(sequence.request.request_id, [], "error", error="the engine ran out of memory")
         return [self._end(sequence, output)]
@@ -211,26 +222,31 @@ class TorchEngine:
                 self._scheduler.add(sequence)
         return refused
 
-    def _run(self, plan: Plan) -> list[StepOutput]:
+    def _launch(self, plan: Plan) -> Step:
         if self._followers is not None:
             self._followers.compute(plan)
-        batch = self._builder.build(plan)
-        hidden = self._model(batch, self._cache)
-        scored = [
-            (scores, prompt_logprobs(self._model, hidden, chunk, first_row))
-            for chunk, first_row in batch.scored
-            if (scores := chunk.sequence.prompt_logprobs) is not None
-        ]
-        chosen = []
-        if batch.sampled:
-            chosen = sample(self._model.logits(hidden, batch.sample_rows), batch.sampled)
+        step = self._executor.launch(plan)
         # From here on it counts: a step that found no memory is planned again as if it had not been.
-        for scores, more in scored:
-            scores += more
         self._scheduler.advance(plan)
         self._stats.steps += 1
-        self._stats.generated_tokens += len(chosen)
-        return [self._advance(*pair) for pair in zip(batch.sampled, chosen, strict=True)]
+        for sequence in step.sampled:
+            sequence.unread += 1
+        return step
+
+    def _may_fly(self, step: Step) -> bool:
+        """Whether the next step can be launched before this one's tokens are read: a guide needs them."""
+        return self._executor.overlaps and all(one.matcher is None for one in step.sampled)
+
+    def _land(self) -> list[StepOutput]:
+        """Read the tokens of the step that is under way, if there is one."""
+        step, self._flying = self._flying, None
+        outputs = []
+        for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
+            sequence.unread -= 1
+            if self._live.get(sequence.request.request_id) is sequence:
+                self._stats.generated_tokens += 1
+                outputs.append(self._advance(sequence, chosen))
+        return outputs
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
         sampling = sequence.request.sampling
@@ -245,8 +261,6 @@ class TorchEngine:
         token = sampled.token_id
         sequence.tokens.append(token)
         output.token_ids.append(token)
-        if sequence.rules is not None:
-            sequence.rules.add(token)
         if sampled.logprobs is not None:
             output.logprobs = [sampled.logprobs]
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:

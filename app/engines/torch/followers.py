@@ -158,8 +158,8 @@ def join(ranks: Ranks, at: Path, device: torch.device) -> None:
 
 def follow(source: BinaryIO) -> None:
     """Be the rank that the first message says, to the end of `source`."""
+    from app.engines.torch.executor import EagerExecutor
     from app.engines.torch.loader import load_rank
-    from app.engines.torch.sampler import prompt_logprobs
 
     told = msgspec.msgpack.decode(_read(source), type=Join)
     setup_logging(told.log_level, process=f"rank {told.rank}")
@@ -168,15 +168,11 @@ def follow(source: BinaryIO) -> None:
     steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
     own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
+    assert isinstance(own.executor, EagerExecutor)
     decoder = msgspec.msgpack.Decoder(Step)
     with torch.inference_mode():
         while True:
-            batch = own.builder.build(_plan(decoder.decode(steps.get())))
-            hidden = own.model(batch, own.cache)
-            for chunk, first_row in batch.scored:
-                prompt_logprobs(own.model, hidden, chunk, first_row)
-            if batch.sampled:
-                own.model.logits(hidden, batch.sample_rows)
+            own.executor.follow(_plan(decoder.decode(steps.get())))
 
 
 def _part(sequence: Sequence, start: int, length: int) -> Part:

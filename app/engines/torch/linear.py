@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from app.config import ConfigError
 
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "fp8", "int8"]
 
 MIN_ROWS = 2
 """oneDNN computes a single row in another order; one padding row costs nothing."""

@@ -13,6 +13,7 @@ from app.config import ConfigError, TorchSettings
 from app.engines.base import Progress
 from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.engine import TorchEngine, cache_blocks
+from app.engines.torch.executor import EagerExecutor, Executor
 from app.engines.torch.followers import Followers, join, meeting, start_followers
 from app.engines.torch.guides import GUIDES, GuideCompiler, available
 from app.engines.torch.kv_cache import KVCache, bytes_per_token
@@ -22,6 +23,7 @@ from app.engines.torch.model import Model
 from app.engines.torch.model_config import ModelConfig, read_config
 from app.engines.torch.parallel import ALONE, Ranks, shard
 from app.engines.torch.scheduler import Limits
+from app.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource
 from app.engines.torch.weights import Weights
 from app.generation import Capabilities, EngineInfo
 
@@ -35,9 +37,8 @@ class Loaded:
     """What one rank computes with."""
 
     config: ModelConfig
-    model: Model
+    executor: Executor
     cache: KVCache
-    builder: BatchBuilder
     limits: Limits
     blocks: int
     max_seq_len: int
@@ -88,16 +89,56 @@ def load_rank(
         progress(share * LOADING_SHARE, "reading weights")
 
     check_quantization(settings.quantization, device)
+    one_gpu = device.type == "cuda" and ranks.size == 1
+    if settings.quantization == "fp8":
+        _check_fp8(config, dtype, device, ranks)
     with torch.inference_mode():
-        weights = Weights(model_dir, dtype, device, reading)
-        model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
-        own = shard(config, ranks)
-        tokens = _cache_tokens(own, settings, max_seq_len, dtype, device, ranks)
-        blocks = ranks.least(cache_blocks(tokens, max_seq_len, settings.block_size), device)
-        cache = KVCache(own, blocks, settings.block_size, dtype, device)
-    tile = limits.tile if limits.exact else limits.chunk
-    builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
-    return Loaded(config, model, cache, builder, limits, blocks, max_seq_len, dtype, device)
+        weights: WeightSource
+        if settings.load_format == "dummy":
+            weights = RandomWeights(dtype, device)
+        else:
+            kind = ParallelWeights if one_gpu else Weights
+            weights = kind(model_dir, dtype, device, reading)
+        executor: Executor
+        if one_gpu:
+            executor, cache, blocks = _on_gpu(config, settings, limits, weights, max_seq_len, dtype, device)
+        else:
+            model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
+            own = shard(config, ranks)
+            room = free_bytes(device, settings.kv_cache_memory_fraction)
+            if device.type == "cpu":  # one memory for all
+                room //= ranks.size
+            blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
+            cache = KVCache(own, blocks, settings.block_size, dtype, device)
+            tile = limits.tile if limits.exact else limits.chunk
+            builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
+            executor = EagerExecutor(model, cache, builder)
+    return Loaded(config, executor, cache, limits, blocks, max_seq_len, dtype, device)
+
+
+def _on_gpu(
+    config: ModelConfig,
+    settings: TorchSettings,
+    limits: Limits,
+    weights: WeightSource,
+    max_seq_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Executor, KVCache, int]:
+    """What computes steps on a GPU of its own, the KV cache and its number of blocks. Triton is needed."""
+    from app.engines.torch.cuda.executor import CudaExecutor
+    from app.engines.torch.cuda.model import CudaModel
+    from app.engines.torch.cuda.peak import free_after_peak
+
+    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8")
+    executor = CudaExecutor(config, model, limits, max_seq_len, device)
+    room = free_after_peak(executor, config, limits, max_seq_len, dtype, device)
+    room = int(room * settings.kv_cache_memory_fraction)
+    blocks = _blocks(config, settings, limits, max_seq_len, dtype, room)
+    cache = KVCache(config, blocks, settings.block_size, dtype, device)
+    executor.use(cache)
+    executor.capture()
+    return executor, cache, blocks
 
 
 def _engine(
@@ -116,7 +157,7 @@ def _engine(
         vocab_size=config.vocab_size,
         eos_token_ids=config.eos_token_ids,
         max_seq_len=own.max_seq_len,
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=own.limits.max_batch_size,
         capabilities=Capabilities(
             max_logprobs=min(MAX_LOGPROBS, config.vocab_size),
             seed=True,
@@ -137,22 +178,23 @@ def _engine(
     if vocabulary is not None and info.capabilities.guides:
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
     progress(1.0, "ready")
-    return TorchEngine(info, own.model, own.cache, own.builder, own.limits, guides, followers)
+    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers)
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
     """The scheduler's limits. Raises `ConfigError` when a step has no room for prompts."""
+    batch = settings.max_batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     tokens = settings.max_num_tokens or (CPU_STEP if device.type == "cpu" else GPU_STEP)
-    chunk = min(tokens - settings.max_batch_size, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+    chunk = min(tokens - batch, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
     if chunk < 1:
         raise ConfigError(
             f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
-            f"({settings.max_batch_size}) sequences"
+            f"({batch}) sequences"
         )
     # Sums over ranks depend on where a number lies in the batch.
     exact = device.type == "cpu" and settings.tensor_parallel_size == 1
     return Limits(
-        settings.max_batch_size,
+        batch,
         tokens,
         chunk,
         settings.block_size,
@@ -162,6 +204,7 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
     )
 
 
+CPU_BATCH, GPU_BATCH = 32, 256
 CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 2048
 """Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode. Of a
@@ -207,18 +250,34 @@ def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
     return settings.max_seq_len
 
 
-def _cache_tokens(
+def _blocks(
     config: ModelConfig,
     settings: TorchSettings,
+    limits: Limits,
     max_seq_len: int,
     dtype: torch.dtype,
-    device: torch.device,
-    ranks: Ranks,
+    room: int,
 ) -> int:
-    """Tokens the cache should hold: as set, or what memory allows, at most what the batch can use."""
-    if settings.kv_cache_tokens is not None:
-        return settings.kv_cache_tokens
-    room = free_bytes(device, settings.kv_cache_memory_fraction) // bytes_per_token(config, dtype)
-    if device.type == "cpu":  # one memory for all
-        room //= ranks.size
-    return min(room, settings.max_batch_size * (max_seq_len + settings.block_size))
+    """Blocks of the cache: as set, or what `room` bytes hold, at most what the batch can use."""
+    tokens = settings.kv_cache_tokens
+    if tokens is None:
+        most = limits.max_batch_size * (max_seq_len + settings.block_size)
+        tokens = min(room // bytes_per_token(config, dtype), most)
+    return cache_blocks(tokens, max_seq_len, settings.block_size)
+
+
+def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> None:
+    """Raises `ConfigError` when the device or the model's sizes do not allow it."""
+    if device.type == "cpu":
+        raise ConfigError("torch.quantization: fp8 needs a GPU; a CPU has int8")
+    if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
+        raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
+    if ranks.size > 1:
+        raise ConfigError("torch.quantization: fp8 is for one GPU, not torch.tensor_parallel_size of them")
+    sizes = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
+    if any(size % FP8_GRAIN for size in (*sizes, config.kv_heads * config.head_dim)):
+        raise ConfigError(f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}")
+
+
+FP8_CAPABILITY = (9, 0)
+FP8_GRAIN = 16

@@ -52,12 +52,13 @@ class LogitRules:
             or sampling.min_tokens
         )
 
-    def add(self, token: int) -> None:
-        """A token was generated."""
+    def add(self, token: torch.Tensor) -> None:
+        """A token [1] was generated; nothing waits for the device that knows it."""
+        token = token.long()
         if self._counts is not None:
-            self._counts[token] += 1
+            self._counts.index_add_(0, token, torch.ones_like(token, dtype=self._counts.dtype))
         if self._seen is not None:
-            self._seen[token] = True
+            self._seen.index_fill_(0, token, True)
 
     def apply(self, logits: torch.Tensor, generated: int) -> None:
         """Change `logits` [vocab] of the token after `generated` others, in place."""

@@ -18,7 +18,7 @@ from app.engines.torch.linear import MIN_ROWS, Linear, Quantization, make_linear
 from app.engines.torch.model_config import ModelConfig
 from app.engines.torch.parallel import ALONE, Ranks, shard
 from app.engines.torch.rope import apply_rope, rope_tables
-from app.engines.torch.weights import Weights
+from app.engines.torch.weight_source import WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Model:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: WeightSource,
         max_length: int,
         dtype: torch.dtype,
         device: torch.device,
@@ -111,7 +111,7 @@ class Model:
 
 
 def _layer(
-    config: ModelConfig, weights: Weights, index: int, ranks: Ranks, quantization: Quantization
+    config: ModelConfig, weights: WeightSource, index: int, ranks: Ranks, quantization: Quantization
 ) -> Layer:
     prefix = f"model.layers.{index}."
     hidden, dim, inner = config.hidden_size, config.head_dim, config.intermediate_size

@@ -9,11 +9,11 @@ number of rows shows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from app.engines.torch.guides import constrain
-from app.engines.torch.model import Model
 from app.engines.torch.scheduler import Chunk
 from app.engines.torch.sequence import Sequence
 from app.generation import TokenLogprobs
@@ -48,6 +48,9 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
             tokens[index] = token
     wanted = [i for i, sequence in enumerate(sequences) if sequence.request.sampling.logprobs is not None]
     logprobs = _logprobs(logits, wanted, sequences, tokens) if wanted else {}
+    for token, sequence in zip(tokens, sequences, strict=True):
+        if sequence.rules is not None:
+            sequence.rules.add(torch.tensor([token], device=logits.device))
     return [Sampled(token, logprobs.get(index)) for index, token in enumerate(tokens)]
 
 
@@ -176,8 +179,14 @@ def _logprobs(
     return dict(zip(wanted, _token_logprobs(rows, [tokens[i] for i in wanted], counts), strict=True))
 
 
+class Scorer(Protocol):
+    """A model's head."""
+
+    def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor: ...
+
+
 def prompt_logprobs(
-    model: Model, hidden: torch.Tensor, chunk: Chunk, first_row: int
+    model: Scorer, hidden: torch.Tensor, chunk: Chunk, first_row: int
 ) -> list[TokenLogprobs | None]:
     """What the chunk's rows of `hidden` [rows, hidden] say about the prompt tokens that follow them."""
     sequence = chunk.sequence
@@ -197,7 +206,7 @@ SCORED_AT_ONCE = 128
 
 def _token_logprobs(logits: torch.Tensor, tokens: list[int], counts: list[int]) -> list[TokenLogprobs]:
     """For each row of `logits` the log-probability of its token and of the `counts` likeliest ones."""
-    values = logits.log_softmax(-1)
+    values = logits.float().log_softmax(-1)
     chosen = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
     top_values, top_ids = (part.tolist() for part in values.topk(max(counts)))
     return [

@@ -147,7 +147,7 @@ class Scheduler:
         """Running sequences past their prompt, each with a block for its next token."""
         chosen = []
         for sequence in self.running[:]:
-            if sequence.prefilling or sequence.preempted:
+            if sequence.prefilling or sequence.preempted or sequence.complete:
                 continue
             if sequence.computed == len(sequence.blocks) * self._limits.block_size:
                 if not self._make_room(sequence):

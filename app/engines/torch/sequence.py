@@ -31,6 +31,8 @@ class Sequence:
     seed: int = field(init=False)
     arrival: int = field(default_factory=itertools.count().__next__)
     computed: int = 0
+    unread: int = 0
+    """Tokens chosen for it on the device that are not in `tokens` yet."""
     submitted: float = field(default_factory=time.monotonic)
     queued_ms: float | None = None
     """How long it waited; set when it is first admitted, until it was told."""
@@ -98,3 +100,8 @@ class Sequence:
     def prefilling(self) -> bool:
         """Whether a part of it is still to be computed in chunks."""
         return self.computed < self.prefill_end
+
+    @property
+    def complete(self) -> bool:
+        """Whether its last token was chosen, though not read yet."""
+        return self.unread > 0 and self.generated + self.unread >= self.request.sampling.max_tokens

@@ -50,9 +50,13 @@ class Weights:
                 f"The tensor {name} has the shape {stored.get_shape()}, but config.json says {list(shape)}."
             )
         whole = part.indices(shape[axis]) == (0, shape[axis], 1)
-        tensor: torch.Tensor = file.get_tensor(name) if whole else stored[(WHOLE,) * axis + (part,)]
+        tensor = self._load(name, file, None if whole else (WHOLE,) * axis + (part,))
         self._progress(1 - len(self._where) / self._total)
         return tensor.to(self._device, self._dtype)
+
+    def _load(self, name: str, file: safe_open, part: tuple[slice, ...] | None) -> torch.Tensor:
+        tensor: torch.Tensor = file.get_tensor(name) if part is None else file.get_slice(name)[part]
+        return tensor
 
     def drop(self, name: str) -> None:
         """Leave a tensor unread, if it is there."""

@@ -126,7 +126,7 @@ def test_rules_by_their_formulas() -> None:
     prompt, answer, ends = [1, 2, 3], [3, 4, 4], frozenset({9})
     rules = LogitRules(sampling, prompt, ends, 10, torch.device("cpu"))
     for token in answer:
-        rules.add(token)
+        rules.add(torch.tensor([token]))
     start = torch.tensor([1.0, -1.0, 2.0, 0.5, -0.5, 0.0, 3.0, 0.1, 0.2, 5.0])
     for generated in (1, 2):
         expected = []

@@ -1,0 +1,1 @@
+"""The torch engine's way through an NVIDIA GPU: Triton kernels, CUDA graphs, nothing that waits."""

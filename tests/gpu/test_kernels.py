@@ -1,0 +1,230 @@
+"""Each Triton kernel against a float64 reference, on fresh random inputs every time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from app.engines.torch.cuda.kernels.attention import PagedDecode
+from app.engines.torch.cuda.kernels.gemv import gemv
+from app.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
+from app.engines.torch.cuda.kernels.rope import rope_and_store
+from app.engines.torch.cuda.kernels.sampling import Sampler
+from app.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+EPS = 1e-5
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
+DTYPES = list(TOLERANCE)
+
+
+@pytest.fixture(autouse=True)
+def fresh_inputs() -> None:
+    torch.seed()
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, device=DEVICE).to(dtype)
+
+
+def error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖got - expected‖ / ‖expected‖; NaN never passes a comparison."""
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS) * weight.double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [72, 4096])
+def test_add_rms_norm(width: int, dtype: torch.dtype) -> None:
+    x, delta, weight = (
+        random(5, width, dtype=dtype),
+        random(5, width, dtype=dtype),
+        random(width, dtype=dtype),
+    )
+    before = x.clone()
+    assert error(add_rms_norm(x, None, weight, EPS), rms_norm(x.double(), weight)) < TOLERANCE[dtype]
+    assert torch.equal(x, before)
+    out = add_rms_norm(x, delta, weight, EPS)
+    assert error(x, before.double() + delta.double()) < TOLERANCE[dtype]
+    assert error(out, rms_norm(x.double(), weight)) < TOLERANCE[dtype]
+
+
+def test_what_goes_to_fp8_comes_back_within_its_precision() -> None:
+    x, weight = random(5, 4096, dtype=torch.bfloat16), random(4096, dtype=torch.bfloat16)
+    values, scales = add_rms_norm_fp8(x, None, weight, EPS)
+    assert error(values.double() * scales.double(), rms_norm(x.double(), weight)) < 0.04
+    both = random(3, 2 * 1000, dtype=torch.bfloat16)
+    values, scales = swiglu_fp8(both)
+    gate, up = both.double().chunk(2, -1)
+    assert error(values.double() * scales.double(), F.silu(gate) * up) < 0.04
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [96, 14336])
+def test_swiglu(width: int, dtype: torch.dtype) -> None:
+    both = random(3, 2 * width, dtype=dtype)
+    gate, up = both.double().chunk(2, -1)
+    assert error(swiglu(both), F.silu(gate) * up) < TOLERANCE[dtype]
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
+def test_rope_and_store(heads: int, kv_heads: int, dim: int, normed: bool, dtype: torch.dtype) -> None:
+    rows, blocks, block_size = 7, 9, 4
+    qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype)
+    cache = random(blocks, block_size, 2, kv_heads, dim, dtype=dtype)
+    angles = random(50, dim // 2) * 3
+    tables = angles.cos().contiguous(), angles.sin().contiguous()
+    positions = torch.randint(50, (rows,), device=DEVICE, dtype=torch.int32)
+    slots = torch.randperm(blocks * block_size, device=DEVICE)[:rows].int()
+    norms = (random(dim, dtype=dtype), random(dim, dtype=dtype), EPS) if normed else None
+    q, k, v = qkv.double().split((heads, kv_heads, kv_heads), 1)
+    if norms is not None:
+        q, k = rms_norm(q, norms[0]), rms_norm(k, norms[1])
+    cos, sin = (table.double()[positions.long()].unsqueeze(1) for table in tables)
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    expected = cache.double().flatten(0, 1)
+    expected[slots.long()] = torch.stack((k, v), 1)
+    rope_and_store(qkv, cache, positions, slots, tables, norms)
+    assert error(qkv, torch.cat((q, k, v), 1)) < TOLERANCE[dtype]
+    assert error(cache.flatten(0, 1), expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
+def test_paged_decode(heads: int, kv_heads: int, dim: int, rows: int, dtype: torch.dtype) -> None:
+    most, block_size = (3000, 16) if DEVICE.type == "cuda" else (300, 16)
+    lengths = torch.randint(1, most, (rows,))
+    lengths[0] = most
+    if rows > 1:
+        lengths[1] = 0  # a row that pads the batch
+    width = -(-most // block_size)
+    cache = random(rows * width + 1, block_size, 2, kv_heads, dim, dtype=dtype)
+    tables = (torch.randperm(rows * width) + 1).view(rows, width).int().to(DEVICE)
+    qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype)
+    decode = PagedDecode(heads, kv_heads, dim, rows, DEVICE)
+    for _ in range(2):  # the second finds what the first left in the scratch memory
+        out = torch.full((rows, heads * dim), math.nan, dtype=dtype, device=DEVICE)
+        decode(
+            qkv,
+            cache,
+            tables,
+            torch.tensor([width], dtype=torch.int32, device=DEVICE),
+            lengths.int().to(DEVICE),
+            out,
+        )
+        for row, length in enumerate(lengths.tolist()):
+            if length == 0:
+                assert not out[row].any()
+                continue
+            kv = cache[tables[row].long()].flatten(0, 1)[:length].double()
+            query = qkv[row, :heads].double().view(kv_heads, -1, dim)
+            scores = torch.einsum("hgd,thd->hgt", query, kv[:, 0]) / dim**0.5
+            expected = torch.einsum("hgt,thd->hgd", scores.softmax(-1), kv[:, 1])
+            assert error(out[row], expected.flatten()) < TOLERANCE[dtype], length
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("inputs", "outputs"), [(72, 102), (4096, 1536)])
+def test_gemv(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    x, weight = random(1, inputs, dtype=dtype), random(outputs, inputs, dtype=dtype)
+    gain, bias = random(inputs, dtype=dtype), random(outputs, dtype=dtype)
+    addend = random(1, outputs, dtype=dtype)
+    plain = x.double() @ weight.double().T
+    assert error(gemv(x, weight), plain) < TOLERANCE[dtype]
+    assert error(gemv(x, weight, addend=addend), plain + addend.double()) < TOLERANCE[dtype]
+    normed = rms_norm(x.double(), gain) @ weight.double().T + bias.double()
+    assert error(gemv(x, weight, norm=(gain, EPS), bias=bias), normed) < TOLERANCE[dtype]
+    gate, up = normed.chunk(2, -1)
+    got = gemv(x, weight, norm=(gain, EPS), bias=bias, swiglu=True)
+    assert error(got, F.silu(gate) * up) < TOLERANCE[dtype]
+
+
+def test_gemv_of_scaled_weights() -> None:
+    x, weight = random(1, 512, dtype=torch.bfloat16), random(96, 512).to(torch.float8_e4m3fn)
+    scales = random(96).abs()
+    expected = x.double() @ (weight.double() * scales.double().unsqueeze(1)).T
+    assert error(gemv(x, weight, scales=scales), expected) < TOLERANCE[torch.bfloat16]
+
+
+CUTS = [
+    (0.0, 1.0, 0, 0.0),
+    (1.0, 1.0, 0, 0.0),
+    (0.3, 1.0, 0, 0.0),
+    (1.0, 0.9, 0, 0.0),
+    (2.0, 0.999, 0, 0.0),
+    (1.5, 1.0, 40, 0.0),
+    (1.5, 0.5, 700, 0.0),
+    (1.0, 1.0, 0, 0.2),
+    (1.2, 0.8, 100, 0.05),
+    (1.0, 1.0, 1, 0.0),
+    (1.0, 1e-9, 0, 0.0),
+    (1e-5, 0.5, 3, 0.1),
+]
+"""temperature, top_p, top_k, min_p"""
+
+
+def shares(logits: np.ndarray, temperature: float, top_p: float, top_k: int, min_p: float) -> np.ndarray:
+    """The distribution left by the cuts, in the vocabulary's order; equal logits are cut from the end."""
+    scaled = logits.astype(np.float64) / np.float64(np.float32(temperature))
+    weights = np.exp(scaled - scaled.max())
+    order = np.argsort(-weights, kind="stable")
+    kept = np.ones(len(weights), bool)
+    if top_k:
+        kept[order[top_k:]] = False
+    remaining = order[kept[order]]
+    before = np.concatenate(([0.0], np.cumsum(weights[remaining])[:-1]))
+    kept[remaining[before >= top_p * weights[remaining].sum()]] = False
+    kept &= weights >= min_p
+    return np.where(kept, weights, 0.0) / weights[kept].sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [500, 3000, 128256])
+def test_sampling(vocab: int, dtype: torch.dtype) -> None:
+    """The token is one the cuts leave, and lies where the uniform number points; bfloat16 has many equals."""
+    chunk = 4096 if DEVICE.type == "cuda" else 1024
+    if DEVICE.type == "cpu" and vocab > 3000:
+        pytest.skip("too slow interpreted")
+    rows = len(CUTS)
+    sampler = Sampler(vocab, rows, DEVICE, chunk)
+    for _ in range(20 if DEVICE.type == "cuda" else 2):
+        logits = (random(rows, vocab) * 3).to(dtype)
+        uniform = torch.rand(rows, dtype=torch.float64, device=DEVICE)
+        cuts = torch.tensor([[t, p, m, 0] for t, p, _, m in CUTS], device=DEVICE)
+        top_k = torch.tensor([k or vocab for _, _, k, _ in CUTS], dtype=torch.int32, device=DEVICE)
+        tokens = torch.full((rows,), -1, dtype=torch.int32, device=DEVICE)
+        last = torch.full((rows + 1,), -1, dtype=torch.int32, device=DEVICE)
+        slots = (torch.randperm(rows) + 1).int().to(DEVICE)
+        sampler(logits, cuts, top_k, uniform, slots, last, tokens)
+        assert last[0] == -1
+        assert torch.equal(last[slots.long()], tokens)
+        for row, cut in enumerate(CUTS):
+            values, token, u = logits[row].float().cpu().numpy(), int(tokens[row]), float(uniform[row])
+            if cut[0] == 0:
+                assert token == int(values.argmax())
+                continue
+            left = shares(values, *cut)
+            reached = np.cumsum(left)
+            assert left[token] > 0 or near_the_cut(values, token, *cut), cut
+            assert reached[token] - left[token] - 1e-5 <= u <= reached[token] + 1e-5, cut
+
+
+def near_the_cut(logits: np.ndarray, token: int, *cut: float) -> bool:
+    """Whether float32 sums may leave a token that float64 sums do not: top_p's limit is within rounding."""
+    temperature, top_p, top_k, min_p = cut
+    return shares(logits, temperature, min(1.0, top_p + 1e-5), int(top_k), min_p - 1e-6)[token] > 0
