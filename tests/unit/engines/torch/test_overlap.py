@@ -1,4 +1,4 @@
-"""Steps launched before the tokens of the one before are read: the answers are those of one step at a time."""
+"""Steps launched before the last tokens are read: the answers are those of one step at a time."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from app.engines.torch.cuda.kernels.launch import dependent, wait
 
 TILE = 128
-"""Tokens attended to at once."""
+"""Tokens attended to at once; half of it for a single sequence, which needs more programs."""
 SMALLEST_DOT = 16
 PROGRAMS = 256
 """Enough to fill the largest GPUs."""
@@ -161,6 +161,9 @@ class PagedDecode:
         """
         rows = len(out)
         splits = self._splits(rows)
+        tile = TILE if rows > 1 else TILE // 2
+        if qkv.dtype == torch.float32:
+            tile //= 4  # so that it fits shared memory
         _paged_decode[(rows, self._kv_heads, splits)](
             qkv,
             cache,
@@ -179,7 +182,7 @@ class PagedDecode:
             GROUP_BLOCK=max(SMALLEST_DOT, triton.next_power_of_2(self._heads // self._kv_heads)),
             DIM_BLOCK=max(SMALLEST_DOT, triton.next_power_of_2(self._dim)),
             BLOCK_SIZE=cache.shape[1],
-            TILE=TILE if qkv.dtype != torch.float32 else TILE // 4,
+            TILE=tile,
             SPLITS=splits,
             WIDTH=triton.next_power_of_2(self._heads // self._kv_heads * self._dim),
             PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",

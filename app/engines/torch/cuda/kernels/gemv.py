@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from app.engines.torch.cuda.kernels.launch import dependent, wait
+from app.engines.torch.cuda.kernels.launch import dependent
 
 
 @triton.jit
@@ -41,32 +41,26 @@ def _gemv(
     squares = tl.zeros([BLOCK], tl.float32)
     line = weight + row.to(tl.int64)[:, None] * inputs
     up_line = line + outputs.to(tl.int64) * inputs
-    column = tl.arange(0, BLOCK)
-    wanted = there[:, None] & (column < inputs)[None, :]
-    # The first weights are on their way before the row is there; later ones while the last are used.
-    part = tl.load(line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
-    up_part = part
-    if SWIGLU:
-        up_part = tl.load(up_line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
-    wait(PDL)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     for first in range(0, inputs, BLOCK):
         column = first + tl.arange(0, BLOCK)
         inside = column < inputs
-        after = column + BLOCK
-        wanted = there[:, None] & (after < inputs)[None, :]
-        following = tl.load(line + after[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        wanted = there[:, None] & inside[None, :]
+        part = tl.load(line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        if SWIGLU:
+            up_part = tl.load(
+                up_line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first"
+            )
         value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
         if NORM:
             squares += value * value
             value *= tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
         sums += part.to(tl.float32) * value[None, :]
-        part = following
         if SWIGLU:
-            up_following = tl.load(
-                up_line + after[None, :], mask=wanted, other=0.0, eviction_policy="evict_first"
-            )
             up_sums += up_part.to(tl.float32) * value[None, :]
-            up_part = up_following
+    if PDL:  # not before: programs that wait would take the place of those that read
+        tl.extra.cuda.gdc_launch_dependents()
     result = tl.sum(sums, 1)
     up = tl.sum(up_sums, 1)
     if NORM:
@@ -107,7 +101,7 @@ def gemv(
     outputs = rows // 2 if swiglu else rows
     out = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     gain, eps = norm or (x, 0.0)
-    lines, block = _tile(outputs, swiglu)
+    lines, block = _tile(outputs, inputs, swiglu)
     _gemv[(triton.cdiv(outputs, lines),)](
         x,
         weight,
@@ -132,8 +126,10 @@ def gemv(
     return out
 
 
-def _tile(outputs: int, swiglu: bool) -> tuple[int, int]:
+def _tile(outputs: int, inputs: int, swiglu: bool) -> tuple[int, int]:
     """Matrix rows and columns of one program: the fastest of those tried (docs/performance.md)."""
-    if swiglu:
-        return 4, 1024
-    return (4, 512) if outputs < 2**15 else (2, 1024)
+    if swiglu or outputs >= 2**15:
+        return 8, 256
+    if inputs > 2**13:
+        return 1, 1024
+    return (4, 256) if outputs > inputs else (2, 1024)
