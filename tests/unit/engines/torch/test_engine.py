@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from app.config import ConfigError
-from app.engines.torch import engine as engine_module
+from app.engines.torch import executor as executor_module
 from app.engines.torch import loader
 from app.engines.torch.engine import TorchEngine
 from app.engines.torch.sequence import Sequence
@@ -193,13 +193,13 @@ def test_a_step_without_memory_is_taken_again(
     engine.submit(old)
     first = engine.step(0.01)
     engine.submit(request("new", range(3, 20)))
-    real = engine_module.sample
+    real = executor_module.sample
 
     def fail(*_: Any) -> Any:
-        monkeypatch.setattr(engine_module, "sample", real)
+        monkeypatch.setattr(executor_module, "sample", real)
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(engine_module, "sample", fail)
+    monkeypatch.setattr(executor_module, "sample", fail)
     ends = finish(engine, {"old", "new"})
     assert first == []
     assert (ends["new"].finish_reason, ends["new"].token_ids) == ("error", [])

@@ -1,0 +1,226 @@
+"""What a decode step costs on a GPU, against the bytes it must move: a curve, and where the time goes.
+
+Random weights of a shape (config.json); no server, no prompts: sequences are put into the cache as they would
+be after so many tokens. The bound is the larger of bytes over the bandwidth of a matrix-vector product and
+arithmetic over the rate of a square matrix product, both measured first; a cell that arithmetic bounds has a *.
+
+    python benchmarks/gpu.py --model DIR [--batches 1 16 64 256] [--contexts 1024 8192] [--quantization fp8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+
+from app.config import TorchSettings
+from app.engines.torch import load
+from app.engines.torch.cuda.executor import CudaExecutor
+from app.engines.torch.cuda.kernels.attention import PagedDecode
+from app.engines.torch.cuda.kernels.gemv import gemv
+from app.engines.torch.cuda.kernels.norm import add_rms_norm
+from app.engines.torch.cuda.kernels.rope import rope_and_store
+from app.engines.torch.cuda.kernels.sampling import Sampler
+from app.engines.torch.cuda.kernels.swiglu import swiglu
+from app.engines.torch.kv_cache import blocks_for, bytes_per_token
+from app.engines.torch.model_config import ModelConfig, read_config
+from app.engines.torch.scheduler import Plan
+from app.engines.torch.sequence import Sequence
+from app.generation import GenerationRequest, SamplingParams
+
+DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
+COPIES = 4
+"""Of every matrix and cache that is timed, in turn: one alone might stay in the GPU's L2."""
+
+
+def seconds(calls: list[Callable[[], object]], repeats: int = 10) -> float:
+    """Of one of `calls`, in a CUDA graph of all of them; the best of three."""
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    best = float("inf")
+    for _ in range(3):
+        start.record()
+        for _ in range(repeats):
+            graph.replay()
+        stop.record()
+        torch.cuda.synchronize()
+        best = min(best, start.elapsed_time(stop) / 1000 / repeats / len(calls))
+    return best
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=DTYPE, device=DEVICE).normal_(std=0.02)
+
+
+def ceilings() -> tuple[float, float]:
+    """Bytes a second of a matrix-vector product, operations a second of a square matrix product."""
+    matrix, row, square = random(2**18, 4096), random(1, 4096), random(8192, 8192)
+    bandwidth = matrix.nbytes / seconds([lambda: F.linear(row, matrix)])
+    rate = 2 * 8192**3 / seconds([lambda: square @ square], 3)
+    return bandwidth, rate
+
+
+def step_seconds(executor: CudaExecutor, batch: int, context: int, block_size: int, steps: int = 20) -> float:
+    """Of a greedy decode step of `batch` sequences with `context` tokens each, overlapped as in the engine."""
+    width = blocks_for(context, block_size)
+    sequences = []
+    for index in range(batch):
+        request = GenerationRequest(str(index), [1] * context, SamplingParams(max_tokens=1, temperature=0))
+        sequence = Sequence(request)
+        sequence.computed = context - 1
+        sequence.blocks = list(range(1 + index * width, 1 + (index + 1) * width))
+        sequences.append(sequence)
+    plan = Plan(decode=sequences)
+    executor.launch(plan).collect()
+    started, flying = time.perf_counter(), executor.launch(plan)
+    for _ in range(steps - 1):
+        following = executor.launch(plan)
+        flying.collect()
+        flying = following
+    flying.collect()
+    taken = (time.perf_counter() - started) / steps
+    for sequence in sequences:
+        sequence.blocks = []
+    return taken
+
+
+def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
+    """Outputs, inputs and number of each kind of matrix a step reads."""
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "q, k, v": (q + 2 * kv, hidden, config.layers),
+        "attention out": (hidden, q, config.layers),
+        "gate, up": (2 * inner, hidden, config.layers),
+        "down": (hidden, inner, config.layers),
+        "vocabulary": (config.vocab_size, hidden, 1),
+    }
+
+
+def parts(
+    config: ModelConfig, batch: int, context: int, block_size: int
+) -> dict[str, tuple[float, int, int]]:
+    """Each operation of a step alone: seconds, calls in a step, bytes of a call."""
+    found: dict[str, tuple[float, int, int]] = {}
+    norm = random(config.hidden_size), config.norm_eps
+    for name, (outputs, inputs, calls) in matrices(config).items():
+        weights = [random(outputs, inputs) for _ in range(COPIES if calls > 1 else 1)]
+        x = random(batch, inputs)
+        if batch > 1:
+            work = [lambda w=w: F.linear(x, w) for w in weights]
+        elif name in ("attention out", "down"):
+            work = [lambda w=w: gemv(x, w, addend=random_row) for w in weights]
+            random_row = random(1, outputs)
+        else:
+            work = [lambda w=w: gemv(x, w, norm=norm, swiglu=name == "gate, up") for w in weights]
+        found[name] = seconds(work), calls, 2 * outputs * inputs
+    heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
+    width = blocks_for(context, block_size)
+    caches = [random(batch * width + 1, block_size, 2, kv_heads, dim) for _ in range(2)]
+    tables = torch.arange(1, batch * width + 1, dtype=torch.int32, device=DEVICE)
+    stride = torch.tensor([width], dtype=torch.int32, device=DEVICE)
+    lengths = torch.full((batch,), context, dtype=torch.int32, device=DEVICE)
+    qkv, out = random(batch, heads + 2 * kv_heads, dim), random(batch, heads * dim)
+    paged = PagedDecode(heads, kv_heads, dim, batch, DEVICE)
+    work = [lambda c=c: paged(qkv, c, tables, stride, lengths, out) for c in caches]
+    found["attention"] = seconds(work), config.layers, batch * context * kv_heads * dim * 4
+    table = torch.ones(context, dim // 2, device=DEVICE)
+    slots = tables.view(batch, width)[:, -1] * block_size
+    rope = [lambda: rope_and_store(qkv, caches[0], lengths - 1, slots, (table, table), None)]
+    found["rope, cache write"] = seconds(rope), config.layers, 2 * qkv.nbytes
+    if batch > 1:
+        x, both = random(batch, config.hidden_size), random(batch, 2 * config.intermediate_size)
+        work = [lambda: add_rms_norm(x, x, *norm)]
+        found["residual, norm"] = seconds(work), 2 * config.layers, 4 * x.nbytes
+        found["swiglu"] = seconds([lambda: swiglu(both)]), config.layers, both.nbytes * 3 // 2
+    logits, sampler = random(batch, config.vocab_size), Sampler(config.vocab_size, batch, DEVICE)
+    ints = torch.zeros(batch, dtype=torch.int32, device=DEVICE)
+    none = torch.zeros(batch, 4, device=DEVICE)
+    work = [lambda: sampler(logits, none, ints, none.double(), ints, ints.clone(), ints)]
+    found["greedy choice"] = seconds(work), 1, logits.nbytes
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--quantization", default="none", choices=["none", "fp8"])
+    arguments = parser.parse_args()
+    config = read_config(arguments.model)
+    bandwidth, rate = ceilings()
+    torch.cuda.empty_cache()
+    settings = TorchSettings(
+        device="cuda", dtype="bfloat16", load_format="dummy", quantization=arguments.quantization,
+        max_batch_size=max(arguments.batches),
+    )  # fmt: skip
+    started = time.perf_counter()
+    engine = load(arguments.model, settings, lambda *_: None)
+    executor = engine._executor
+    assert isinstance(executor, CudaExecutor)
+    print(f"{torch.cuda.get_device_name()}: {bandwidth / 1e12:.2f} TB/s, {rate / 1e12:.0f} TFLOP/s; ", end="")
+    print(f"ready in {time.perf_counter() - started:.1f} s, {engine.info.kv_blocks} KV blocks")
+    elements = sum(outputs * inputs * calls for outputs, inputs, calls in matrices(config).values())
+    head = config.vocab_size * config.hidden_size
+    small = 1 if arguments.quantization == "fp8" else 2
+    weight_bytes = (elements - head) * small + 2 * head
+    with torch.inference_mode():
+        for layer in engine._cache.layers:
+            layer.normal_()
+        print(
+            "\nms of a step (times the bound)\n\n| batch | " + " | ".join(map(str, arguments.contexts)) + " |"
+        )
+        print("|---" * (1 + len(arguments.contexts)) + "|")
+        for batch in arguments.batches:
+            cells = []
+            for context in arguments.contexts:
+                if (
+                    batch * blocks_for(context, 16) > engine.info.kv_blocks
+                    or context > engine.info.max_seq_len
+                ):
+                    cells.append("does not fit")
+                    continue
+                taken = step_seconds(executor, batch, context, 16)
+                moved = (weight_bytes + batch * context * bytes_per_token(config, DTYPE)) / bandwidth
+                counted = 2 * elements * batch / rate
+                star = "*" if counted > moved else ""
+                cells.append(f"{taken * 1e3:.2f} ({taken / max(moved, counted):.2f}{star})")
+            print(f"| {batch} | " + " | ".join(cells) + " |", flush=True)
+        context = 640
+        wholes = {batch: step_seconds(executor, batch, context, 16) for batch in arguments.batches}
+        engine.shutdown(0)
+        del engine, executor
+        torch.cuda.empty_cache()
+        if arguments.quantization != "none":
+            return
+        for batch in (1, 16, 256):
+            if batch not in wholes:
+                continue
+            print(f"\nbatch {batch}, {context} tokens each: each operation alone\n")
+            print("| operation | calls | µs | TB/s | ms of a step |\n|---|---|---|---|---|")
+            total = 0.0
+            for name, (taken, calls, size) in parts(config, batch, context, 16).items():
+                total += taken * calls
+                speed = size / taken / 1e12
+                print(f"| {name} | {calls} | {taken * 1e6:.1f} | {speed:.2f} | {taken * calls * 1e3:.2f} |")
+            whole = wholes[batch]
+            print(f"| sum | | | | {total * 1e3:.2f} |\n| a step | | | | {whole * 1e3:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
