@@ -2,7 +2,7 @@
 
 Random weights of a shape (config.json); no server, no prompts: sequences are put into the cache as they would
 be after so many tokens. The bound is the larger of bytes over the bandwidth of a matrix-vector product and
-arithmetic over the rate of a square matrix product, both measured first; a cell that arithmetic bounds has a *.
+arithmetic over the rate of a square matrix product, both measured first; a * is where arithmetic bounds.
 
     python benchmarks/gpu.py --model DIR [--batches 1 16 64 256] [--contexts 1024 8192] [--quantization fp8]
 """
@@ -10,6 +10,7 @@ arithmetic over the rate of a square matrix product, both measured first; a cell
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from app.engines.torch.sequence import Sequence
 from app.generation import GenerationRequest, SamplingParams
 
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
+BLOCK_SIZE = 16
+Norm = tuple[torch.Tensor, float]
 COPIES = 4
 """Of every matrix and cache that is timed, in turn: one alone might stay in the GPU's L2."""
 
@@ -74,9 +77,9 @@ def ceilings() -> tuple[float, float]:
     return bandwidth, rate
 
 
-def step_seconds(executor: CudaExecutor, batch: int, context: int, block_size: int, steps: int = 20) -> float:
-    """Of a greedy decode step of `batch` sequences with `context` tokens each, overlapped as in the engine."""
-    width = blocks_for(context, block_size)
+def step_seconds(executor: CudaExecutor, batch: int, context: int, steps: int = 20) -> float:
+    """Of a greedy decode step of `batch` sequences of `context` tokens each, overlapped as in the engine."""
+    width = blocks_for(context, BLOCK_SIZE)
     sequences = []
     for index in range(batch):
         request = GenerationRequest(str(index), [1] * context, SamplingParams(max_tokens=1, temperature=0))
@@ -111,35 +114,37 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def parts(
-    config: ModelConfig, batch: int, context: int, block_size: int
-) -> dict[str, tuple[float, int, int]]:
+def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Callable[[], object]:
+    """A matrix product as a step of so many rows does it."""
+    if len(x) > 1:
+        return lambda: F.linear(x, weight)
+    if name in ("attention out", "down"):
+        addend = random(1, len(weight))
+        return lambda: gemv(x, weight, addend=addend)
+    return lambda: gemv(x, weight, norm=norm, swiglu=name == "gate, up")
+
+
+def parts(config: ModelConfig, batch: int, context: int) -> dict[str, tuple[float, int, int]]:
     """Each operation of a step alone: seconds, calls in a step, bytes of a call."""
     found: dict[str, tuple[float, int, int]] = {}
     norm = random(config.hidden_size), config.norm_eps
     for name, (outputs, inputs, calls) in matrices(config).items():
         weights = [random(outputs, inputs) for _ in range(COPIES if calls > 1 else 1)]
-        x = random(batch, inputs)
-        if batch > 1:
-            work = [lambda w=w: F.linear(x, w) for w in weights]
-        elif name in ("attention out", "down"):
-            work = [lambda w=w: gemv(x, w, addend=random_row) for w in weights]
-            random_row = random(1, outputs)
-        else:
-            work = [lambda w=w: gemv(x, w, norm=norm, swiglu=name == "gate, up") for w in weights]
+        row = random(batch, inputs)
+        work = [product(name, row, weight, norm) for weight in weights]
         found[name] = seconds(work), calls, 2 * outputs * inputs
     heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
-    width = blocks_for(context, block_size)
-    caches = [random(batch * width + 1, block_size, 2, kv_heads, dim) for _ in range(2)]
+    width = blocks_for(context, BLOCK_SIZE)
+    caches = [random(batch * width + 1, BLOCK_SIZE, 2, kv_heads, dim) for _ in range(2)]
     tables = torch.arange(1, batch * width + 1, dtype=torch.int32, device=DEVICE)
     stride = torch.tensor([width], dtype=torch.int32, device=DEVICE)
     lengths = torch.full((batch,), context, dtype=torch.int32, device=DEVICE)
     qkv, out = random(batch, heads + 2 * kv_heads, dim), random(batch, heads * dim)
     paged = PagedDecode(heads, kv_heads, dim, batch, DEVICE)
-    work = [lambda c=c: paged(qkv, c, tables, stride, lengths, out) for c in caches]
+    work = [functools.partial(paged, qkv, c, tables, stride, lengths, out) for c in caches]
     found["attention"] = seconds(work), config.layers, batch * context * kv_heads * dim * 4
     table = torch.ones(context, dim // 2, device=DEVICE)
-    slots = tables.view(batch, width)[:, -1] * block_size
+    slots = tables.view(batch, width)[:, -1] * BLOCK_SIZE
     rope = [lambda: rope_and_store(qkv, caches[0], lengths - 1, slots, (table, table), None)]
     found["rope, cache write"] = seconds(rope), config.layers, 2 * qkv.nbytes
     if batch > 1:
@@ -190,19 +195,19 @@ def main() -> None:
             cells = []
             for context in arguments.contexts:
                 if (
-                    batch * blocks_for(context, 16) > engine.info.kv_blocks
+                    batch * blocks_for(context, BLOCK_SIZE) > engine.info.kv_blocks
                     or context > engine.info.max_seq_len
                 ):
                     cells.append("does not fit")
                     continue
-                taken = step_seconds(executor, batch, context, 16)
+                taken = step_seconds(executor, batch, context)
                 moved = (weight_bytes + batch * context * bytes_per_token(config, DTYPE)) / bandwidth
                 counted = 2 * elements * batch / rate
                 star = "*" if counted > moved else ""
                 cells.append(f"{taken * 1e3:.2f} ({taken / max(moved, counted):.2f}{star})")
             print(f"| {batch} | " + " | ".join(cells) + " |", flush=True)
         context = 640
-        wholes = {batch: step_seconds(executor, batch, context, 16) for batch in arguments.batches}
+        wholes = {batch: step_seconds(executor, batch, context) for batch in arguments.batches}
         engine.shutdown(0)
         del engine, executor
         torch.cuda.empty_cache()
@@ -214,7 +219,7 @@ def main() -> None:
             print(f"\nbatch {batch}, {context} tokens each: each operation alone\n")
             print("| operation | calls | µs | TB/s | ms of a step |\n|---|---|---|---|---|")
             total = 0.0
-            for name, (taken, calls, size) in parts(config, batch, context, 16).items():
+            for name, (taken, calls, size) in parts(config, batch, context).items():
                 total += taken * calls
                 speed = size / taken / 1e12
                 print(f"| {name} | {calls} | {taken * 1e6:.1f} | {speed:.2f} | {taken * calls * 1e3:.2f} |")

@@ -102,6 +102,7 @@ def gemv(
     out = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     gain, eps = norm or (x, 0.0)
     lines, block = _tile(outputs, inputs, swiglu)
+    block *= 2 // weight.itemsize or 1  # loads as wide for fp8
     _gemv[(triton.cdiv(outputs, lines),)](
         x,
         weight,
