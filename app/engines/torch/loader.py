@@ -207,9 +207,9 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 8192
-"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode; on a GPU
-few long steps are better for them than many shorter ones (docs/performance.md). Of a tile: small enough to
-find equal beginnings, large enough for fast kernels."""
+"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode; on a
+GPU few long steps are better for them than many shorter ones (docs/performance.md). Of a tile: small enough
+to find equal beginnings, large enough for fast kernels."""
 
 
 def choose_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
