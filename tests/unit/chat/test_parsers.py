@@ -1,6 +1,7 @@
 """Parsers of tool calls: the same events however the text is cut, and nothing lost."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.chat.parsers import TOOL_FORMATS, ChatOutput, detect_reasoning, detect_tools
+from app.chat.parsers.hermes import Hermes
+from app.chat.parsers.json_array import JsonArray
+from app.chat.parsers.llama_json import LlamaJson
+from app.chat.parsers.mistral import Mistral
 from app.chat.parsers.pythonic import Pythonic
-from app.chat.parsers.tools import Hermes, JsonArray, LlamaJson, Mistral, ToolParser
+from app.chat.parsers.tool_parser import ToolParser
 from app.text.events import CallArguments, CallStart, Content, Event, merged
 
 NAMES = ("get_weather", "f", "math.add-2")
@@ -310,10 +315,15 @@ def test_content_around_calls(
         (Mistral, "Hi [TOOL_CALLS] and more {x}", None),
         (Mistral, "Hi [TOOL_CALLS] [1, 2]", None),
         (Mistral, "[TOOL_CALLS][TOOL_CALLS]f", None),
+        (Mistral, "[TOOL_CALLS]unknown{}", None),
+        (Mistral, "[TOOL_CALLS][] [TOOL_CALLS]\n[", None),
+        (Mistral, "[TOOL_CALLS]f[ARGS]null", None),
+        (Mistral, "[TOOL_CALLS]" + 300 * "f" + "{}", None),
         (Mistral, '[TOOL_CALLS][{"nam', None),
         (Pythonic, "[unknown(a=1)]", None),
         (Pythonic, " <|python_start|> [f, g]", None),
         (Pythonic, "[get_wea", None),
+        (Pythonic, "[" + 300 * "f" + "()]", None),
         (Pythonic, "[see f(a=1)]<|python_end|>", None),
         (JsonArray, '[{"answer": 5}, {"name": "f"}]', None),
         (JsonArray, '[{"na', None),
@@ -329,17 +339,27 @@ def test_malformed_calls_are_content(parser: type[ToolParser], text: str, conten
     [
         # a brace too few: the tag ends the call
         (Hermes, '<tool_call>{"name": "f", "arguments": {"a": 1}</tool_call> so', [("f", {"a": 1})], " so"),
+        (Hermes, '<tool_call>{"name": "f", "arguments": {}<tool_call>{"name": "f"}', [("f", {})] * 2, ""),
+        (Hermes, '<tool_call>{"name": "f", "arguments": {}, oh}', [("f", {})], "oh}"),
+        (Hermes, '<tool_call>{"na<tool_call>{"name": "f"}</tool_call>', [("f", {})], '<tool_call>{"na'),
         (Hermes, '<tool_call><tool_call>{"name": "f"}</tool_call>', [("f", {})], "<tool_call>"),
         (Hermes, '<tool_call>x<tool_call>{"name": "f"}</tool_call>', [("f", {})], "<tool_call>x"),
         (Hermes, '<tool_call>{"name": "f", "arguments": {}}\n<tool_call>{"name": "f"}', [("f", {})] * 2, ""),
         (Hermes, '<tool_call>{"name": "f", "arguments": {}}</tool', [("f", {})], ""),
-        (Hermes, '<tool_call>{"name": "f", "arguments": {}} x', [("f", {})], "x"),
+        (Hermes, '<tool_call>{"name": "f", "arguments": {}} x', [("f", {})], " x"),
         (Hermes, '<tool_call>{"name": "f"}</tool_call>\nA <tool_call>{', [("f", {})], "\nA <tool_call>{"),
         (Hermes, '<tool_call>{"name": "f"}</tool_call>A \n', [("f", {})], "A \n"),
         (Hermes, '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", {"a": 1})], ""),
         (Hermes, '<tool_call>{"name": "f", "arguments": null}</tool_call>', [("f", {})], ""),
         (Hermes, '<tool_call>{"name": "f", "arguments": ""}</tool_call>', [("f", {})], ""),
         (Hermes, '<tool_call>{"arguments": {"name": "g"}, "name": "f"}', [("f", {"name": "g"})], ""),
+        (
+            Hermes,
+            '<tool_call>{"name": "f", "\\"": "}", "arguments": {"a": 1}, "parameters": {}}',
+            [("f", {"a": 1})],
+            "",
+        ),
+        (Hermes, '<tool_call>{"name": "f", "arguments": }</tool_call>', [("f", {})], ""),
         (Hermes, '<tool_call>{"id": "x", "type": "function", "function": "f"}', [("f", {})], ""),
         (LlamaJson, '{"name": "f", "parameters": {}}\n', [("f", {})], ""),
         (LlamaJson, '{"name": "f", "parameters": {}};', [("f", {})], ""),
@@ -347,6 +367,9 @@ def test_malformed_calls_are_content(parser: type[ToolParser], text: str, conten
         (LlamaJson, '{"name": "f"}, {"name": "unknown"}', [("f", {})], ', {"name": "unknown"}'),
         (LlamaJson, '<|python_tag|> {"name": "f"}; <|python_tag|>{"name": "f"}', [("f", {})] * 2, ""),
         (Mistral, '[TOOL_CALLS]f{"a": 1} So [TOOL_CALLS]f[ARGS]{}', [("f", {"a": 1}), ("f", {})], " So"),
+        (Mistral, "[TOOL_CALLS]g[ARGS]{} [TOOL_CALLS]g{}", [("g", {})], " [TOOL_CALLS]g{}"),
+        (Mistral, "[TOOL_CALLS] f [ARGS] {}\n[TOOL_CALLS]f {}", [("f", {})], "[TOOL_CALLS] f [ARGS] {}"),
+        (Mistral, '[TOOL_CALLS][{"name": "f"}, 5] [TOOL_CALLS]f{}', [("f", {})] * 2, ", 5]"),
         (Mistral, '[TOOL_CALLS]f[CALL_ID]abc[ARGS]{"a": "}"} {x}', [("f", {"a": "}"})], " {x}"),
         (Mistral, "[TOOL_CALLS]oh no [TOOL_CALLS]f[ARGS]{}", [("f", {})], "[TOOL_CALLS]oh no"),
         (Mistral, '[TOOL_CALLS][{"name": "f"}] A [TOOL_CALLS][{"name": "f"}]', [("f", {})] * 2, " A"),
@@ -359,11 +382,14 @@ def test_malformed_calls_are_content(parser: type[ToolParser], text: str, conten
             "",
         ),
         (Pythonic, "[f('a=b', x='it\\'s')]", [("f", {"argument_0": "a=b", "x": "it's"})], ""),
-        (Pythonic, "[f(a=1), unknown(b=2)] x", [("f", {"a": 1})], "unknown(b=2)] x"),
+        (Pythonic, "[f(a=1), unknown(b=2)] x", [("f", {"a": 1})], ", unknown(b=2)] x"),
         (Pythonic, "[f(a=1), f(b=2,), ]", [("f", {"a": 1}), ("f", {"b": 2})], ""),
-        (Pythonic, "[f(a=1), get_wea", [("f", {"a": 1})], " get_wea"),
-        (Pythonic, "[f(a=1) and]", [("f", {"a": 1})], "and]"),
+        (Pythonic, "[f(a=1), get_wea", [("f", {"a": 1})], ", get_wea"),
+        (Pythonic, "[f(a=[1, {'b': ')'}], c='[']", [("f", {"a": [1, {"b": ")"}], "c": "["})], ""),
+        (Pythonic, "[f(a=1] x", [("f", {"a": 1})], " x"),
+        (Pythonic, "[f(a=1) and]", [("f", {"a": 1})], " and]"),
         (Pythonic, "[f(a=1)]<|python_end|> Done.<|python_end|>", [("f", {"a": 1})], " Done."),
+        (JsonArray, '[{"name": "f"}] Done.', [("f", {})], " Done."),
         (JsonArray, '[{"name": "f"}, {"x": 1}]', [("f", {})], ', {"x": 1}]'),
         (JsonArray, '[{"name": "f", "arguments": {"a": 1}]', [("f", {"a": 1})], ""),
     ],
@@ -380,6 +406,9 @@ def test_calls_in_doubtful_form(parser: type[ToolParser], text: str, calls: list
         (Hermes, '<tool_call>{"name": "f", "arguments": {"a": [1, "}', '{"a": [1, "}'),
         (Hermes, '<tool_call>{"name": "f", "arguments": {"a": 1}', '{"a": 1}'),
         (Hermes, '<tool_call>{"name": "f"', ""),
+        (Hermes, '<tool_call>{"name": "f", "arguments": {"a": 1</tool_call>', '{"a": 1'),
+        (Hermes, '<tool_call>{"name": "f", "arguments": nul', ""),
+        (Hermes, '<tool_call>{"name": "f", "arguments": "\\ud83d', "?"),
         (Hermes, '<tool_call>{"name": "f", "arguments": "{\\"a\\": \\"x', '{"a": "x'),
         (Hermes, '<tool_call>{"name": "f", "arguments": "{\\"a\\": \\', '{"a": '),
         (LlamaJson, '{"name": "f", "parameters": {"a": ', '{"a": '),
@@ -409,6 +438,79 @@ def test_text_is_not_held_back_for_long() -> None:
         assert content_of(parser(NAMES).push("Hello there")) == "Hello there"
     assert content_of(LlamaJson(NAMES).push('{"answer": ')) == '{"answer":'
     assert content_of(Hermes(NAMES).push("a <b> <tool")) == "a <b>"
+
+
+LONG = 200_000
+LONG_TEXTS = {
+    "arguments": (Hermes, '<tool_call>{"name": "f", "arguments": {"a": "%s"}}</tool_call>', 'x \\" }'),
+    "numbers": (LlamaJson, '{"name": "f", "parameters": {"a": [%s0]}}', "1, "),
+    "text of arguments": (Hermes, '<tool_call>{"name": "f", "arguments": "%s"}', "{}"),
+    "arguments first": (JsonArray, '[{"arguments": {"a": "%s"}, "name": "f"}]', "word "),
+    "other key": (JsonArray, '[{"name": "f", "%s": 1}]', "key"),
+    "named": (Mistral, '[TOOL_CALLS]f[ARGS]{"a": "%s"}', "\\n]"),
+    "no name": (Mistral, "[TOOL_CALLS]%s", "name"),
+    "markers": (Mistral, "%s", "[TOOL_CALLS]"),
+    "tags": (Hermes, "%s", "<tool_call>"),
+    "calls": (LlamaJson, "%s", '{"name": "f"};'),
+    "python": (Pythonic, "[f(a=[%s0])]", "'x', "),
+    "python arguments": (Pythonic, "[f(%s)]", "a=1,"),
+    **{f"space {parser.__name__}": (parser, "%s x", " \n") for parser in PARSERS},
+    "space after a call": (Hermes, '<tool_call>{"name": "f"}%s</tool_call>', " "),
+    "space between calls": (LlamaJson, '{"name": "f"}%s', " "),
+}
+
+
+@pytest.mark.parametrize("step", [4, LONG])
+@pytest.mark.parametrize(("parser", "frame", "filling"), LONG_TEXTS.values(), ids=LONG_TEXTS)
+def test_work_is_linear(parser: type[ToolParser], frame: str, filling: str, step: int) -> None:
+    """Whatever is copied or searched again and again would be counted many times over."""
+    text = frame % (filling * (LONG // len(filling)))
+    seen = pieces = 0
+
+    class Counting(parser):  # type: ignore[misc, valid-type]
+        def advance(self) -> bool:
+            nonlocal seen
+            seen += len(self.buffer)
+            return bool(super().advance())
+
+        def hold(self, text: str) -> None:
+            nonlocal pieces
+            pieces += len(text)
+            super().hold(text)
+
+    reader = Counting(NAMES)
+    events = [
+        event for start in range(0, len(text), step) for event in reader.push(text[start : start + step])
+    ]
+    events += reader.finish()
+    assert len(events) < len(text)
+    assert pieces <= 3 * len(text)
+    assert seen <= (100 if step == LONG else 12) * len(text)
+    assert told(merged(events)) == told(parse(parser, text))
+
+
+@pytest.mark.parametrize("size", [1000, LONG])
+def test_characters_are_not_taken_one_by_one(size: int) -> None:
+    """Functions called for an argument streamed in tokens, and in one piece: by pieces, not by characters."""
+    calls = 0
+
+    def count(_frame: object, event: str, _value: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    argument = "words " * (size // 6)
+    tokens = [argument[start : start + 6] for start in range(0, len(argument), 6)]
+    for chunks, most in ((tokens, 30 * len(tokens)), ([argument], 20 + size // 6)):
+        parser = Hermes(NAMES)
+        parser.push('<tool_call>{"name": "f", "arguments": {"a": "')
+        sys.setprofile(count)
+        try:
+            events = [event for chunk in chunks for event in parser.push(chunk)]
+        finally:
+            sys.setprofile(None)
+        assert merged(events) == [CallArguments(0, argument)]
+        assert 0 < calls <= most
+        calls = 0
 
 
 def test_ids() -> None:
