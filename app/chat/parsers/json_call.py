@@ -137,7 +137,8 @@ class JsonCall:
         end = self._value.scan(text, place)
         piece = text[place:end]
         if self._passing:
-            events.append(CallArguments(self._index, piece))
+            if piece:
+                events.append(CallArguments(self._index, piece))
         elif self._wanted or not self.started:
             self._source.append(piece)
         if self._value.over:

@@ -433,6 +433,12 @@ def test_arguments_are_streamed() -> None:
     assert parser.push("}</tool_call>") + parser.finish() == []
 
 
+def test_no_empty_pieces() -> None:
+    parser = Hermes(NAMES)
+    parser.push('<tool_call>{"name": "f", "arguments": {"a": 1')
+    assert parser.push("</tool_call>") + parser.finish() == []
+
+
 def test_text_is_not_held_back_for_long() -> None:
     for parser in PARSERS:
         assert content_of(parser(NAMES).push("Hello there")) == "Hello there"
