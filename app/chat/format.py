@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from app.chat.messages import Message, normalise
+from app.chat.parsers.json_array import JsonArray
 from app.chat.parsers.output import ChatOutput
 from app.chat.parsers.reasoning import REASONING, ReasoningSplitter
 from app.chat.parsers.registry import TOOL_FORMATS, detect_reasoning, detect_tools
-from app.chat.parsers.tools import JsonArray, ToolParser
+from app.chat.parsers.tool_parser import ToolParser
 from app.chat.template import ChatTemplate
 from app.chat.tool_prompt import without_tools
 from app.chat.tools import NO_TOOLS, ToolPlan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.chat.parsers.reasoning import ReasoningSplitter
-from app.chat.parsers.tools import ToolParser
+from app.chat.parsers.tool_parser import ToolParser
 from app.text.events import Content, Event
 
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Collection
 from typing import Any, Literal
 
 from app.chat.parsers.marker import could_begin, split_at
-from app.chat.parsers.tools import ToolParser
+from app.chat.parsers.tool_parser import ToolParser
 from app.text.events import CallArguments, CallStart
 
+NAME = re.compile(r"[\w.-]*")
 LONGEST_NAME = 128
+IN_STRING = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
+IN_CODE = re.compile(r"""["'()\[\]{},]""")
 CONSTANTS = {"true": True, "false": False, "null": None}
 
 
@@ -22,126 +26,133 @@ class Pythonic(ToolParser):
     """The whole answer is such a list, maybe between `<|python_start|>` and `<|python_end|>`."""
 
     BEGIN, END = "<|python_start|>", "<|python_end|>"
+    SEPARATORS = re.compile(r"[\s,]*")
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
         self._state: Literal["begin", "name", "arguments", "between", "plain"] = "begin"
-        self._held = ""  # source of what may turn out to be text
-        self._name = ""
-        self._argument = ""
+        self._argument: list[str] = []  # source of the present one
         self._nesting: list[str] = []  # open brackets; a quote while inside a string
         self._escaped = False
         self._given = 0  # arguments passed on
 
     def advance(self) -> bool:
-        if self._beginning:
-            return self._begin()
-        if self._plain:
-            return self._pass_text()
-        return self._scan()
-
-    def _scan(self) -> bool:
-        """Take what is inside of the list."""
-        text, self.buffer = self.buffer, ""
-        for place, char in enumerate(text):
-            self._take(char)
-            if self._plain:
-                self.buffer = text[place + 1 :]
-                return True
-        return False
+        match self._state:
+            case "begin":
+                return self._begin()
+            case "name":
+                return self._read_name()
+            case "arguments":
+                return self._read_arguments()
+            case "between":
+                return self._between()
+            case "plain":
+                return self._pass_text()
 
     def leave(self) -> None:
-        if self._state == "name" and not self.calls:
-            self.content(self._held)
-        elif self._state == "arguments":
-            self._pass_on(last=False)
+        if self._state == "arguments":
+            self._pass_on()
 
-    @property
-    def _beginning(self) -> bool:
-        return self._state == "begin"
+    def _begin(self) -> bool:
+        self.hold_space()
+        if self.buffer.startswith(self.BEGIN):
+            self.hold_next(len(self.BEGIN))
+        elif could_begin(self.buffer, self.BEGIN) and not self.ended:
+            return False
+        elif self.buffer.startswith("["):
+            self.hold_next(1)
+            self._state = "name"
+        else:
+            self._turn_plain()
+        return True
 
-    @property
-    def _plain(self) -> bool:
-        return self._state == "plain"
+    def _read_name(self) -> bool:
+        """The name of the next call and its bracket; or the end of the list, after a comma."""
+        self.hold_space()
+        found = NAME.match(self.buffer, 0, LONGEST_NAME)
+        name = found.group() if found else ""
+        rest = self.buffer[len(name) :]
+        if not rest and len(name) < LONGEST_NAME and not self.ended:
+            return False
+        if rest.startswith("(") and name in self.names:
+            self.emit([CallStart(self.calls, self.call_id(), name)])
+            self.calls += 1
+            self._state, self._given = "arguments", 0
+            self.buffer = rest[1:]
+        elif rest.startswith("]") and not name:
+            self._state = "between"
+        else:
+            self._turn_plain()
+        return True
+
+    def _between(self) -> bool:
+        self.hold_space()
+        if self.buffer.startswith(","):
+            self.hold_next(1)
+            self._state = "name"
+        elif self.buffer:
+            if self.buffer.startswith("]") and self.drop_separators():
+                self.buffer = self.buffer[1:]
+            self._turn_plain()
+        return True
+
+    def _turn_plain(self) -> None:
+        self.give_up()
+        self._state = "plain"
 
     def _pass_text(self) -> bool:
-        """Pass on content without the end mark."""
-        before, after = split_at(self.buffer, self.END)
+        """Pass on content; after calls without the end mark."""
+        before, after = split_at(self.buffer, self.END) if self.calls else (self.buffer, None)
         self.content(before)
         self.buffer = self.buffer[len(before) :] if after is None else after
         return after is not None
 
-    def _begin(self) -> bool:
-        rest = self.buffer.lstrip()
-        if rest.startswith(self.BEGIN):
-            rest = rest.removeprefix(self.BEGIN).lstrip()
-        elif could_begin(rest, self.BEGIN) and not self.ended:
-            return False
-        if not rest:
-            return False
-        if rest[0] != "[":
-            self._state = "plain"
+    def _read_arguments(self) -> bool:
+        """Take the source of arguments up to the next character that means something."""
+        text = self.buffer
+        if self._escaped:
+            self._escaped = False
+            self._take(1)
             return True
-        self._state, self._held, self.buffer = "name", "[", rest[1:]
+        inside = self._nesting[-1] if self._nesting else ""
+        found = IN_STRING.get(inside, IN_CODE).search(text)
+        if found is None:
+            self._take(len(text))
+            return False
+        self._take(found.start())
+        self._meet(found.group(), inside)
         return True
 
-    def _take(self, char: str) -> None:
-        match self._state:
-            case "name":
-                self._held += char
-                self._in_name(char)
-            case "arguments":
-                self._in_arguments(char)
-            case "between":
-                if char == ",":
-                    self._state = "name"
-                elif char == "]":
-                    self._state = "plain"
-
-    def _in_name(self, char: str) -> None:
-        if char == "(" and self._name in self.names:
-            self.emit([CallStart(self.calls, self.call_id(), self._name)])
-            self.calls += 1
-            self._state, self._argument, self._given = "arguments", "", 0
-            self._nesting.clear()
-        elif (char.isalnum() or char in "_.-") and len(self._name) < LONGEST_NAME:
-            self._name += char
-        elif not (char.isspace() and not self._name):
-            self._state = "plain"
-            if not self.calls:
-                self.content(self._held)
-
-    def _in_arguments(self, char: str) -> None:
-        inside = self._nesting[-1] if self._nesting else ""
-        if inside and inside in "'\"":
-            self._argument += char
-            if self._escaped:
-                self._escaped = False
-            elif char == "\\":
-                self._escaped = True
-            elif char == inside:
-                self._nesting.pop()
+    def _meet(self, char: str, inside: str) -> None:
+        """The buffer begins with `char`, a bracket, quote, backslash or comma."""
+        if not self._nesting and char in ",)]":
+            self._pass_on()
+            if char != ",":  # a bracket too few: the list's own ends the call
+                self.emit([CallArguments(self.calls - 1, "}" if self._given else "{}")])
+                self._state = "between"
+            self.buffer = self.buffer[char != "]" :]
             return
-        if char in ",)" and not self._nesting:
-            self._pass_on(last=char == ")")
-            return
-        self._argument += char
-        if char in "([{'\"":
+        if char == "\\":
+            self._escaped = True
+        elif char in ")]}" or (inside in IN_STRING and char == inside):
+            del self._nesting[-1:]
+        elif char != ",":
             self._nesting.append(char)
-        elif char in ")]}" and self._nesting:
-            self._nesting.pop()
+        self._take(1)
 
-    def _pass_on(self, *, last: bool) -> None:
-        source, self._argument = self._argument.strip(), ""
-        piece = ""
+    def _take(self, count: int) -> None:
+        """As much of the buffer is source of the present argument."""
+        if count:
+            self._argument.append(self.buffer[:count])
+            self.buffer = self.buffer[count:]
+
+    def _pass_on(self) -> None:
+        source = "".join(self._argument).strip()
+        self._argument.clear()
         if source:
             name, value = _read(source, self._given)
-            piece = (", " if self._given else "{") + json.dumps(name) + ": " + json.dumps(value)
+            piece = f"{', ' if self._given else '{'}{json.dumps(name)}: {json.dumps(value)}"
             self._given += 1
-        if last:
-            piece += "}" if self._given else "{}"
-            self._state, self._name = "between", ""
-        if piece:
             self.emit([CallArguments(self.calls - 1, piece)])
 
 

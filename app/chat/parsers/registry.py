@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from app.chat.parsers.hermes import Hermes
+from app.chat.parsers.llama_json import LlamaJson
+from app.chat.parsers.mistral import Mistral
 from app.chat.parsers.pythonic import Pythonic
 from app.chat.parsers.reasoning import REASONING
-from app.chat.parsers.tools import Hermes, LlamaJson, Mistral, ToolParser
+from app.chat.parsers.tool_parser import ToolParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class ToolFormat:
 TOOL_FORMATS = {
     "hermes": ToolFormat(Hermes, (Hermes.BEGIN, Hermes.END)),
     "llama3_json": ToolFormat(LlamaJson, (LlamaJson.MARK,)),
-    "mistral": ToolFormat(Mistral, (Mistral.BEGIN, *Mistral.SEPARATORS)),
+    "mistral": ToolFormat(Mistral, (Mistral.BEGIN, *Mistral.INNER)),
     "pythonic": ToolFormat(Pythonic, (Pythonic.BEGIN, Pythonic.END)),
 }
 
