@@ -65,7 +65,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)  # ASCII: lone surrogates stay valid JSON
+        try:  # in ASCII, so that lone surrogates stay valid JSON
+            return json.dumps(line, default=str, allow_nan=False)
+        except ValueError:  # infinity, or an object within itself
+            return json.dumps({name: str(value) for name, value in line.items()})
 
 
 def setup_logging(level: str, process: str, form: Literal["text", "json"] = "text") -> None:

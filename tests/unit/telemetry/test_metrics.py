@@ -1,5 +1,6 @@
 """Metrics: what they count, how processes add up, and vLLM's names for the same numbers."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from app.generation import EngineStats
 from app.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, render
 from app.telemetry.values import Definition, Snapshot, merged
 
-OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+ROOT = Path(__file__).resolve().parents[3]
+OPERATIONS = ROOT / "docs" / "operations.md"
 
 
 def filled(scale: int = 1) -> Metrics:
@@ -107,3 +109,18 @@ def row(definition: Definition) -> str:
 def test_the_page_has_every_metric_and_no_other() -> None:
     rows = [line for line in OPERATIONS.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]
     assert rows == [row(definition) for definition in DEFINITIONS.values()]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    text = filled().render().decode()
+    exposed = set(re.findall(r"^(\w+?)(?:\{.*\})? \S+$", text, re.MULTILINE))
+    exposed |= {f"{PREFIX}{name}_total" for name in ("rejected", "cancelled")}  # without series as yet
+    panels = json.loads((ROOT / "docker" / "grafana" / "dashboard.json").read_text())["panels"]
+    asked = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(rf"{PREFIX}\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= exposed
