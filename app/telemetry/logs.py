@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ class QuietHandler(logging.StreamHandler[Any]):
     """Writes to standard error. If that is a full disk or a closed pipe the line is lost, nothing else."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        pass
+        if not isinstance(sys.exc_info()[1], (OSError, ValueError)):  # ValueError: the file is closed
+            super().handleError(record)
 
 
 class TextFormatter(logging.Formatter):
