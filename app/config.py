@@ -244,9 +244,17 @@ class Settings(BaseSettings):
     )
     max_json_depth: Positive = Field(64, description="deepest nesting of a request body; beyond it: 400")
     server_timing: bool = Field(
-        False, description="give answers a Server-Timing header and streams a comment with their times"
+        False,
+        description="give whole answers a Server-Timing header and every final usage the request's timings: "
+        "queue, prefill, time to first token, decode",
     )
     log_format: Literal["text", "json"] = Field("text", description="one line a record, as text or JSON")
+    log_bodies: bool = Field(False, description="log request bodies, with all that users write in them")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP receiver of OpenTelemetry traces, as http://host:4318; null is "
+        "$OTEL_EXPORTER_OTLP_ENDPOINT, or no traces",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     limits: LimitSettings = LimitSettings()
     torch: TorchSettings = TorchSettings()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from app import checkpoints
+from app import __version__, checkpoints
 from app.chat import ChatFormat
 from app.config import ConfigError, Settings
 from app.generation import EngineInfo, EngineStats
@@ -22,6 +22,7 @@ from app.pool import Admission, PoolError, PoolStatus, RunnerPool, ShuttingDown
 from app.pool.gpus import assign_gpus
 from app.runner.messages import LaunchSpec
 from app.telemetry.metrics import Metrics, PoolSnapshot
+from app.telemetry.traces import make_tracer
 from app.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class InferenceService:
     def __init__(self, settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.tracer = make_tracer(settings)
         self.created = int(time.time())
         self.model_id = settings.served_model_name or settings.model
         self._on_change = on_change
@@ -139,6 +141,8 @@ class InferenceService:
             await asyncio.gather(self._starting, return_exceptions=True)
         if self._pool is not None:
             await self._pool.stop()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     async def _start(self) -> None:
         try:
@@ -187,11 +191,13 @@ class InferenceService:
             self._on_change(phase)
 
     def _snapshot(self) -> PoolSnapshot:
+        build = (__version__, self.settings.engine, self.model_id)
         if self._pool is None:
-            return PoolSnapshot(EngineStats(), runners=self.settings.replicas)
+            return PoolSnapshot(EngineStats(), runners=self.settings.replicas, build=build)
         status = self._pool.status()
         return PoolSnapshot(
             self._pool.stats,
+            build=build,
             ready=status.ready,
             runners=status.total,
             restarts=self._pool.restarts,

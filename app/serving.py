@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
-    setup_logging(settings.log_level, process="http")
+    setup_logging(settings.log_level, "http", settings.log_format)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:

@@ -2,8 +2,8 @@
 
     python benchmarks/frontend.py [--check] [--record]
 
-The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is that
-of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the same
+The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is
+that of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the same
 frames at the same pace from a bare Starlette and a bare sse-starlette application: the floor. Values are the
 best of several repeats, since whatever else a machine does can only add to them.
 
@@ -260,7 +260,8 @@ def report() -> None:
 
 def _print(rows: list[tuple[str, str, str]]) -> None:
     print(
-        f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n\n| what | measured | at most |\n|---|---|---|"
+        f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n\n"
+        "| what | measured | at most |\n|---|---|---|"
     )
     for cells in rows:
         print("| " + " | ".join(cells) + " |")

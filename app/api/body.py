@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeVar
 
 import orjson
@@ -9,6 +10,9 @@ from starlette.requests import Request
 
 from app.api.errors import ApiError
 from app.protocol.common import RequestModel
+from app.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=RequestModel)
 
@@ -29,7 +33,11 @@ async def read_body(request: Request, model: type[T]) -> T:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    limit = request.app.state.service.settings.max_json_depth
+    settings = request.app.state.service.settings
+    if settings.log_bodies:
+        about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
+        log.info("body", extra=fields(about))
+    limit = settings.max_json_depth
     if deeper_than(value, limit):
         raise ApiError(400, f"The body is nested more than {limit} deep.", code="invalid_json")
     if not isinstance(value, dict):

@@ -20,6 +20,7 @@ from app.api.params import (
     check_model,
     check_serving,
     patience,
+    request_record,
     sampling_params,
     text_rules,
     usage_wanted,
@@ -114,6 +115,7 @@ def start_chat(request: Request, body: ChatRequest, conversation: Conversation, 
         cache_salt=body.cache_salt,
         timeout=patience(request, body),
         key=api_key_name(request),
+        record=request_record(request),
         make_parser=conversation.make_parser,
     )
     return start_job(service, ask)

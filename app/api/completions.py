@@ -23,6 +23,7 @@ from app.api.params import (
     check_serving,
     encode,
     patience,
+    request_record,
     sampling_params,
     text_rules,
     truncated,
@@ -106,6 +107,7 @@ async def create_completion(request: Request) -> Response:
         cache_salt=body.cache_salt,
         timeout=patience(request, body),
         key=api_key_name(request),
+        record=request_record(request),
     )
     tokenizer = service.tokenizer
     echoes: list[Echo] = []

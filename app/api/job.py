@@ -28,8 +28,10 @@ from app.generation import (
     TokenLogprobs,
 )
 from app.pool import Generation, Overloaded, Ticket
-from app.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage
+from app.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage, UsageTimings
 from app.service import InferenceService
+from app.telemetry.record import GenerationRecord, RequestRecord, Timings
+from app.telemetry.values import Histogram
 from app.text.choice import PLAIN, ChoiceDecoder, TextDelta, TextRules
 from app.text.events import OutputParser
 
@@ -57,6 +59,7 @@ class Ask:
     timeout: float | None = None
     key: str = ""
     """Whose request it is."""
+    record: RequestRecord = field(default_factory=RequestRecord)
     make_parser: Callable[[], OutputParser | None] = lambda: None
 
 
@@ -73,6 +76,18 @@ class Choice:
     first: bool = True
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Those of the prompt's tokens, once they are known, when the request asked for them."""
+    finish_reason: str | None = None
+    _latest: float = 0.0
+    _counted: int = 0
+
+    def observe(self, now: float, latency: Histogram) -> None:
+        """Put the time since its last tokens into `latency`, once for all tokens that came since."""
+        tokens = self.decoder.completion_tokens
+        new = tokens - self._counted
+        if new:
+            if self._counted:
+                latency.observe((now - self._latest) / new, new)
+            self._latest, self._counted = now, tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -97,8 +112,12 @@ class Job:
     interruption: Exception | None = None
     """What ends it before its time, once somebody decided so."""
     by_id: dict[str, Choice] = field(init=False)
+    record: RequestRecord = field(default_factory=RequestRecord)
+    timed: bool = False
+    """Whether usage has timings."""
     cached_tokens: int = 0
     first_token: float | None = None
+    last_token: float | None = None
     open_choices: int = field(init=False)
     early: list[StepOutput] = field(default_factory=list)
     """Outputs that came while `accepted` waited."""
@@ -112,10 +131,13 @@ class Job:
         while self.open_choices:
             outputs = self.early or await self._next()
             self.early = []
+            now = time.perf_counter()
             if self.first_token is None and outputs:
-                self.first_token = time.perf_counter()
+                self.first_token = now
                 self.service.metrics.ttft.observe(self.first_token - self.started)
             deltas, failure = self._decode_all(outputs)
+            for choice, _ in deltas:
+                choice.observe(now, self.service.metrics.itl)
             if deltas:
                 yield deltas
             if failure is not None:
@@ -131,8 +153,12 @@ class Job:
     async def accepted(self) -> None:
         """Wait until the engine has begun. Raises `InvalidRequest` if it refuses the request."""
         self.early = await self._next()
-        for output in self.early:
-            _refused(output)
+        try:
+            for output in self.early:
+                _refused(output)
+        except InvalidRequest:
+            self.end = "error"
+            raise
 
     @property
     def live(self) -> int:
@@ -153,11 +179,27 @@ class Job:
             self.service.metrics.sequences.labels("cancelled").inc(self.open_choices)
             self.service.metrics.cancelled.labels(self.end).inc()
             self._count_tokens()
+            self._keep_record(self.end)
             self.open_choices = 0
 
-    def usage(self) -> Usage:
-        """Tokens so far."""
+    def timings(self) -> Timings | None:
+        """Where the time went so far; None before the first token."""
+        if self.first_token is None:
+            return None
+        ttft = self.first_token - self.started
+        queue = min(self.queued, ttft)
+        last = self.last_token or time.perf_counter()
+        return Timings(queue, ttft - queue, ttft, last - self.first_token)
+
+    def timing_header(self) -> dict[str, str]:
+        """The Server-Timing header of a whole answer; empty when it is off."""
+        timings = self.timings() if self.timed else None
+        return timings.header() if timings is not None else {}
+
+    def usage(self, *, final: bool = True) -> Usage:
+        """Tokens so far; with timings, if it is the last usage that the client gets."""
         completion = self._completion_tokens()
+        timings = self.timings() if self.timed and final else None
         return Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=completion,
@@ -166,6 +208,7 @@ class Job:
             completion_tokens_details=CompletionTokensDetails(
                 reasoning_tokens=sum(choice.decoder.reasoning_tokens for choice in self.choices)
             ),
+            timings=UsageTimings.of(timings) if timings is not None else None,
         )
 
     async def _next(self) -> list[StepOutput]:
@@ -210,8 +253,10 @@ class Job:
         _refused(output)
         if output.error is not None:
             raise ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
-        if choice.first:
-            self.cached_tokens += output.cached_tokens
+        if output.cached_tokens:
+            self.service.metrics.prefix_hits.inc(output.cached_tokens)
+            if choice.first:
+                self.cached_tokens += output.cached_tokens
         if output.queued_ms is not None:
             self.queued = max(self.queued, output.queued_ms / 1000)
         if output.prompt_logprobs is not None:
@@ -219,6 +264,7 @@ class Job:
         delta = choice.decoder.push(output)
         if delta.finish_reason is not None:
             self.open_choices -= 1
+            choice.finish_reason = delta.finish_reason
             self.service.metrics.sequences.labels(delta.finish_reason).inc()
             if output.finish_reason is None:  # a stop string ended it here, not in the engine
                 self.generation.abort(output.request_id)
@@ -233,12 +279,32 @@ class Job:
     def _observe_end(self) -> None:
         metrics = self.service.metrics
         metrics.queue_time.observe(self.queued)
-        now = time.perf_counter()
+        now = self.last_token = time.perf_counter()
         metrics.e2e.observe(now - self.started)
         self._count_tokens()
-        tokens = self._completion_tokens() / len(self.choices)
-        if self.first_token is not None and tokens > 1:
-            metrics.tpot.observe((now - self.first_token) / (tokens - 1))
+        total = self._completion_tokens()
+        metrics.request_prompt_tokens.observe(self.prompt_tokens)
+        metrics.request_generation_tokens.observe(total)
+        if timings := self.timings():
+            metrics.prefill_time.observe(timings.prefill)
+            metrics.decode_time.observe(timings.decode)
+            tokens = total / len(self.choices)
+            if tokens > 1:
+                metrics.tpot.observe(timings.decode / (tokens - 1))
+        self._keep_record("")
+
+    def _keep_record(self, end: str) -> None:
+        self.record.generation = GenerationRecord(
+            sampling=self.choices[0].request.sampling,
+            choices=len(self.choices),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self._completion_tokens(),
+            finish_reasons=[choice.finish_reason for choice in self.choices if choice.finish_reason],
+            first_token=self.first_token,
+            timings=self.timings(),
+            end=end,
+        )
 
 
 def start_job(service: InferenceService, ask: Ask) -> Job:
@@ -277,6 +343,7 @@ def start_job(service: InferenceService, ask: Ask) -> Job:
         raise
     prompt_tokens = sum(map(len, ask.prompts))
     service.metrics.prompt_tokens.inc(prompt_tokens)
+    service.metrics.prefix_queries.inc(prompt_tokens * ask.n)
     arrived = asyncio.get_running_loop().time() - (time.perf_counter() - ask.started)
     job = Job(
         service,
@@ -287,6 +354,8 @@ def start_job(service: InferenceService, ask: Ask) -> Job:
         ticket,
         arrived + (math.inf if timeout is None else timeout),
         arrived + (limits.first_token_timeout or math.inf),
+        record=ask.record,
+        timed=service.settings.server_timing,
     )
     service.jobs.add(job)
     return job

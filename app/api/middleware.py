@@ -13,11 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.auth import OPEN_PATHS, Keys
 from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
 from app.service import InferenceService
+from app.telemetry.logs import fields
+from app.telemetry.record import RequestRecord
+from app.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 
 log = logging.getLogger("app.access")
 
 REQUEST_ID = "x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_QUIET = ("/metrics", "/health", "/health/live", "/health/ready")
 _SLASHES = re.compile(r"//+")
 
 
@@ -42,7 +46,8 @@ class RequestLayer:
             own_id = uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = own_id
         request_id.set(own_id)
-        started = time.perf_counter()
+        record = RequestRecord(own_id, scope["method"], scope["path"])
+        scope["state"]["record"] = record
         status = 0
         gone = False
 
@@ -71,6 +76,7 @@ class RequestLayer:
             if declared.isdigit() and int(declared) > self._max_body_bytes:
                 refusal = _too_large(self._max_body_bytes)
             if refusal is not None:
+                self._metrics.rejected.labels(refusal.code or "unavailable").inc()
                 await refusal.response()(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_bounded, send_with_id)
@@ -79,19 +85,23 @@ class RequestLayer:
             complete = scope["state"].get("complete", status != 0)
             if gone and not complete:
                 status = CLIENT_CLOSED_REQUEST
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, scope["method"], str(status or 500)).inc()
-            level = logging.DEBUG if route in ("/metrics", "/health/live", "/health/ready") else logging.INFO
-            log.log(
-                level,
-                "%s %s %d %.1f ms id=%s",
-                scope["method"],
-                scope["path"],
-                status or 500,
-                seconds * 1000,
-                own_id,
-            )
+            record.status = status or 500
+            record.seconds = time.perf_counter() - record.begun
+            record.route = getattr(scope.get("route"), "path", "other")
+            record.key = scope["state"].get("key", "")
+            self._tell(record, headers)
+
+    def _tell(self, record: RequestRecord, headers: Headers) -> None:
+        """Count it, log it, trace it."""
+        self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
+        level = logging.DEBUG if record.route in _QUIET else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra=fields(record.fields()))
+        tracer = self._service.tracer
+        if tracer is not None and record.route in OPERATIONS:
+            record.trace_context = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
+            if not record.detached:
+                tracer.record(record, self._service.model_id)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         """Why this request is not even looked at."""

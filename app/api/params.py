@@ -13,6 +13,7 @@ from app.generation import EngineInfo, InvalidRequest, SamplingParams
 from app.generation.build import check_capabilities, check_context, unsupported
 from app.protocol.common import SamplingFields
 from app.service import InferenceService
+from app.telemetry.record import RequestRecord
 from app.text.choice import TextRules
 
 MAX_STOPS = 64
@@ -137,6 +138,12 @@ def api_key_name(request: Request) -> str:
     """The name of the key the request came with; empty where none is asked for."""
     name: str = getattr(request.state, "key", "")
     return name
+
+
+def request_record(request: Request) -> RequestRecord:
+    """What the request layer keeps of the request."""
+    record: RequestRecord = request.state.record
+    return record
 
 
 def check_model(service: InferenceService, model: str | None) -> None:

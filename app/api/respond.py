@@ -39,4 +39,5 @@ async def whole(
         answers = await while_connected(request, collect(job))
     finally:
         job.close()
+    headers = headers | job.timing_header()
     return Response(build(answers).model_dump_json(), headers=headers, media_type="application/json")

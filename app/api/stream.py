@@ -49,7 +49,7 @@ async def stream_frames(job: Job, form: ChunkFormat, usage: UsageWanted) -> Asyn
         async for deltas in job.deltas():
             parts = []
             if usage.always:
-                form.frames.set_usage(job.usage().model_dump())
+                form.frames.set_usage(job.usage(final=False).model_dump())
             for choice, delta in merged(deltas):
                 if choice.index not in opened:
                     opened.add(choice.index)

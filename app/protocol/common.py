@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from app.telemetry.record import Timings
 
 MAX_CHOICES = 128
 Token = Annotated[int, Field(ge=0)]
@@ -94,12 +96,33 @@ class CompletionTokensDetails(ResponseModel):
     reasoning_tokens: int
 
 
+class UsageTimings(ResponseModel):
+    """Milliseconds; prefill is what remains of the time to the first token without the queue."""
+
+    queue_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    decode_ms: float
+
+    @classmethod
+    def of(cls, timings: Timings) -> UsageTimings:
+        return cls(**{f"{name}_ms": value for name, value in timings.milliseconds().items()})
+
+
 class Usage(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    timings: UsageTimings | None = Field(None, description="Where the setting server_timing is on.")
+
+    @model_serializer(mode="wrap")
+    def _without_timings_that_are_not_there(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        fields: JsonObject = handler(self)
+        if fields["timings"] is None:
+            del fields["timings"]
+        return fields
 
 
 class ErrorDetail(BaseModel):

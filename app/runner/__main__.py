@@ -43,7 +43,7 @@ def read_spec(fd: int) -> LaunchSpec:
 def follow(spec: LaunchSpec) -> int:
     """A rank of an engine other than the one that leads: load, and wait until the leader ends."""
     settings = Settings.model_validate(spec.settings)
-    setup_logging(settings.log_level, process=f"runner-{spec.index} follower")
+    setup_logging(settings.log_level, f"runner-{spec.index} follower", settings.log_format)
     load_engine(settings, spec.files, lambda *_: None)
     return 0
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if mpi_rank():
             return follow(spec)
     settings = Settings.model_validate(spec.settings)
-    setup_logging(settings.log_level, process=f"runner-{spec.index}")
+    setup_logging(settings.log_level, f"runner-{spec.index}", settings.log_format)
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.set_hwm(0)  # the pool bounds what is in flight; nothing may be dropped

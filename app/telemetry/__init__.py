@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Metrics, traces, logs and timings."""

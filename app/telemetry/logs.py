@@ -1,16 +1,82 @@
-"""Logging set-up, the same for every process of the server."""
+"""Logging set-up, the same for every process of the server.
+
+A record is one line, of text or of JSON, whatever its content; only a traceback in text has more. Fields that
+a record carries as `extra=fields(...)` become keys of the JSON object, or `key=value` after the message.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import sys
+import time
+from typing import Any, Literal
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FIELDS = "telemetry_fields"
 
 
-def setup_logging(level: str, process: str) -> None:
-    """Log to standard error, one line a record: time, level, process, logger, message."""
-    logging.basicConfig(
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s",
-        force=True,
-    )
+def fields(values: dict[str, Any]) -> dict[str, Any]:
+    """`extra` for a log call."""
+    return {_FIELDS: values}
+
+
+class QuietHandler(logging.StreamHandler[Any]):
+    """Writes to standard error. If that is a full disk or a closed pipe the line is lost, nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], (OSError, ValueError)):  # ValueError: the file is closed
+            super().handleError(record)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, process, logger, message. Control characters are escaped: a path may have a line break."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        values = getattr(record, _FIELDS, {})
+        pairs = (f"{name}={_quoted(value)}" for name, value in values.items())
+        line = " ".join([super().formatMessage(record), *pairs])
+        return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], line)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[\s"=]', text) else text
+
+
+class JsonFormatter(logging.Formatter):
+    """The same as an object: time (UTC), level, process, logger, message, the fields, exception."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{stamp}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, _FIELDS, {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        try:  # in ASCII, so that lone surrogates stay valid JSON
+            return json.dumps(line, default=str, allow_nan=False)
+        except ValueError:  # infinity, or an object within itself
+            return json.dumps({name: str(value) for name, value in line.items()})
+
+
+def setup_logging(level: str, process: str, form: Literal["text", "json"] = "text") -> None:
+    """Log to standard error from now on."""
+    handler = QuietHandler()
+    handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

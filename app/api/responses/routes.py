@@ -71,6 +71,7 @@ async def create_response(request: Request) -> Response:
         raise
     if body.stream:
         return TokenStream(run.frames(), job.close, service.settings.ping_interval, headers)
+    headers = headers | job.timing_header()
     return Response(json_bytes(stored.response), headers=headers, media_type="application/json")
 
 
@@ -128,6 +129,7 @@ class _Run:
     def in_background(self, headers: dict[str, str]) -> Response:
         """Answer now and generate on."""
         assert self.store is not None
+        self.job.record.detached = True
         self.stored.task = asyncio.create_task(self._on_its_own())
         self.store.put(self.stored)
         return Response(json_bytes(self.stored.response), headers=headers, media_type="application/json")
@@ -184,6 +186,8 @@ class _Run:
         finally:
             self.job.close()
             self.stored.task = None
+            if (tracer := self.job.service.tracer) is not None:
+                tracer.record(self.job.record, self.job.service.model_id)
 
     def _keep(self) -> None:
         self.stored.messages = self.stored.messages + from_output(self.stored.response["output"])

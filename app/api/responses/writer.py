@@ -64,6 +64,8 @@ class ResponseWriter:
             "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details.reasoning_tokens},
             "total_tokens": usage.total_tokens,
         }
+        if usage.timings is not None:
+            self.response["usage"]["timings"] = usage.timings.model_dump()
         return [*events, self._event(f"response.{self.response['status']}", response=self._snapshot())]
 
     def fail(self, status: str, code: str | None, message: str) -> None:

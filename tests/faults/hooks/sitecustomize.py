@@ -39,9 +39,9 @@ class Patch(importlib.abc.MetaPathFinder):
 
 
 def patch(module: ModuleType) -> None:
-    run = module.TorchEngine._run
+    launch = module.TorchEngine._launch
 
-    def _run(self, plan):  # type: ignore[no-untyped-def]
+    def _launch(self, plan):  # type: ignore[no-untyped-def]
         fault = Path(os.environ["FAULT_FILE"])
         if fault.exists():
             kind = fault.read_text()
@@ -51,9 +51,9 @@ def patch(module: ModuleType) -> None:
             if kind == "hang":
                 time.sleep(3600)
             raise ValueError("a fault was asked for")
-        return run(self, plan)
+        return launch(self, plan)
 
-    module.TorchEngine._run = _run
+    module.TorchEngine._launch = _launch
 
 
 if "FAULT_FILE" in os.environ:

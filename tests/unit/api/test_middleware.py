@@ -60,7 +60,7 @@ def call(
     raw = [(key.encode(), value.encode()) for key, value in headers.items()]
     scope = {"type": "http", "method": "POST", "path": "//x/", "headers": raw}
     service: Any = SimpleNamespace(
-        settings=Settings(max_body_bytes=limit), metrics=metrics, draining=draining
+        settings=Settings(max_body_bytes=limit), metrics=metrics, draining=draining, tracer=None
     )
     asyncio.run(RequestLayer(app, service, keys)(scope, receive, send))
     assert scope["path"] == "/x"
