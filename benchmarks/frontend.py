@@ -4,8 +4,8 @@
 
 The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is
 that of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the
-same frames at the same pace from a bare Starlette and a bare sse-starlette application: the floor. Values are the
-best of several repeats, since whatever else a machine does can only add to them.
+same frames at the same pace from a bare Starlette and a bare sse-starlette application: the floor. Values are
+the best of several repeats, since whatever else a machine does can only add to them.
 
 `--check` is the short form for continuous integration: ratios to the floor against those of
 `frontend_budget.json`, which hold on any machine; more than 20 % above them fails. `--record` writes them.
