@@ -17,7 +17,7 @@ def test_kill_a_runner_at_idle(start: Start, outcome: Say) -> None:
         before = victim.state()
         os.kill(victim.runners()[0], signal.SIGKILL)
         began = time.monotonic()
-        victim.server.wait(lambda: victim.server.metric("runner_restarts") == 1, 30)
+        victim.server.wait(lambda: victim.server.metric("runner_restarts_total") == 1, 30)
         victim.recovers(before)
         outcome(f"served again after {time.monotonic() - began:.1f} s")
 
@@ -57,9 +57,9 @@ def test_kill_a_runner_in_prefill(start: Start, outcome: Say) -> None:
             stream.join()
             assert stream.done, stream.chunks[-1:]
             assert stream.text == expected
-        assert victim.server.metric("moved_sequences") >= 1
+        assert victim.server.metric("moved_sequences_total") >= 1
         victim.recovers(before)
-        outcome(f"{victim.server.metric('moved_sequences'):.0f} requests moved, all 4 answered in full")
+        outcome(f"{victim.server.metric('moved_sequences_total'):.0f} requests moved, all 4 answered in full")
 
 
 def test_kill_the_only_runner_in_prefill(start: Start, outcome: Say) -> None:
