@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -44,6 +44,9 @@ bench: setup     ## tokens/s of the torch engine beside transformers
 
 bench-gpu: setup ## a decode step against the bytes it moves (ARGS="--model DIR")
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
+bench-frontend: setup ## what the HTTP side costs for a token and a request (ARGS="--check": against its budget)
+	$(BIN)/python benchmarks/frontend.py $(ARGS)
 
 clean:           ## remove .venv and caches of tools
 	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -34,7 +34,7 @@ BUDGET = ROOT / "benchmarks" / "frontend_budget.json"
 TOLERANCE = 1.2
 ITL = 0.05
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
-STREAM: Body = {"prompt": "Hello", "max_tokens": 4000, "stream": True}
+STREAM: Body = {"prompt": [1000] * 20, "max_tokens": 4000, "stream": True}
 SHORT: Body = {
     "messages": [{"role": "user", "content": "What is the capital of South Korea?"}],
     "max_tokens": 1,
@@ -259,10 +259,8 @@ def report() -> None:
 
 
 def _print(rows: list[tuple[str, str, str]]) -> None:
-    print(
-        f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n\n"
-        "| what | measured | at most |\n|---|---|---|"
-    )
+    print(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
+    print("| what | measured | at most |\n|---|---|---|")
     for cells in rows:
         print("| " + " | ".join(cells) + " |")
 

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=RequestModel)
 
+_NESTING = frozenset({dict, list})
 IGNORED_HEADER = "x-ignored-params"
 
 
@@ -47,15 +48,17 @@ async def read_body(request: Request, model: type[T]) -> T:
 
 def deeper_than(value: Any, limit: int) -> bool:
     """Whether lists and objects are nested in each other more than `limit` times."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit + 1):
-        level = [
-            child
-            for item in level
-            if isinstance(item, (dict, list))
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, (dict, list))
-        ]
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += item.values()
+            elif not _NESTING.isdisjoint(
+                map(type, item)
+            ):  # a long list of numbers is not looked into further
+                children += item
+        level = [child for child in children if isinstance(child, (dict, list))]
         if not level:
             return False
     return True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
-from app.api.job import Choice, Job
+from app.api.job import Choice, Delta, Job
 from app.text.choice import TextDelta
 from app.text.events import CallArguments, CallStart, Content, Event, Reasoning
 
@@ -44,15 +45,26 @@ class Answer:
                 self.calls[index].arguments += text
 
 
-async def collect(job: Job) -> list[Answer]:
+def collect(job: Job) -> asyncio.Future[list[Answer]]:
     """Run the job to its end; one answer for each choice, in their order."""
-    texts: list[list[str]] = [[] for _ in job.choices]
-    answers = [Answer(choice) for choice in job.choices]
-    async for deltas in job.deltas():
+    collector = _Collector(job)
+    job.run(collector)
+    return collector.done
+
+
+class _Collector:
+    """Implements `app.api.job.Consumer`."""
+
+    def __init__(self, job: Job) -> None:
+        self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._answers = [Answer(choice) for choice in job.choices]
+        self._texts: list[list[str]] = [[] for _ in job.choices]
+
+    def consume(self, deltas: list[Delta]) -> None:
         for choice, delta in deltas:
-            answer = answers[choice.index]
+            answer = self._answers[choice.index]
             whole = answer.delta
-            texts[choice.index].append(delta.text)
+            self._texts[choice.index].append(delta.text)
             for event in delta.events:
                 answer.add(event)
             if delta.logprobs:
@@ -62,8 +74,15 @@ async def collect(job: Job) -> list[Answer]:
             if delta.finish_reason is not None:
                 whole.finish_reason = delta.finish_reason
                 whole.stop_reason = delta.stop_reason
-    for answer, pieces in zip(answers, texts, strict=True):
-        answer.delta.text = "".join(pieces)
-        if not answer.choice.decoder.parsed:
-            answer.content = answer.delta.text
-    return answers
+
+    def ended(self, error: Exception | None) -> None:
+        if self.done.done():  # nobody waits any more
+            return
+        if error is not None:
+            self.done.set_exception(error)
+            return
+        for answer, pieces in zip(self._answers, self._texts, strict=True):
+            answer.delta.text = "".join(pieces)
+            if not answer.choice.decoder.parsed:
+                answer.content = answer.delta.text
+        self.done.set_result(self._answers)

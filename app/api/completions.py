@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -233,11 +233,11 @@ async def _prompts(
         return [prompt], [await encode(service, prompt, add_special_tokens=special)]
     if not prompt:
         raise InvalidRequest("prompt must not be an empty list.", "prompt")
-    texts = [item for item in prompt if isinstance(item, str)]
-    if texts:
+    first = prompt[0]  # all are of its type, as the request model has checked
+    if isinstance(first, str):
+        texts = cast(list[str], prompt)
         return list(texts), [await encode(service, text, add_special_tokens=special) for text in texts]
-    lists = [item for item in prompt if isinstance(item, list)]
-    ids = lists or [[item for item in prompt if isinstance(item, int)]]
+    ids = cast(list[list[int]], prompt) if isinstance(first, list) else [cast(list[int], prompt)]
     for one in ids:
         check_token_ids(service.info, one, "prompt")
     return [None] * len(ids), ids

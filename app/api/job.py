@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -36,6 +38,7 @@ from app.text.choice import PLAIN, ChoiceDecoder, TextDelta, TextRules
 from app.text.events import OutputParser
 
 T = TypeVar("T")
+Delta = tuple["Choice", TextDelta]
 ENGINE_GRACE = 1.0
 """Seconds that an engine's own limit is later than ours."""
 
@@ -90,9 +93,23 @@ class Choice:
             self._latest, self._counted = now, tokens
 
 
+class Consumer(Protocol):
+    """What a job gives its text to. Called in the context of the request, never from a task of its own."""
+
+    def consume(self, deltas: list[Delta]) -> None:
+        """New text, that of one engine step together, or of several when the consumer was behind."""
+
+    def ended(self, error: Exception | None) -> None:
+        """Nothing more will come: the answer is complete, or this ended it."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
-    """The choices of one HTTP request, running on the pool. Must be closed."""
+    """The choices of one HTTP request, running on the pool. Must be closed.
+
+    Text is pushed: what a runner's message says goes through `Consumer.consume` to the socket in one call,
+    without waking a task. The task of the request only waits for the end.
+    """
 
     service: InferenceService
     choices: list[Choice]
@@ -109,8 +126,8 @@ class Job:
     """Seconds that its first sequence waited in the engine."""
     end: str = "client_gone"
     """Why it ends, if it does before its answer is complete."""
-    interruption: Exception | None = None
-    """What ends it before its time, once somebody decided so."""
+    failure: Exception | None = None
+    """What ended it before anybody consumed it."""
     by_id: dict[str, Choice] = field(init=False)
     record: RequestRecord = field(default_factory=RequestRecord)
     timed: bool = False
@@ -119,31 +136,43 @@ class Job:
     first_token: float | None = None
     last_token: float | None = None
     open_choices: int = field(init=False)
-    early: list[StepOutput] = field(default_factory=list)
-    """Outputs that came while `accepted` waited."""
+    consumer: Consumer | None = None
+    paused: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether the engine has said anything, or the job is over."""
+    timer: asyncio.TimerHandle | None = None
+    first_timer: asyncio.TimerHandle | None = None
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """The request's, for what is called from elsewhere."""
 
     def __post_init__(self) -> None:
         self.by_id = {choice.request.request_id: choice for choice in self.choices}
         self.open_choices = len(self.choices)
+        self.generation.listener = functools.partial(self.context.run, self._advance)
+        loop = asyncio.get_running_loop()
+        if self.deadline < math.inf:
+            late = "The request took longer than its timeout."
+            self.timer = loop.call_at(self.deadline, self._expire, late)
+        if self.first_deadline < self.deadline:
+            late = "The first token took longer than it may."
+            self.first_timer = loop.call_at(self.first_deadline, self._expire, late)
 
-    async def deltas(self) -> AsyncIterator[list[tuple[Choice, TextDelta]]]:
-        """New text, as it comes; the deltas of one wake-up together. Raises `ApiError` if a choice fails."""
-        while self.open_choices:
-            outputs = self.early or await self._next()
-            self.early = []
-            now = time.perf_counter()
-            if self.first_token is None and outputs:
-                self.first_token = now
-                self.service.metrics.ttft.observe(self.first_token - self.started)
-            deltas, failure = self._decode_all(outputs)
-            for choice, _ in deltas:
-                choice.observe(now, self.service.metrics.itl)
-            if deltas:
-                yield deltas
-            if failure is not None:
-                self.end = "error"
-                raise failure
-        self._observe_end()
+    def run(self, consumer: Consumer) -> None:
+        """Have `consumer` called from now on, until its `ended` was."""
+        if self.failure is not None:
+            consumer.ended(self.failure)
+            return
+        self.consumer = consumer
+        self._advance()
+
+    def pause(self) -> None:
+        """Let deltas gather: the consumer is behind."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on, with what has gathered all at once."""
+        self.paused = False
+        self._advance()
 
     @property
     def guided(self) -> bool:
@@ -152,9 +181,11 @@ class Job:
 
     async def accepted(self) -> None:
         """Wait until the engine has begun. Raises `InvalidRequest` if it refuses the request."""
-        self.early = await self._next()
+        await self.begun.wait()
+        if self.failure is not None:
+            raise self.failure
         try:
-            for output in self.early:
+            for output in self.generation.waiting:
                 _refused(output)
         except InvalidRequest:
             self.end = "error"
@@ -166,13 +197,12 @@ class Job:
         return len(self.generation.live)
 
     def interrupt(self, error: Exception) -> None:
-        """End it with `error`, at its consumer's next turn."""
-        self.interruption = error
-        self.generation.wake()
+        """End it with `error`."""
+        self.context.run(self._end, "shutdown", error)
 
     def close(self) -> None:
         """End what still runs. Idempotent."""
-        self.generation.close()
+        self._stop()
         self.ticket.close()
         self.service.jobs.discard(self)
         if self.open_choices:
@@ -211,29 +241,59 @@ class Job:
             timings=UsageTimings.of(timings) if timings is not None else None,
         )
 
-    async def _next(self) -> list[StepOutput]:
-        deadline = self.deadline
+    def _advance(self) -> None:
+        """Give the consumer the text of what has come."""
+        consumer = self.consumer
+        if consumer is None:
+            self.begun.set()
+            return
+        if self.paused:
+            return
+        outputs = self.generation.take()
+        if not outputs:
+            return
+        now = time.perf_counter()
         if self.first_token is None:
-            deadline = min(deadline, self.first_deadline)
+            self._observe_first(now)
         try:
-            async with asyncio.timeout_at(None if deadline == math.inf else deadline):
-                outputs = await self.generation.next()
-        except TimeoutError:
-            self.end = "timeout"
-            what = "The request took longer than its timeout."
-            if deadline < self.deadline:
-                what = "The first token took longer than it may."
-            raise ApiError(504, what, code="timeout") from None
-        if self.interruption is not None:
-            self.end = "shutdown"
-            raise self.interruption
-        return outputs
+            deltas, failure = self._decode_all(outputs)
+            for choice, _ in deltas:
+                choice.observe(now, self.service.metrics.itl)
+            if deltas:
+                consumer.consume(deltas)
+        except Exception as error:
+            failure = error
+        if failure is not None:
+            self._end("error", failure)
+        elif not self.open_choices:
+            self._observe_end()
+            self._end("", None)
 
-    def _decode_all(
-        self, outputs: list[StepOutput]
-    ) -> tuple[list[tuple[Choice, TextDelta]], Exception | None]:
+    def _expire(self, what: str) -> None:
+        self._end("timeout", ApiError(504, what, code="timeout"))
+
+    def _end(self, why: str, error: Exception | None) -> None:
+        """Say to the consumer, or to the one that comes, that nothing more will."""
+        if self.failure is not None:
+            return
+        self.end, self.failure = why, error
+        consumer = self.consumer
+        self._stop()
+        self.begun.set()
+        if consumer is not None:
+            consumer.ended(error)
+
+    def _stop(self) -> None:
+        """No more calls of the consumer; what still runs is aborted."""
+        self.consumer = None
+        for timer in (self.timer, self.first_timer):
+            if timer is not None:
+                timer.cancel()
+        self.generation.close()
+
+    def _decode_all(self, outputs: list[StepOutput]) -> tuple[list[Delta], Exception | None]:
         """The new text, and the error that ended it: what came before the error is not lost."""
-        deltas: list[tuple[Choice, TextDelta]] = []
+        deltas: list[Delta] = []
         for output in outputs:
             try:
                 delta = self._decode(output)
@@ -243,7 +303,7 @@ class Job:
                 deltas.append(delta)
         return deltas, None
 
-    def _decode(self, output: StepOutput) -> tuple[Choice, TextDelta] | None:
+    def _decode(self, output: StepOutput) -> Delta | None:
         choice = self.by_id[output.request_id]
         if choice.decoder.finished:
             return None
@@ -275,6 +335,12 @@ class Job:
 
     def _count_tokens(self) -> None:
         self.service.metrics.generation_tokens.inc(self._completion_tokens())
+
+    def _observe_first(self, now: float) -> None:
+        self.first_token = now
+        self.service.metrics.ttft.observe(self.first_token - self.started)
+        if self.first_timer is not None:
+            self.first_timer.cancel()
 
     def _observe_end(self) -> None:
         metrics = self.service.metrics

@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from app.api.collect import Answer, collect
 from app.api.job import Job, while_connected
-from app.api.sse import TokenStream
-from app.api.stream import ChunkFormat, UsageWanted, stream_frames
+from app.api.stream import ChunkFormat, ChunkStream, UsageWanted
 
 
 async def stream(
@@ -27,8 +26,7 @@ async def stream(
         except BaseException:
             job.close()
             raise
-    frames = stream_frames(job, form, usage)
-    return TokenStream(frames, job.close, job.service.settings.ping_interval, headers)
+    return ChunkStream(job, form, usage).response(headers)
 
 
 async def whole(

@@ -1,23 +1,24 @@
 """Server-Sent Events from byte templates, carried by sse-starlette.
 
-A frame for new text costs one JSON string escape and two joins. sse-starlette passes bytes through, watches
-for the client's departure and sends keep-alive comments; its own reaction to SIGTERM, which cuts live
-streams, is switched off: draining is the server's decision.
+A frame for new text costs one JSON string escape and two joins. Of sse-starlette's response the headers and
+the watch for the client's departure are used as they are; `TokenStream` says what is not. Its reaction to
+SIGTERM, which cuts live streams, is switched off: draining is the server's decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import AppStatus, EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
 json_bytes = msgspec.json.Encoder().encode
 
 
@@ -62,35 +63,132 @@ class ChunkFrames:
         return self._open + b'],"usage":' + json_bytes(usage) + b"}\n\n"
 
 
-class TokenStream(EventSourceResponse):
-    """A stream whose `on_close` runs exactly once, also when the body was never iterated."""
+class StreamSource(Protocol):
+    """What fills a `TokenStream`."""
 
-    def __init__(
-        self,
-        frames: AsyncIterator[bytes],
-        on_close: Callable[[], None],
-        ping: int,
-        headers: dict[str, str] | None = None,
-    ) -> None:
+    def start(self, stream: TokenStream) -> None:
+        """Begin to call `push` and, once, `finish`."""
+
+    def pause(self) -> None:
+        """The socket is behind: push no more for now."""
+
+    def resume(self) -> None:
+        """It has caught up."""
+
+    def close(self) -> None:
+        """The response is over, however it ended. Called exactly once, also if `start` never was."""
+
+
+class _Empty:
+    """Stands where sse-starlette expects a body: frames are pushed here, not pulled."""
+
+    def __aiter__(self) -> _Empty:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+class TokenStream(EventSourceResponse):
+    """An EventSourceResponse that frames are pushed into, from any callback.
+
+    sse-starlette pulls frames in one of a group of four tasks, each send in a cancel scope of its own. Here
+    `push` runs the ASGI `send` on the spot: it completes at once unless the socket is behind, and is gone on
+    with when the socket is not, as a task would do it. The request's task waits for the end, another for the
+    client's departure.
+    """
+
+    def __init__(self, source: StreamSource, ping: int, headers: dict[str, str] | None = None) -> None:
         super().__init__(
-            frames,
-            ping=ping,
-            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
-            sep="\n",
-            headers={"cache-control": "no-cache", **(headers or {})},
+            _Empty(), ping=ping, sep="\n", headers={"cache-control": "no-cache", **(headers or {})}
         )
-        self._on_close = on_close
+        self._source = source
+        self._sending: Coroutine[Any, Any, None] | None = None
+        self._tail: bytes | None = None
+
+    def push(self, frames: bytes) -> None:
+        """Send frames now; the source is paused until the socket has taken them."""
+        self._drive(self._send({"type": "http.response.body", "body": frames, "more_body": True}))
+
+    def finish(self, tail: bytes) -> None:
+        """Send the last frames and end the response."""
+        self._tail = tail
+        if self._sending is None:
+            self._drive(self._end(tail))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope.setdefault("state", {})
-        state["complete"] = False
-
-        async def marked(message: Any) -> None:
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                state["complete"] = True
-
+        self._state = scope.setdefault("state", {})
+        self._state["complete"] = False
+        self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        listener: asyncio.Task[None] | None = None
         try:
-            await super().__call__(scope, receive, marked)
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            listener = loop.create_task(self._listen_for_disconnect(receive))
+            listener.add_done_callback(self._left)
+            self._pinger = loop.call_later(self.ping_interval, self._keep_alive)
+            self._source.start(self)
+            await self._over
         finally:
-            self._on_close()
+            if listener is not None:
+                self._pinger.cancel()
+                listener.cancel()
+            if self._sending is not None:
+                self._sending.close()
+                self._sending = None
+            self._source.close()
+
+    async def _end(self, tail: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
+        self._state["complete"] = True
+        self._stop(None)
+
+    def _drive(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Run a send as far as it goes."""
+        try:
+            blocker = sending.send(None)
+        except StopIteration:
+            return
+        except Exception as error:
+            self._stop(error)
+            return
+        self._sending = sending
+        self._source.pause()
+        # What a task does with what it was given: a future to wait for, or nothing but a turn to skip.
+        if blocker is None:
+            asyncio.get_running_loop().call_soon(self._unblocked)
+        else:
+            blocker._asyncio_future_blocking = False
+            blocker.add_done_callback(self._unblocked)
+
+    def _unblocked(self, _: asyncio.Future[None] | None = None) -> None:
+        sending, self._sending = self._sending, None
+        if sending is None or self._over.done():
+            return
+        self._drive(sending)
+        if self._sending is not None or self._over.done():
+            return
+        if self._tail is not None:
+            self._drive(self._end(self._tail))
+        else:
+            self._source.resume()
+
+    def _keep_alive(self) -> None:
+        """A comment, so that nobody in between takes the connection for dead."""
+        if self._sending is None and not self._over.done():
+            self.push(PING)
+        self._pinger = asyncio.get_running_loop().call_later(self.ping_interval, self._keep_alive)
+
+    def _left(self, listener: asyncio.Task[None]) -> None:
+        self._stop(None if listener.cancelled() else listener.exception())
+
+    def _stop(self, error: BaseException | None) -> None:
+        if self._over.done():
+            return
+        if error is not None:
+            self._over.set_exception(error)
+        else:
+            self._over.set_result(None)

@@ -5,13 +5,13 @@ What differs between the endpoints is a `ChunkFormat`; order, merging and errors
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.api.errors import from_exception
-from app.api.job import Choice, Job
-from app.api.sse import DONE, ChunkFrames
+from app.api.job import Choice, Delta, Job
+from app.api.sse import DONE, ChunkFrames, TokenStream
 from app.pool import ShuttingDown
 from app.text.choice import TextDelta
 from app.text.events import merged as merged_events
@@ -40,46 +40,104 @@ class ChunkFormat(Protocol):
         """The choice object that carries the finish reason."""
 
 
-async def stream_frames(job: Job, form: ChunkFormat, usage: UsageWanted) -> AsyncIterator[bytes]:
-    """All frames of a stream, each item one write. An error becomes an error frame and ends the stream."""
-    opened: set[int] = set()
-    gauge = job.service.metrics.streams
-    gauge.inc()
-    try:
-        async for deltas in job.deltas():
-            parts = []
-            if usage.always:
-                form.frames.set_usage(job.usage(final=False).model_dump())
-            for choice, delta in merged(deltas):
-                if choice.index not in opened:
-                    opened.add(choice.index)
-                    parts.append(form.opening(choice))
-                parts.append(form.delta(choice, delta))
-                if delta.finish_reason is not None:
-                    parts.append(form.frames.choice(form.final(choice.index, delta)))
-            if frame := b"".join(parts):
-                yield frame
-        tail = form.frames.usage(job.usage().model_dump()) if usage.at_end else b""
-        yield tail + DONE
-    except Exception as error:
+class JobStream(ABC):
+    """A job's text on its way into a response: a `Consumer` of the one and a `StreamSource` of the other."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._started = False
+
+    def response(self, headers: dict[str, str]) -> TokenStream:
+        """The response that it fills. The job is closed when that ends, however it ends."""
+        return TokenStream(self, self.job.service.settings.ping_interval, headers)
+
+    @abstractmethod
+    def frames(self, deltas: list[Delta]) -> bytes:
+        """New text as frames; may be empty."""
+
+    @abstractmethod
+    def tail(self) -> bytes:
+        """The last frames of a complete answer."""
+
+    @abstractmethod
+    def failure(self, error: Exception) -> bytes:
+        """The last frames of an answer that `error` ended."""
+
+    def opening(self) -> bytes:
+        """What precedes all text; may be empty."""
+        return b""
+
+    def start(self, stream: TokenStream) -> None:
+        self._stream = stream
+        self._started = True
+        self.job.service.metrics.streams.inc()
+        if first := self.opening():
+            stream.push(first)
+        self.job.run(self)
+
+    def consume(self, deltas: list[Delta]) -> None:
+        if frames := self.frames(deltas):
+            self._stream.push(frames)
+
+    def ended(self, error: Exception | None) -> None:
+        self._stream.finish(self.tail() if error is None else self.failure(error))
+
+    def pause(self) -> None:
+        self.job.pause()
+
+    def resume(self) -> None:
+        self.job.resume()
+
+    def close(self) -> None:
+        if self._started:
+            self.job.service.metrics.streams.dec()
+        self.job.close()
+
+
+class ChunkStream(JobStream):
+    """OpenAI's chunks: text as it comes, then the finish reason, the usage if asked for, [DONE]."""
+
+    def __init__(self, job: Job, form: ChunkFormat, usage: UsageWanted) -> None:
+        super().__init__(job)
+        self._form = form
+        self._usage = usage
+        self._opened: set[int] = set()
+
+    def frames(self, deltas: list[Delta]) -> bytes:
+        form, opened = self._form, self._opened
+        if self._usage.always:
+            form.frames.set_usage(self.job.usage(final=False).model_dump())
+        parts = []
+        for choice, delta in merged(deltas):
+            if choice.index not in opened:
+                opened.add(choice.index)
+                parts.append(form.opening(choice))
+            parts.append(form.delta(choice, delta))
+            if delta.finish_reason is not None:
+                parts.append(form.frames.choice(form.final(choice.index, delta)))
+        return b"".join(parts)
+
+    def tail(self) -> bytes:
+        usage = self._form.frames.usage(self.job.usage().model_dump()) if self._usage.at_end else b""
+        return usage + DONE
+
+    def failure(self, error: Exception) -> bytes:
+        cut = b""
         if isinstance(error, ShuttingDown):  # what there is, is a part: say so to those who only read chunks
-            cut = TextDelta(finish_reason="abort")
-            yield b"".join(
-                form.frames.choice(form.final(choice.index, cut))
-                for choice in job.choices
+            delta = TextDelta(finish_reason="abort")
+            cut = b"".join(
+                self._form.frames.choice(self._form.final(choice.index, delta))
+                for choice in self.job.choices
                 if not choice.decoder.finished
             )
-        yield b"data: " + from_exception(error).body() + b"\n\n"
-    finally:
-        gauge.dec()
-        job.close()
+        return cut + b"data: " + from_exception(error).body() + b"\n\n"
 
 
-def merged(deltas: list[tuple[Choice, TextDelta]]) -> list[tuple[Choice, TextDelta]]:
+def merged(deltas: list[Delta]) -> list[Delta]:
     """Plain-text deltas of the same choice made one: the socket was behind, or the engine made several."""
     if len(deltas) == 1:
         return deltas
-    result: list[tuple[Choice, TextDelta]] = []
+    result: list[Delta] = []
     last: dict[int, TextDelta] = {}
     for choice, delta in deltas:
         before = last.get(choice.index)

@@ -1,21 +1,25 @@
-"""The stream of deltas that belongs to one HTTP request: one or more sequences, one consumer."""
+"""The deltas that belong to one HTTP request: one or more sequences, one consumer."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from app.generation import StepOutput
+
+
+def _nobody() -> None:
+    """Nobody listens yet; the deltas wait."""
 
 
 class Generation:
     """Collects the deltas of its sequences until the consumer takes them, all at once.
 
-    The consumer is woken once per engine step, however many tokens came; one that is behind finds the
-    deltas of several steps waiting and can merge them. Must be closed: what is still live is then aborted.
+    `listener` is called once per engine step that brought something, however many tokens that were, but not
+    again before what is there was taken: a consumer that is behind finds the deltas of several steps and can
+    merge them. Must be closed: what is still live is then aborted.
     """
 
-    __slots__ = ("_abort", "_items", "_waiter", "_woken", "live", "moved")
+    __slots__ = ("_abort", "_items", "listener", "live", "moved")
 
     def __init__(self, request_ids: Iterable[str], abort: Callable[[list[str]], None]) -> None:
         self.live = set(request_ids)
@@ -23,35 +27,29 @@ class Generation:
         self._items: list[StepOutput] = []
         self.moved: set[str] = set()
         """Sequences that were begun again on another runner, which is done once."""
-        self._woken = False
-        self._waiter: asyncio.Future[None] | None = None
+        self.listener: Callable[[], None] = _nobody
 
-    def put(self, output: StepOutput) -> None:
-        """Add a delta (called by the pool)."""
+    def put(self, output: StepOutput) -> bool:
+        """Add a delta (called by the pool); whether the listener must be called once the step is through."""
         if output.finish_reason is not None:
             self.live.discard(output.request_id)
         self._items.append(output)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        return len(self._items) == 1
 
-    def wake(self) -> None:
-        """Have `next` return at once, with what there is."""
-        self._woken = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def fail(self, request_id: str, message: str) -> None:
+        """End one sequence with an error (called by the pool)."""
+        if self.put(StepOutput(request_id, [], "error", error=message)):
+            self.listener()
 
-    async def next(self) -> list[StepOutput]:
-        """The deltas since the last call, oldest first; waits for one. Empty when all sequences ended."""
-        if not self._items and not self._woken:
-            if not self.live:
-                return []
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+    def take(self) -> list[StepOutput]:
+        """The deltas since the last call, oldest first; maybe none."""
         items, self._items = self._items, []
         return items
+
+    @property
+    def waiting(self) -> Sequence[StepOutput]:
+        """The deltas that nobody has taken yet."""
+        return self._items
 
     def abort(self, request_id: str) -> None:
         """End one sequence; its later deltas are dropped."""

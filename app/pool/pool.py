@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import zmq.asyncio
+import zmq
 
-from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
+from app.generation import EngineInfo, EngineStats, GenerationRequest
 from app.pool.generation import Generation
 from app.pool.runner import Runner
 from app.runner.messages import LaunchSpec
@@ -74,7 +74,7 @@ class RunnerPool:
         self._stall_timeout = stall_timeout
         self._load_timeout = load_timeout
         self._on_change = on_change
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._directory = Path(tempfile.mkdtemp(prefix="trtllm-openai-"))  # mode 0700
         self._slots: list[Runner | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
@@ -167,7 +167,7 @@ class RunnerPool:
                 min(ready, key=lambda runner: runner.load).submit([request], generation)
             else:
                 failure = f"no model runner is left: {status.reason}"
-                generation.put(StepOutput(request.request_id, [], "error", error=failure))
+                generation.fail(request.request_id, failure)
 
     def status(self) -> PoolStatus:
         """Where the pool stands now."""

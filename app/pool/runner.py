@@ -15,7 +15,6 @@ from typing import Literal
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 from app.pool.generation import Generation
@@ -23,6 +22,7 @@ from app.runner.messages import (
     CANNOT_START,
     Abort,
     Failed,
+    FromRunner,
     Hello,
     LaunchSpec,
     Loading,
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 State = Literal["starting", "loading", "ready", "failed", "stopped"]
 LAST_WORDS = 0.5
 """Seconds to wait for the `Failed` message of a runner that has ended."""
+MESSAGES_AT_ONCE = 16
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,7 +50,7 @@ class Runner:
     def __init__(
         self,
         spec: LaunchSpec,
-        context: zmq.asyncio.Context,
+        context: zmq.Context[zmq.Socket[bytes]],
         stall_timeout: float,
         on_change: Callable[[Runner], None],
         on_lost: Callable[[GenerationRequest, Generation], bool] = lambda *_: False,
@@ -63,6 +64,7 @@ class Runner:
         self.stats = EngineStats()
         self.failure: Failed | None = None
         self._failed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._spec = spec
         self._on_change = on_change
         self._stall_timeout = stall_timeout
@@ -110,9 +112,9 @@ class Runner:
         if not self._spec.command:
             self._process.stdin.write(encoded)
         self._socket.connect(self._spec.address)
+        self._loop.add_reader(self._socket, self._receive)
         self._send(Hello())
         self._tasks = [
-            asyncio.create_task(self._receive()),
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._watch_progress()),
         ]
@@ -155,42 +157,62 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._fail_live("the server is shutting down")
+        self._loop.remove_reader(self._socket)
         self._socket.close()
 
     def _send(self, message: ToRunner) -> None:
-        # Without a high-water mark the send completes inside the call; the future is already done.
-        self._socket.send(encode(message))
+        self._socket.send(encode(message))  # without a high-water mark it never blocks
+        # The descriptor tells of a change only once, and this call may have been the one that saw it.
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(self._receive)
 
-    async def _receive(self) -> None:
-        while True:
-            message = decode_from_runner(await self._socket.recv())
-            match message:
-                case Outputs(outputs):
+    def _receive(self) -> None:
+        """Handle what has come; a part of it, if it is much, so that others have their turn."""
+        for _ in range(MESSAGES_AT_ONCE):
+            if self._socket.closed:
+                return
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._handle(decode_from_runner(frame))
+        self._loop.call_soon(self._receive)
+
+    def _handle(self, message: FromRunner) -> None:
+        match message:
+            case Outputs(outputs):
+                self._progressed = time.monotonic()
+                self._dispatch(outputs)
+            case Stats(stats):
+                if stats.steps != self.stats.steps:  # e.g. in the middle of a long prompt
                     self._progressed = time.monotonic()
-                    self._dispatch(outputs)
-                case Stats(stats):
-                    if stats.steps != self.stats.steps:  # e.g. in the middle of a long prompt
-                        self._progressed = time.monotonic()
-                    self.stats = stats
-                case Loading():
-                    self.progress = message
-                    self._set_state("loading")
-                case Ready(info):
-                    self.info = info
-                    self._set_state("ready")
-                case Failed():
-                    self.failure = message
-                    self._failed.set()
+                self.stats = stats
+            case Loading():
+                self.progress = message
+                self._set_state("loading")
+            case Ready(info):
+                self.info = info
+                self._set_state("ready")
+            case Failed():
+                self.failure = message
+                self._failed.set()
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
+        """Give each delta to its generation, then have each generation's consumer called, once."""
+        generations, untold = self._generations, self._untold
+        listening = []
         for output in outputs:
-            generation = self._generations.get(output.request_id)
-            self._untold.pop(output.request_id, None)
+            generation = generations.get(output.request_id)
+            if untold:
+                untold.pop(output.request_id, None)
             if generation is None:
                 continue
             if output.finish_reason is not None:
-                del self._generations[output.request_id]
-            generation.put(output)
+                del generations[output.request_id]
+            if generation.put(output):
+                listening.append(generation)
+        for generation in listening:
+            generation.listener()
 
     async def _watch(self) -> None:
         """Wait for the process to end; nothing but `stop` makes that an expected end."""
@@ -230,7 +252,7 @@ class Runner:
             request = untold.get(request_id)
             if request is not None and self.state != "stopped" and self._on_lost(request, generation):
                 continue
-            generation.put(StepOutput(request_id, [], "error", error=message))
+            generation.fail(request_id, message)
 
     def _signal_group(self, number: int) -> None:
         if self._process is not None:

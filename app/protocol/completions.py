@@ -10,7 +10,8 @@ from app.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Toke
 
 
 class CompletionRequest(SamplingFields):
-    prompt: str | list[str] | list[Token] | list[list[Token]] = Field(
+    # Without fail_fast a long list of ids would get an error for each of them from the branch for texts.
+    prompt: str | Annotated[list[str], Field(fail_fast=True)] | list[Token] | list[list[Token]] = Field(
         description="Text, texts, token ids, or lists of token ids."
     )
     logprobs: Annotated[int, Field(ge=0)] | None = Field(

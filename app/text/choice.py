@@ -59,6 +59,7 @@ class ChoiceDecoder:
         "_detokenizer",
         "_length",
         "_parser",
+        "_plain",
         "_rules",
         "_stops",
         "completion_tokens",
@@ -73,6 +74,7 @@ class ChoiceDecoder:
         self._stops = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
         self._rules = rules
         self._parser = parser
+        self._plain = parser is None and self._stops is None  # nothing to do but to detokenise
         self._called = False
         self._length = 0  # characters, those held back included
         self.completion_tokens = 0
@@ -83,6 +85,11 @@ class ChoiceDecoder:
 
     def push(self, output: StepOutput) -> TextDelta:
         """The text of one engine delta. Nothing may follow once `finished`."""
+        if self._plain and output.finish_reason is None and output.logprobs is None:
+            text = "".join(map(self._detokenizer.push, output.token_ids))
+            self.completion_tokens += len(output.token_ids)
+            self._length += len(text)
+            return TextDelta(text)
         delta = TextDelta()
         pieces: list[str] = []
         last = len(output.token_ids) - 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,13 +15,14 @@ from app.api.body import documented, ignored_params, read_body
 from app.api.chat import start_chat
 from app.api.conversation import prepare
 from app.api.errors import ApiError, from_exception
-from app.api.job import Choice, Job, while_connected
+from app.api.job import Choice, Delta, Job, while_connected
 from app.api.logprobs import chat_logprobs
 from app.api.params import check_model
 from app.api.responses.items import from_output, renamed, to_chat, to_messages
 from app.api.responses.store import ResponseStore, Stored
 from app.api.responses.writer import ResponseWriter, StreamEvent, new_response
-from app.api.sse import TokenStream, json_bytes
+from app.api.sse import json_bytes
+from app.api.stream import JobStream
 from app.generation import InvalidRequest
 from app.protocol.chat import ChatRequest
 from app.protocol.common import JsonObject
@@ -70,7 +69,7 @@ async def create_response(request: Request) -> Response:
             raise _in_own_terms(error, len(instructions) + len(before)) from None
         raise
     if body.stream:
-        return TokenStream(run.frames(), job.close, service.settings.ping_interval, headers)
+        return run.response(headers)
     headers = headers | job.timing_header()
     return Response(json_bytes(stored.response), headers=headers, media_type="application/json")
 
@@ -112,19 +111,20 @@ async def cancel_response(request: Request, response_id: str) -> ResponseObject:
     return ResponseObject.model_validate(stored.response)
 
 
-@dataclass(slots=True)
-class _Run:
-    """A job on its way to a response object."""
+class _Run(JobStream):
+    """A job on its way to a response object, told as a stream or not."""
 
-    job: Job
-    writer: ResponseWriter
-    store: ResponseStore | None
-    stored: Stored
+    def __init__(self, job: Job, writer: ResponseWriter, store: ResponseStore | None, stored: Stored) -> None:
+        super().__init__(job)
+        self.writer = writer
+        self.store = store
+        self.stored = stored
 
-    async def to_the_end(self) -> None:
+    def to_the_end(self) -> asyncio.Future[None]:
         """Generate without telling. Raises what the job raises."""
-        async for _ in self._events():
-            pass
+        teller = _Silent(self)
+        self.job.run(teller)
+        return teller.done
 
     def in_background(self, headers: dict[str, str]) -> Response:
         """Answer now and generate on."""
@@ -134,30 +134,27 @@ class _Run:
         self.store.put(self.stored)
         return Response(json_bytes(self.stored.response), headers=headers, media_type="application/json")
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """The stream: typed events, each with its name; an error as an event of its own."""
-        gauge = self.job.service.metrics.streams
-        gauge.inc()
-        try:
-            yield _frames(self.writer.begin())
-            async for events in self._events():
-                if events:
-                    yield _frames(events)
-        except Exception as error:
-            yield _frames([self._error_event(from_exception(error))])
-        finally:
-            gauge.dec()
-            self.job.close()
+    def opening(self) -> bytes:
+        return _frames(self.writer.begin())
 
-    async def _events(self) -> AsyncIterator[list[StreamEvent]]:
-        async for deltas in self.job.deltas():
-            events: list[StreamEvent] = []
-            for choice, delta in deltas:
-                events += self._of_delta(choice, delta)
-                if delta.finish_reason is not None:
-                    events += self.writer.finish(delta.finish_reason, self.job.usage())
-                    self._keep()
-            yield events
+    def frames(self, deltas: list[Delta]) -> bytes:
+        return _frames(self.events(deltas))
+
+    def tail(self) -> bytes:
+        return b""
+
+    def failure(self, error: Exception) -> bytes:
+        return _frames([self._error_event(from_exception(error))])
+
+    def events(self, deltas: list[Delta]) -> list[StreamEvent]:
+        """What new text adds to the response, and to the stream of its events."""
+        events: list[StreamEvent] = []
+        for choice, delta in deltas:
+            events += self._of_delta(choice, delta)
+            if delta.finish_reason is not None:
+                events += self.writer.finish(delta.finish_reason, self.job.usage())
+                self._keep()
+        return events
 
     def _of_delta(self, choice: Choice, delta: TextDelta) -> list[StreamEvent]:
         logprobs = None
@@ -199,6 +196,25 @@ class _Run:
         detail = error.detail()
         number = self.writer.next_number()
         return {**detail, "type": "error", "sequence_number": number, "error": detail}
+
+
+class _Silent:
+    """Takes a job's text without telling anybody; implements `app.api.job.Consumer`."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def consume(self, deltas: list[Delta]) -> None:
+        self._run.events(deltas)
+
+    def ended(self, error: Exception | None) -> None:
+        if self.done.done():  # nobody waits any more
+            return
+        if error is not None:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
 
 
 def _in_own_terms(error: Exception, before: int) -> ApiError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.api.chat import ChatChunks, chat_choice
 from app.api.collect import collect
 from app.api.job import Choice, Job
-from app.api.stream import UsageWanted, stream_frames
+from app.api.stream import ChunkStream, UsageWanted
 from app.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from app.chat.parsers.reasoning import ReasoningSplitter
 from app.config import LimitSettings
@@ -49,6 +49,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "noise": draw(st.lists(st.integers(17, 49151), max_size=4)),
         "cuts": draw(st.lists(st.integers(1, 6), min_size=1, max_size=30)),
         "together": draw(st.integers(1, 5)),
+        "behind": draw(st.lists(st.booleans(), min_size=1, max_size=5)),
         "stop": draw(st.sampled_from([(), ("STOP",), ("TO", "수도"), ("\n",)])),
         "logprobs": draw(st.booleans()),
         "tools": draw(st.sampled_from([None, *TOOL_FORMATS])),
@@ -86,6 +87,29 @@ def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[
     return found
 
 
+class Sink:
+    """Stands for a `TokenStream` whose socket is behind now and then."""
+
+    def __init__(self, source: ChunkStream, behind: list[bool]) -> None:
+        self.source = source
+        self.behind = behind
+        self.frames = b""
+        self.pushes = 0
+        self.ended = False
+
+    def push(self, frames: bytes) -> None:
+        assert frames
+        assert not self.ended
+        self.frames += frames
+        self.pushes += 1
+        if self.behind[self.pushes % len(self.behind)]:
+            self.source.pause()
+
+    def finish(self, tail: bytes) -> None:
+        self.frames += tail
+        self.ended = True
+
+
 async def streamed(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]:
     """The stream, put together as a client does it."""
     generation = Generation(["r"], lambda _: None)
@@ -94,19 +118,22 @@ async def streamed(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     form = ChatChunks(head, 1, tokenizer, include_usage=True)
     result: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "logprobs": []}
-
-    async def feed() -> None:
-        for start in range(0, len(deltas), case["together"]):
-            for delta in deltas[start : start + case["together"]]:
-                generation.put(delta)
-            await asyncio.sleep(0)
-
-    feeding = asyncio.create_task(feed())
-    async for frames in stream_frames(job, form, UsageWanted(at_end=True)):
-        for frame in frames.decode("utf-8").split("\n\n")[:-1]:
-            if frame != "data: [DONE]":
-                add(result, json.loads(frame.removeprefix("data: ")))
-    await feeding
+    source = ChunkStream(job, form, UsageWanted(at_end=True))
+    sink = Sink(source, case["behind"])
+    source.start(sink)  # type: ignore[arg-type]
+    for start in range(0, len(deltas), case["together"]):
+        news = [generation.put(delta) for delta in deltas[start : start + case["together"]]]
+        if any(news):
+            generation.listener()
+        if job.paused and start % 2:
+            source.resume()
+    while job.paused and not sink.ended:
+        source.resume()
+    assert sink.ended
+    source.close()
+    for frame in sink.frames.decode("utf-8").split("\n\n")[:-1]:
+        if frame != "data: [DONE]":
+            add(result, json.loads(frame.removeprefix("data: ")))
     return result
 
 

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.sse import DONE, ChunkFrames, TokenStream, event
+from app.api.sse import DONE, PING, ChunkFrames, TokenStream, event
 
 HEAD = {"id": 'a"b', "object": "o", "created": 1, "model": "m/\\é"}
 CHAT = ('"delta":{"content":', "}")
@@ -41,58 +40,122 @@ def test_usage_frame_has_no_choices() -> None:
     assert parsed(event({"a": "한"})) == {"a": "한"}
 
 
-def run_stream(disconnect: bool, started: list[bool]) -> tuple[int, bool, bytes]:
-    closed = 0
-    sent = b""
+class Source:
+    """Pushes what it is given, then ends or stays silent; counts what is asked of it."""
 
-    async def body() -> AsyncIterator[bytes]:
-        started.append(True)
-        yield b"data: 1\n\n"
-        if disconnect:
-            await asyncio.sleep(30)
-        yield DONE
+    def __init__(self, *frames: bytes, ends: bool = True) -> None:
+        self.frames = list(frames)
+        self.ends = ends
+        self.paused = False
+        self.calls: list[str] = []
 
-    def on_close() -> None:
-        nonlocal closed
-        closed += 1
+    def start(self, stream: TokenStream) -> None:
+        self.stream = stream
+        self.calls.append("start")
+        self.go_on()
 
-    async def receive() -> Any:
-        if not disconnect:
+    def go_on(self) -> None:
+        while self.frames and not self.paused:
+            self.stream.push(self.frames.pop(0))
+        if self.ends and not self.frames and not self.paused:
+            self.stream.finish(DONE)
+
+    def pause(self) -> None:
+        self.paused = True
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.paused = False
+        self.calls.append("resume")
+        self.go_on()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class Client:
+    """The other end. `slow`: every so many-th send waits; `leaves`: it disconnects at once."""
+
+    def __init__(self, *, slow: int = 0, leaves: bool = False) -> None:
+        self.slow = slow
+        self.leaves = leaves
+        self.sends = 0
+        self.received = b""
+        self.scope: dict[str, Any] = {"type": "http", "method": "POST", "headers": []}
+
+    async def send(self, message: Any) -> None:
+        self.sends += 1
+        if self.slow and self.sends % self.slow == 0:
+            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+        self.received += message.get("body", b"")
+
+    async def receive(self) -> Any:
+        if not self.leaves:
             await asyncio.sleep(30)
         return {"type": "http.disconnect"}
 
+    def run(self, source: Source, ping: float = 15) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(5):
+                await TokenStream(source, ping)(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+
+        asyncio.run(main())
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.scope["state"]["complete"])
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2, 3])
+def test_whole_stream_in_order_however_slow_the_client(slow: int) -> None:
+    client, source = Client(slow=slow), Source(b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n")
+    client.run(source)
+    assert client.received == b"data: 1\n\ndata: 2\n\ndata: 3\n\n" + DONE
+    assert client.complete
+    assert source.calls.count("close") == 1
+    assert source.calls.count("resume") == {0: 0, 1: 3, 2: 2, 3: 1}[slow]
+
+
+def test_end_that_comes_while_the_client_is_behind_is_sent() -> None:
+    client, source = Client(slow=2), Source(b"data: 1\n\n", ends=False)
+    source.pause = lambda: source.stream.finish(b"data: late\n\n")  # type: ignore[method-assign]
+    client.run(source)
+    assert client.received == b"data: 1\n\ndata: late\n\n"
+    assert client.complete
+
+
+@pytest.mark.parametrize("slow", [0, 2])
+def test_client_gone_closes_and_is_not_complete(slow: int) -> None:
+    client, source = Client(leaves=True, slow=slow), Source(b"data: 1\n\n", ends=False)
+    client.run(source)
+    assert source.calls[-1] == "close"
+    assert source.calls.count("close") == 1
+    assert not client.complete
+
+
+def test_silence_is_filled_with_comments() -> None:
+    client, source = Client(), Source(ends=False)
+
     async def send(message: Any) -> None:
-        nonlocal sent
-        sent += message.get("body", b"")
+        client.received += message.get("body", b"")
+        if client.received.count(PING) == 3 and message.get("more_body"):
+            source.stream.finish(DONE)
 
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "headers": []}
-    asyncio.run(TokenStream(body(), on_close, ping=15)(scope, receive, send))
-    return closed, scope["state"]["complete"], sent
-
-
-def test_whole_stream_is_complete() -> None:
-    assert run_stream(False, []) == (1, True, b"data: 1\n\n" + DONE)
+    client.send = send  # type: ignore[method-assign]
+    client.run(source, ping=0.01)
+    assert client.received == PING * 3 + DONE
 
 
-def test_client_gone_closes_and_is_not_complete() -> None:
-    closed, complete, sent = run_stream(True, [])
-    assert (closed, complete) == (1, False)
-    assert DONE not in sent
+@pytest.mark.parametrize("failing", ["http.response.start", "http.response.body"])
+def test_error_of_the_socket_closes(failing: str) -> None:
+    client, source = Client(), Source(b"data: 1\n\n")
 
+    async def send(message: Any) -> None:
+        if message["type"] == failing:
+            raise ConnectionResetError
 
-def test_never_started_body_is_closed() -> None:
-    closed = []
-
-    async def body() -> AsyncIterator[bytes]:
-        yield b""
-
-    async def send(_: Any) -> None:
-        raise ConnectionResetError
-
-    async def receive() -> Any:
-        await asyncio.sleep(30)
-
-    stream = TokenStream(body(), lambda: closed.append(True), ping=15)
+    client.send = send  # type: ignore[method-assign]
     with pytest.raises(ConnectionResetError):
-        asyncio.run(stream({"type": "http", "method": "POST", "headers": []}, receive, send))
-    assert closed == [True]
+        client.run(source)
+    assert source.calls.count("close") == 1

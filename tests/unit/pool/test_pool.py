@@ -50,9 +50,18 @@ def request(subject: RunnerPool, max_tokens: int = 5) -> GenerationRequest:
     return GenerationRequest(subject.new_request_id(), [1, 2, 3], SamplingParams(max_tokens))
 
 
+async def arrival(generation: Generation) -> list[StepOutput]:
+    """The next deltas of a generation; none when all of its sequences ended."""
+    if not generation.waiting and generation.live:
+        arrived = asyncio.Event()
+        generation.listener = arrived.set
+        await arrived.wait()
+    return generation.take()
+
+
 async def drain(generation: Generation) -> list[StepOutput]:
     outputs = []
-    while more := await generation.next():
+    while more := await arrival(generation):
         outputs += more
     return outputs
 
@@ -84,7 +93,7 @@ def test_close_ends_the_sequence_in_the_engine() -> None:
     async def test() -> None:
         async with pool(launch=spec(itl=0.01)) as (subject, _):
             generation = subject.submit([request(subject, 5000)])
-            await generation.next()
+            await arrival(generation)
             await until(lambda: subject.stats.running == 1)
             generation.close()
             generation.close()
@@ -92,7 +101,7 @@ def test_close_ends_the_sequence_in_the_engine() -> None:
             started = time.monotonic()
             await until(lambda: subject.stats.running == 0)
             assert time.monotonic() - started < 1.0
-            assert await generation.next() == [] or not generation.live
+            assert await arrival(generation) == [] or not generation.live
 
     run(test())
 
@@ -112,7 +121,7 @@ def test_killed_runner_fails_its_requests_and_comes_back() -> None:
     async def test() -> None:
         async with pool() as (subject, _):
             generation = subject.submit([request(subject, 4000)])
-            await generation.next()
+            await arrival(generation)
             pid = subject.runners[0].pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
