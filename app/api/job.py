@@ -39,6 +39,8 @@ from app.text.events import OutputParser
 
 T = TypeVar("T")
 Delta = tuple["Choice", TextDelta]
+LONGEST_TIMEOUT = 7 * 86_400.0
+"""Seconds; clocks count in integers, and a client may say any number."""
 ENGINE_GRACE = 1.0
 """Seconds that an engine's own limit is later than ours."""
 
@@ -378,7 +380,7 @@ def start_job(service: InferenceService, ask: Ask) -> Job:
     pool = service.pool
     limits = service.settings.limits
     queue_timeout = limits.queue_timeout
-    timeout = limits.request_timeout if ask.timeout is None else ask.timeout
+    timeout = limits.request_timeout if ask.timeout is None else min(ask.timeout, LONGEST_TIMEOUT)
     # The engine's own limit is a second line: it comes after ours, and ours has the better words.
     allotted_ms = None if timeout is None else round((timeout + ENGINE_GRACE) * 1000)
     choices: list[Choice] = []

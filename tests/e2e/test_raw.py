@@ -140,6 +140,11 @@ def error_of(response: httpx.Response, status: int) -> dict[str, str]:
         ({"structured_outputs": {"yaml": "a"}}, "structured_outputs.yaml", "unsupported_parameter"),
         ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice", "invalid_type"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.format", "invalid_value"),
+        (
+            {"response_format": {"type": "structural_tag", "format": None}},
+            "response_format.format",
+            "invalid_value",
+        ),
         ({"priority": 1.5}, "priority", "invalid_value"),
         ({"cache_salt": ""}, "cache_salt", "invalid_value"),
         ({"timeout": 0}, "timeout", "invalid_value"),
