@@ -151,7 +151,7 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
             tag = json.loads(tag)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
-    if not isinstance(tag, dict) or tag.get("format") is None and tag.get("structures") is None:
+    if not isinstance(tag, dict) or (tag.get("format") is None and tag.get("structures") is None):
         raise InvalidRequest(f"'{param}.format' must say what the text looks like.", f"{param}.format")
     form = tag.get("format")
     if form is None:
