@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend soak overload clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -47,6 +47,12 @@ bench-gpu: setup ## a decode step against the bytes it moves (ARGS="--model DIR"
 
 bench-frontend: setup ## what the HTTP side costs for a token and a request (ARGS="--check": against its budget)
 	$(BIN)/python benchmarks/frontend.py $(ARGS)
+
+soak: setup      ## mixed traffic for 10 minutes (SOAK_SECONDS)
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/faults/test_soak.py -o timeout=0
+
+overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the demo model)
+	OVERLOAD_ENGINE=$${OVERLOAD_ENGINE:-synthetic} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
 	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
