@@ -49,6 +49,19 @@ class RunningServer:
         return time.monotonic() - started
 
 
+def children(pid: int) -> list[int]:
+    """Process ids of the living children of `pid`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
 def _collect(stream: IO[str] | None, lines: list[str]) -> threading.Thread:
     assert stream is not None
     thread = threading.Thread(target=lines.extend, args=(iter(stream.readline, ""),), daemon=True)

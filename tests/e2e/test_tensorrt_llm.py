@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import RunningServer, serve
+from tests.e2e.conftest import RunningServer, children, serve
 from tests.fakes.engine_dir import make_engine_dir
 
 FAKES = Path(__file__).parents[1] / "fakes"
@@ -228,16 +228,7 @@ def test_what_does_not_fit_ends_the_start(start: Start, flags: list[str], gpus: 
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            found += [child, *_descendants(child)]
-    return found
+    return [one for child in children(pid) for one in (child, *_descendants(child))]
 
 
 def _alive(pid: int) -> bool:

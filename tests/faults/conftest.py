@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import ROOT, RunningServer, serve
+from tests.e2e.conftest import ROOT, RunningServer, children, serve
 
 HOOKS = Path(__file__).parent / "hooks"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -186,18 +186,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         width = max(len(name) for name, _ in OUTCOMES)
         for name, text in OUTCOMES:
             terminalreporter.write_line(f"{name:<{width}}  {text}")
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 def _command(pid: int) -> str:

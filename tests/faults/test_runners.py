@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.faults.conftest import LONG, TEXT, Start, Stream, children
+from tests.e2e.conftest import children
+from tests.faults.conftest import LONG, TEXT, Start, Stream
 
 Say = Callable[[str], None]
 
