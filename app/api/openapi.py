@@ -98,7 +98,22 @@ def _complete(document: dict[str, Any]) -> None:
         if path in _STREAMS:
             chunk = {"$ref": f"#/components/schemas/{_STREAMS[path].__name__}"}
             ok = operations["post"]["responses"]["200"]
-            ok["description"] = (
-                "The whole answer, or with stream: true its events, each a JSON of this schema."
-            )
-            ok["content"]["text/event-stream"] = {"schema": {"type": "string"}, "x-event-schema": chunk}
+            ok["description"] = "The whole answer, or with stream: true its events."
+            ok["content"]["text/event-stream"] = {"schema": _event(chunk)}
+
+
+def _event(chunk: dict[str, str]) -> dict[str, Any]:
+    """The schema of a Server-Sent Event: its data is a chunk, an error, or the word that ends the stream."""
+    parsed = {"anyOf": [chunk, {"$ref": "#/components/schemas/ErrorResponse"}]}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string"},
+            "data": {
+                "type": "string",
+                "if": {"const": "[DONE]"},
+                "else": {"contentMediaType": "application/json", "contentSchema": parsed},
+            },
+        },
+    }
