@@ -1,8 +1,12 @@
-"""What tests of several parts share: the demo model, as the server itself would find it."""
+"""What tests of several parts share: the demo model, as the server itself would find it, and a part of it."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from app import checkpoints
 from app.config import Settings
@@ -18,3 +22,22 @@ def demo_dir() -> Path:
 @pytest.fixture(scope="session")
 def demo_tokenizer(demo_dir: Path) -> Tokenizer:
     return Tokenizer.load(demo_dir)
+
+
+@pytest.fixture(scope="session")
+def few_layers(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo with the first 4 of its 30 layers: it babbles, but several times as fast."""
+    layers = 4
+    directory = tmp_path_factory.mktemp("few-layers")
+    for file in demo_dir.glob("*.json"):
+        shutil.copy(file, directory)
+    config = json.loads((demo_dir / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    with safe_open(demo_dir / "model.safetensors", "pt") as file:
+        kept = {
+            name: file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118, not a dict
+            if not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
+        }
+    save_file(kept, directory / "model.safetensors")
+    return directory

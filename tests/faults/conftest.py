@@ -134,12 +134,21 @@ Start = Callable[..., AbstractContextManager[Victim]]
 
 
 @contextmanager
-def run_victim(directory: Path, *flags: str, key: str = "", **env: str) -> Iterator[Victim]:
-    """A server on the demo model. `key`: an admin's, if it asks for keys; requests then need another."""
+def run_victim(model: Path, directory: Path, *flags: str, key: str = "", **env: str) -> Iterator[Victim]:
+    """A server on `model`. `key`: an admin's, if it asks for keys; requests then need another."""
     fault = directory / "fault"
     path = os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")])
     # One thread: two would wait for each other at every barrier while a busy machine runs something else.
-    small = ["--torch.max-seq-len", "1024", "--torch.kv-cache-tokens", "8192", "--torch.threads", "1"]
+    small = [
+        "--model",
+        str(model),
+        "--torch.max-seq-len",
+        "1024",
+        "--torch.kv-cache-tokens",
+        "8192",
+        "--torch.threads",
+        "1",
+    ]
     with serve(
         *small, "--log-level", "warning", *flags, env={"FAULT_FILE": str(fault), "PYTHONPATH": path, **env}
     ) as server:
@@ -168,9 +177,9 @@ def launched(*flags: str, stderr: Any = subprocess.DEVNULL) -> Iterator[subproce
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
-    """`start(*flags)`: a server on the demo model."""
-    return functools.partial(run_victim, tmp_path)
+def start(few_layers: Path, tmp_path: Path) -> Start:
+    """`start(*flags)`: a server on a part of the demo model."""
+    return functools.partial(run_victim, few_layers, tmp_path)
 
 
 @pytest.fixture
