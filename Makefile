@@ -52,7 +52,7 @@ soak: setup      ## mixed traffic for 10 minutes (SOAK_SECONDS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/faults/test_soak.py -o timeout=0
 
 overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the demo model)
-	OVERLOAD_ENGINE=$${OVERLOAD_ENGINE:-synthetic} $(BIN)/python -m pytest tests/faults/test_overload.py
+	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
 	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

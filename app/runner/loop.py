@@ -14,6 +14,7 @@ import zmq
 
 from app.engines.base import Engine
 from app.generation import EngineStats, GenerationRequest, InvalidRequest, StepOutput
+from app.runner.memory import release_free_memory
 from app.runner.messages import (
     STATS_INTERVAL,
     Abort,
@@ -70,12 +71,16 @@ class RunnerLoop:
     def run(self, engine: Engine) -> None:
         """Serve until stopped. An exception of `engine.step` passes through: the engine is then unusable."""
         self._set_state(Ready(engine.info))
+        worked = True
         while not self._stop:
             if not self._owner:
                 self._send_stats(engine, now=True)
-                self._poller.poll(IDLE_POLL_MS)
+                if not self._poller.poll(IDLE_POLL_MS) and worked:
+                    release_free_memory()
+                    worked = False
             self._receive(engine)
             if self._owner:
+                worked = True
                 self._send(engine.step(STEP_TIMEOUT))
                 self._send_stats(engine, now=False)
 

@@ -1,7 +1,7 @@
 """A scheduler's plan as tensors.
 
 Rows are tokens: first one for each decoding sequence, sorted into groups of similar length, then the chunks
-of prompts, then padding up to `min_rows`. Every shape that enters a sequence's own computation depends on
+of prompts, then padding. Every shape that enters a sequence's own computation depends on
 that sequence alone: a group's padded length on the length of its members, a chunk on its place in its prompt.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from app.engines.torch.kv_cache import NULL_BLOCK, blocks_for
+from app.engines.torch.linear import padded_rows
 from app.engines.torch.scheduler import Chunk, Plan
 from app.engines.torch.sequence import Sequence
 
@@ -85,14 +86,12 @@ class BatchBuilder:
         max_length: int,
         dtype: torch.dtype,
         device: torch.device,
-        min_rows: int,
         tile: int,
     ) -> None:
         self._block_size = block_size
         self._limit = blocks_for(max_length, block_size) * block_size
         self._dtype = dtype
         self._device = device
-        self._min_rows = min_rows
         self._tile = tile
 
     def build(self, plan: Plan) -> Batch:
@@ -100,7 +99,7 @@ class BatchBuilder:
         rows = _Rows()
         groups = self._groups(plan.decode, rows)
         chunks = [self._chunk(chunk, rows) for chunk in plan.prefill]
-        padding = max(0, self._min_rows - len(rows.token_ids))
+        padding = padded_rows(len(rows.token_ids)) - len(rows.token_ids)
         rows.add_padding(padding)
         return Batch(
             token_ids=self._tensor(rows.token_ids),

@@ -17,7 +17,7 @@ from app.engines.torch.executor import EagerExecutor, Executor
 from app.engines.torch.followers import Followers, join, meeting, start_followers
 from app.engines.torch.guides import GUIDES, GuideCompiler, available
 from app.engines.torch.kv_cache import KVCache, bytes_per_token
-from app.engines.torch.linear import MIN_ROWS, check_quantization
+from app.engines.torch.linear import check_quantization
 from app.engines.torch.memory import free_bytes
 from app.engines.torch.model import Model
 from app.engines.torch.model_config import ModelConfig, read_config
@@ -111,7 +111,7 @@ def load_rank(
             blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
             cache = KVCache(own, blocks, settings.block_size, dtype, device)
             tile = limits.tile if limits.exact else limits.chunk
-            builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, MIN_ROWS, tile)
+            builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, tile)
             executor = EagerExecutor(model, cache, builder)
     return Loaded(config, executor, cache, limits, blocks, max_seq_len, dtype, device)
 

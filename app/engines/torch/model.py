@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from app.engines.torch.attention import attend
 from app.engines.torch.batch import Batch
 from app.engines.torch.kv_cache import KVCache
-from app.engines.torch.linear import MIN_ROWS, Linear, Quantization, make_linear
+from app.engines.torch.linear import Linear, Quantization, make_linear, padded_rows
 from app.engines.torch.model_config import ModelConfig
 from app.engines.torch.parallel import ALONE, Ranks, shard
 from app.engines.torch.rope import apply_rope, rope_tables
@@ -89,8 +89,7 @@ class Model:
     def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
         """float32 logits [len(sample_rows), vocab_size] of some rows of `x`, which a call returned."""
         wanted = len(sample_rows)
-        if wanted < MIN_ROWS:
-            sample_rows = F.pad(sample_rows, (0, MIN_ROWS - wanted))
+        sample_rows = F.pad(sample_rows, (0, padded_rows(wanted) - wanted))
         last = self._rms_norm(x.index_select(0, sample_rows), self._norm)
         return self._ranks.join(self._head(last)[:wanted], self._config.vocab_size).float()
 

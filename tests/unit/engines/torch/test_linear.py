@@ -11,9 +11,20 @@ from app.engines.torch.linear import (
     PlainLinear,
     check_quantization,
     make_linear,
+    padded_rows,
 )
 
 SHAPES = [(576, 960), (576, 1536), (1536, 576), (576, 5000), (72, 160), (96, 72), (2048, 1024)]
+
+
+def test_few_numbers_of_rows_occur() -> None:
+    asked = range(1, 2049)
+    given = [padded_rows(rows) for rows in asked]
+    for rows, more in zip(asked, given, strict=True):
+        assert rows <= more <= max(MIN_ROWS, rows * 1.125)
+    assert given == [padded_rows(rows) for rows in given]
+    assert len(set(given)) == 71
+    assert sum(given) < 1.05 * sum(asked)
 
 
 vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no 8-bit dot products")
