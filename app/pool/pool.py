@@ -129,7 +129,7 @@ class RunnerPool:
 
     def submit(self, requests: list[GenerationRequest]) -> Generation:
         """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready."""
-        ready = [runner for runner in self.runners if runner.state == "ready"]
+        ready = self._ready()
         if not ready:
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
@@ -137,6 +137,11 @@ class RunnerPool:
         generation = Generation((request.request_id for request in requests), self._abort)
         runner.submit(requests, generation)
         return generation
+
+    def _ready(self) -> list[Runner]:
+        """The runners that take requests; one that is stalled only if all are: it may yet go on."""
+        ready = [runner for runner in self.runners if runner.state == "ready"]
+        return [runner for runner in ready if not runner.stalled] or ready
 
     def _abort(self, request_ids: list[str]) -> None:
         """End sequences, wherever they are."""
@@ -158,7 +163,7 @@ class RunnerPool:
     def _house(self) -> None:
         """Send what lost its runner to the ones that are ready; give it up when none will be."""
         status = self.status()
-        ready = [runner for runner in self.runners if runner.state == "ready"]
+        ready = self._ready()
         if not ready and not status.failed:
             return
         homeless, self._homeless = self._homeless, {}
@@ -178,6 +183,9 @@ class RunnerPool:
                 reasons.append(f"runner {index} was given up: {self._given_up[index]}")
             elif runner is None or runner.state == "failed":
                 reasons.append(f"runner {index} is being started")
+            elif runner.stalled:
+                done += 1
+                reasons.append(f"runner {index} is stalled: it {runner.stalled}")
             elif runner.state == "ready":
                 ready += 1
                 done += 1

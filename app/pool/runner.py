@@ -41,6 +41,8 @@ State = Literal["starting", "loading", "ready", "failed", "stopped"]
 LAST_WORDS = 0.5
 """Seconds to wait for the `Failed` message of a runner that has ended."""
 MESSAGES_AT_ONCE = 16
+STALLED_SHARE = 0.25
+"""Of the stall timeout, after which a silent runner counts as stalled; at the end of it, it is replaced."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,6 +71,8 @@ class Runner:
         self._on_change = on_change
         self._stall_timeout = stall_timeout
         self._progressed = 0.0  # when a result was last seen, or the first request sent
+        self.stalled = ""
+        """Why this runner is not counted on now, though it has not failed: in words, or empty."""
         self._socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(0)
         self._socket.linger = 0
@@ -234,16 +238,20 @@ class Runner:
     async def _watch_progress(self) -> None:
         """Kill the process when requests run and nothing comes: an engine with a dead rank says nothing."""
         while True:
-            await asyncio.sleep(min(1.0, self._stall_timeout / 4))
+            await asyncio.sleep(min(1.0, self._stall_timeout / 8))
             quiet = time.monotonic() - self._progressed
-            if self._generations and self.state == "ready" and quiet > self._stall_timeout:
-                self.failure = Failed(
-                    f"runner {self.index} gave no result for {quiet:.0f} s while {self.load} requests ran",
-                    final=False,
-                )
+            if not self._generations or self.state != "ready" or quiet <= STALLED_SHARE * self._stall_timeout:
+                quiet = 0.0
+            was, self.stalled = self.stalled, ""
+            if quiet:
+                self.stalled = f"gave no result for {quiet:.0f} s while {self.load} requests ran"
+            if quiet > self._stall_timeout:
+                self.failure = Failed(f"runner {self.index} {self.stalled}", final=False)
                 self._failed.set()
                 self._signal_group(signal.SIGKILL)
                 return
+            if bool(was) != bool(self.stalled):
+                self._on_change(self)
 
     def _fail_live(self, message: str) -> None:
         live, self._generations = self._generations, {}

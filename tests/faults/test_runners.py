@@ -93,15 +93,19 @@ def test_a_request_that_ends_its_runners_is_given_up(start: Start, outcome: Say)
 
 def test_stop_a_runner(start: Start, outcome: Say) -> None:
     """SIGSTOP: alive, and silent."""
-    with start("--stall-timeout", "2") as victim:
+    with start("--stall-timeout", "4") as victim:
         before = victim.state()
         stream = Stream(victim.url, LONG)
         stream.wait_for_text()
         os.kill(victim.runners()[0], signal.SIGSTOP)
+        victim.server.wait(lambda: httpx.get(f"{victim.url}/health/ready").status_code == 503, 10)
+        said = httpx.get(f"{victim.url}/health/ready").json()["error"]["message"]
+        assert "runner 0 is stalled: it gave no result for" in said
+        assert httpx.get(f"{victim.url}/health/live").status_code == 200
         stream.join()
         assert stream.error is not None
         victim.recovers(before)
-        outcome("declared stalled after 2 s and replaced; its stream got an error event")
+        outcome("not ready, with the reason, after 1 s; replaced after 4; its stream got an error event")
 
 
 def test_the_engine_raises(start: Start, outcome: Say) -> None:
