@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-import sys
+import select
 import time
 from typing import Any, Literal
 
@@ -22,12 +23,46 @@ def fields(values: dict[str, Any]) -> dict[str, Any]:
     return {_FIELDS: values}
 
 
-class QuietHandler(logging.StreamHandler[Any]):
-    """Writes to standard error. If that is a full disk or a closed pipe the line is lost, nothing else."""
+class QuietHandler(logging.Handler):
+    """Writes to a descriptor, and never waits for it.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        if not isinstance(sys.exc_info()[1], (OSError, ValueError)):  # ValueError: the file is closed
-            super().handleError(record)
+    If it is a full disk, a closed pipe or a pipe that nobody reads, lines are lost, nothing else; how many is
+    said once one can be written again.
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+        self._cut = False  # the last line was written in part
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or lose it."""
+        try:
+            if self._lost and self._write(self._notice()):
+                self._lost = 0
+            self._lost += not self._write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, line: str) -> bool:
+        start = "\n" if self._cut else ""
+        rest = f"{start}{line}\n".encode(errors="backslashreplace")
+        whole = len(rest)
+        try:
+            while rest and self._poll.poll(0):  # a pipe that can be written takes so much at once
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+        except OSError:
+            pass
+        if len(rest) < whole:
+            self._cut = bool(rest)
+        return not rest
+
+    def _notice(self) -> str:
+        text = f"{self._lost} lines of the log were lost: nobody read them"
+        return self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None))
 
 
 class TextFormatter(logging.Formatter):

@@ -90,6 +90,20 @@ def test_the_disk_of_the_log_is_full(outcome: Say, tmp_path: Path) -> None:
     outcome("started, served and ended as if it were not")
 
 
+def test_the_log_is_not_read(outcome: Say) -> None:
+    """A pipe takes 64 KiB; who writes more waits for its reader, unless he looks first."""
+    with launched("--port", "0", "--engine", "synthetic", stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "is ready on" in line)
+        with httpx.Client(base_url=line.split()[-1], timeout=30) as http:
+            for _ in range(20):
+                path = "/" + "x" * 6000
+                assert http.get(path).status_code == 404
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    outcome("served and ended as if it were; the lines that did not fit are lost")
+
+
 def test_the_clock_jumps(start: Start, outcome: Say, tmp_path: Path) -> None:
     """Deadlines, queues and the watchdog run by the monotonic clock; only `created` follows the other."""
     clock = tmp_path / "clock"
