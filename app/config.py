@@ -25,7 +25,9 @@ DEFAULT_FILE = Path("config.yaml")
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
-Timeout = Annotated[float, Field(gt=0)] | None
+LONGEST_TIMEOUT = 7 * 86_400.0
+"""Seconds; the clocks of an event loop do not take any number."""
+Timeout = Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] | None
 
 
 class ConfigError(Exception):

@@ -110,6 +110,11 @@ class InferenceService:
         return _readiness(self._pool.status())
 
     @property
+    def loaded(self) -> bool:
+        """Whether a runner has ever been ready."""
+        return self.engine_info is not None
+
+    @property
     def chat(self) -> ChatFormat:
         """How the model chats. Raises `PoolError` before its tokenizer is read."""
         if self._chat is None:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app import __version__
 from app.api.errors import unavailable
-from app.service import InferenceService
+from app.service import InferenceService, Readiness
 
 router = APIRouter()
 
@@ -21,6 +21,15 @@ async def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
+@router.get("/health/startup")
+async def startup(request: Request) -> Response:
+    """200 once the model was loaded, whatever happens then; before that, 503 as /health/ready."""
+    service: InferenceService = request.app.state.service
+    if not service.loaded:
+        return _not_ready(service.readiness)
+    return JSONResponse({"status": "started"})
+
+
 @router.get("/health/ready")
 @router.get("/health")
 async def ready(request: Request) -> Response:
@@ -28,14 +37,17 @@ async def ready(request: Request) -> Response:
     service: InferenceService = request.app.state.service
     readiness = service.readiness
     if not readiness.ready:
-        percent = (
-            f" ({readiness.progress:.0%} loaded)" if not readiness.failed and readiness.progress < 1 else ""
-        )
-        return unavailable(f"Not ready: {readiness.reason}{percent}").response()
+        return _not_ready(readiness)
     body: dict[str, Any] = {"status": "ready", "model": service.model_id}
     if readiness.reason:
         body["degraded"] = readiness.reason
     return JSONResponse(body)
+
+
+def _not_ready(readiness: Readiness) -> Response:
+    loading = not readiness.failed and readiness.progress < 1
+    percent = f" ({readiness.progress:.0%} loaded)" if loading else ""
+    return unavailable(f"Not ready: {readiness.reason}{percent}").response()
 
 
 @router.get("/version")

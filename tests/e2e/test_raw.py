@@ -265,6 +265,7 @@ def test_health_version_metrics_and_document(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"status": "alive"}
     for path in ("/health/ready", "/health"):
         assert http.get(path).json()["status"] == "ready"
+    assert http.get("/health/startup").json() == {"status": "started"}
     assert http.get("/version").json()["engine"] == "torch"
     metrics = http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")

@@ -286,6 +286,9 @@ def test_18_retry_headers_while_loading() -> None:
             if response.status_code == 200:
                 break
             seen.append(error(response, 503))
+            startup = httpx.get(f"{url}/health/startup")
+            if startup.status_code != 200:
+                error(startup, 503)
             assert response.headers["retry-after-ms"] == response.headers["retry-after"] + "000"
             assert httpx.get(f"{url}/health/live").status_code == 200
             refused = httpx.post(f"{url}{TEXT}", json={"prompt": "x"})

@@ -53,6 +53,7 @@ def test_config_yaml_in_the_working_directory_is_read(
         ("replicas: 0\n", "replicas"),
         ("prot: 1\n", "prot"),
         ("ping_interval: 16\n", "ping_interval"),
+        ("limits:\n  request_timeout: 1e12\n", "limits.request_timeout"),
     ],
 )
 def test_wrong_value_in_the_file_is_refused_by_key(config: Path, text: str, key: str) -> None:
