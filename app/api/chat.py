@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.api.body import documented, ignored_params, read_body
 from app.api.collect import Answer
 from app.api.conversation import Conversation, prepare
-from app.api.job import Ask, Choice, Job, start_job
+from app.api.job import Choice, Job
 from app.api.logprobs import chat_logprobs
 from app.api.params import (
     api_key_name,
@@ -27,6 +27,7 @@ from app.api.params import (
 )
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
+from app.api.submit import Ask, start_job
 from app.generation import InvalidRequest
 from app.protocol.chat import (
     AssistantMessage,
