@@ -8,18 +8,46 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import chat, completions, errors, health, models, openapi, tokens
 from app.api.auth import Keys
+from app.api.direct import DirectRoute, DirectRoutes
 from app.api.middleware import RequestLayer
 from app.api.responses import routes as responses
 from app.api.responses.store import ResponseStore
 from app.config import Settings
 from app.service import InferenceService, Readiness
 
+DIRECT = (
+    DirectRoute("/v1/chat/completions", chat.create_chat_completion),
+    DirectRoute("/v1/completions", completions.create_completion),
+    DirectRoute("/v1/responses", responses.create_response),
+)
 
-def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> FastAPI:
+
+class Application(FastAPI):
+    """FastAPI within our own layers: what generates never enters its."""
+
+    service: InferenceService
+    keys: Keys | None
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = DirectRoutes(super().build_middleware_stack(), DIRECT)
+        settings = self.service.settings
+        if settings.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
+            )
+        return RequestLayer(app, self.service, self.keys)
+
+
+def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> Application:
     """Build the application. `on_change` is called as start-up proceeds."""
 
     service = InferenceService(settings, on_change)
@@ -33,7 +61,7 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
             app.state.responses.close()
             await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title="trtllm-openai-server",
         version=__version__,
         description="OpenAI-compatible inference over TensorRT-LLM engines.",
@@ -41,20 +69,11 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    app.state.service = service
+    app.state.service = app.service = service
+    app.keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
     app.state.responses = ResponseStore(settings.max_stored_responses)
     for module in (completions, chat, responses, tokens, models, health):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
-        )
-    keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
-    app.add_middleware(RequestLayer, service=service, keys=keys)
     return app

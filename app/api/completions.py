@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,6 +14,7 @@ from app.api.body import documented, ignored_params, read_body
 from app.api.collect import Answer
 from app.api.echo import Echo
 from app.api.guides import find_guide
+from app.api.ids import new_id
 from app.api.job import Choice
 from app.api.logprobs import completion_logprobs
 from app.api.params import (
@@ -92,7 +92,7 @@ async def create_completion(request: Request) -> Response:
     usage = usage_wanted(body)
     headers = ignored_params(body)
     head: dict[str, Any] = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
+        "id": f"cmpl-{new_id()}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": service.model_id,
