@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import chat, completions, errors, health, models, openapi, tokens
@@ -30,12 +30,10 @@ DIRECT = (
 class Application(FastAPI):
     """FastAPI within our own layers: what generates never enters its."""
 
-    service: InferenceService
-    keys: Keys | None
-
-    def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = DirectRoutes(super().build_middleware_stack(), DIRECT)
-        settings = self.service.settings
+    def wrap(self, service: InferenceService) -> None:
+        """Put the layers around it."""
+        settings = service.settings
+        app: ASGIApp = DirectRoutes(super().__call__, DIRECT)
         if settings.cors_origins:
             app = CORSMiddleware(
                 app,
@@ -44,7 +42,12 @@ class Application(FastAPI):
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
             )
-        return RequestLayer(app, self.service, self.keys)
+        keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
+        self._wrapped = RequestLayer(app, service, keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._wrapped(scope, receive, send)
 
 
 def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> Application:
@@ -69,11 +72,11 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    app.state.service = app.service = service
-    app.keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
+    app.state.service = service
     app.state.responses = ResponseStore(settings.max_stored_responses)
     for module in (completions, chat, responses, tokens, models, health):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
+    app.wrap(service)
     return app

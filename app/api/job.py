@@ -168,8 +168,7 @@ class Job:
         if self.open_choices:
             self.service.metrics.sequences.labels("cancelled").inc(self.open_choices)
             self.service.metrics.cancelled.labels(self.end).inc()
-            self._count_tokens()
-            self._keep_record(self.end)
+            self._keep_record(self.end, self.timings())
             self.open_choices = 0
 
     def timings(self) -> Timings | None:
@@ -293,9 +292,6 @@ class Job:
     def _completion_tokens(self) -> int:
         return sum(choice.decoder.completion_tokens for choice in self.choices)
 
-    def _count_tokens(self) -> None:
-        self.service.metrics.generation_tokens.inc(self._completion_tokens())
-
     def _observe_first(self, now: float) -> None:
         self.first_token = now
         self.service.metrics.ttft.observe(self.first_token - self.started)
@@ -307,30 +303,33 @@ class Job:
         metrics.queue_time.observe(self.queued)
         now = self.last_token = time.perf_counter()
         metrics.e2e.observe(now - self.started)
-        self._count_tokens()
-        total = self._completion_tokens()
+        timings = self.timings()
+        total = self._keep_record("", timings)
         metrics.request_prompt_tokens.observe(self.prompt_tokens)
         metrics.request_generation_tokens.observe(total)
-        if timings := self.timings():
+        if timings is not None:
             metrics.prefill_time.observe(timings.prefill)
             metrics.decode_time.observe(timings.decode)
             tokens = total / len(self.choices)
             if tokens > 1:
                 metrics.tpot.observe(timings.decode / (tokens - 1))
-        self._keep_record("")
 
-    def _keep_record(self, end: str) -> None:
+    def _keep_record(self, end: str, timings: Timings | None) -> int:
+        """Count the tokens that were generated, put everything on record; returns their number."""
+        tokens = self._completion_tokens()
+        self.service.metrics.generation_tokens.inc(tokens)
         self.record.generation = GenerationRecord(
             sampling=self.choices[0].request.sampling,
             choices=len(self.choices),
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
-            completion_tokens=self._completion_tokens(),
+            completion_tokens=tokens,
             finish_reasons=[choice.finish_reason for choice in self.choices if choice.finish_reason],
             first_token=self.first_token,
-            timings=self.timings(),
+            timings=timings,
             end=end,
         )
+        return tokens
 
 
 def _refused(output: StepOutput) -> None:

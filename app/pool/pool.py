@@ -93,7 +93,10 @@ class RunnerPool:
     @property
     def info(self) -> EngineInfo | None:
         """Facts of the engine, the same for every runner; None until one was ready."""
-        return next((runner.info for runner in self.runners if runner.info is not None), None)
+        for runner in self._slots:
+            if runner is not None and runner.info is not None:
+                return runner.info
+        return None
 
     @property
     def stats(self) -> EngineStats:
@@ -129,11 +132,11 @@ class RunnerPool:
 
     def submit(self, requests: list[GenerationRequest]) -> Generation:
         """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready."""
-        ready = [runner for runner in self.runners if runner.state == "ready"]
+        ready = [runner for runner in self._slots if runner is not None and runner.state == "ready"]
         if not ready:
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
-        runner = min(ready, key=lambda runner: runner.load)
+        runner = ready[0] if len(ready) == 1 else min(ready, key=lambda runner: runner.load)
         generation = Generation((request.request_id for request in requests), self._abort)
         runner.submit(requests, generation)
         return generation

@@ -41,6 +41,8 @@ State = Literal["starting", "loading", "ready", "failed", "stopped"]
 LAST_WORDS = 0.5
 """Seconds to wait for the `Failed` message of a runner that has ended."""
 MESSAGES_AT_ONCE = 16
+# As plain integers: arithmetic with pyzmq's flags costs more than the calls.
+EVENTS, POLLIN, NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -163,7 +165,7 @@ class Runner:
     def _send(self, message: ToRunner) -> None:
         self._socket.send(encode(message))  # without a high-water mark it never blocks
         # The descriptor tells of a change only once, and this call may have been the one that saw it.
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._loop.call_soon(self._receive)
 
     def _receive(self) -> None:
@@ -172,7 +174,7 @@ class Runner:
             if self._socket.closed:
                 return
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(NOBLOCK)
             except zmq.Again:
                 return
             self._handle(decode_from_runner(frame))
