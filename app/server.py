@@ -8,18 +8,49 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import chat, completions, errors, health, models, openapi, tokens
 from app.api.auth import Keys
+from app.api.direct import DirectRoute, DirectRoutes
 from app.api.middleware import RequestLayer
 from app.api.responses import routes as responses
 from app.api.responses.store import ResponseStore
 from app.config import Settings
 from app.service import InferenceService, Readiness
 
+DIRECT = (
+    DirectRoute("/v1/chat/completions", chat.create_chat_completion),
+    DirectRoute("/v1/completions", completions.create_completion),
+    DirectRoute("/v1/responses", responses.create_response),
+)
 
-def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> FastAPI:
+
+class Application(FastAPI):
+    """FastAPI within our own layers: what generates never enters its."""
+
+    def wrap(self, service: InferenceService) -> None:
+        """Put the layers around it."""
+        settings = service.settings
+        app: ASGIApp = DirectRoutes(super().__call__, DIRECT)
+        if settings.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
+            )
+        keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
+        self._wrapped = RequestLayer(app, service, keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._wrapped(scope, receive, send)
+
+
+def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> Application:
     """Build the application. `on_change` is called as start-up proceeds."""
 
     service = InferenceService(settings, on_change)
@@ -33,7 +64,7 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
             app.state.responses.close()
             await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title="trtllm-openai-server",
         version=__version__,
         description="OpenAI-compatible inference over TensorRT-LLM engines.",
@@ -47,14 +78,5 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
-        )
-    keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
-    app.add_middleware(RequestLayer, service=service, keys=keys)
+    app.wrap(service)
     return app

@@ -145,6 +145,7 @@ def run(settings: Settings) -> int:
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=75,
         server_header=False,
+        proxy_headers=False,  # nothing asks for the client's address
         ws="none",
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

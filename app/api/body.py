@@ -6,9 +6,10 @@ import logging
 from typing import Any, TypeVar
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from app.api.errors import ApiError
+from app.api.headers import header
 from app.protocol.common import RequestModel
 from app.telemetry.logs import fields
 
@@ -22,14 +23,16 @@ IGNORED_HEADER = "x-ignored-params"
 
 async def read_body(request: Request, model: type[T]) -> T:
     """Parse the body. Raises `ApiError` 400 or 415, or pydantic's ValidationError, which answers as 400."""
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type not in ("application/json", "") and not content_type.endswith("+json"):
+    content_type = header(request.scope, b"content-type")
+    if content_type is not None and content_type != "application/json":
+        content_type = content_type.partition(";")[0].strip().lower()
+    if content_type not in (None, "application/json", "") and not content_type.endswith("+json"):
         raise ApiError(
             415,
             f"The body must be application/json, not {content_type}.",
             code="unsupported_media_type",
         )
-    raw = await request.body()
+    raw = await _read(request)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -39,11 +42,27 @@ async def read_body(request: Request, model: type[T]) -> T:
         about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))
     limit = settings.max_json_depth
-    if deeper_than(value, limit):
+    # What has few brackets cannot be deep, and counting them is cheaper than looking.
+    if raw.count(b"[") + raw.count(b"{") > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested more than {limit} deep.", code="invalid_json")
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     return model.model_validate(value)
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises `ClientDisconnect`."""
+    message = await request.receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        chunks = [body]
+        while message.get("more_body"):
+            message = await request.receive()
+            chunks.append(message.get("body", b""))
+        body = b"".join(chunks)
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return body
 
 
 def deeper_than(value: Any, limit: int) -> bool:

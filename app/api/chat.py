@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,8 @@ from starlette.responses import Response
 from app.api.body import documented, ignored_params, read_body
 from app.api.collect import Answer
 from app.api.conversation import Conversation, prepare
-from app.api.job import Ask, Choice, Job, start_job
+from app.api.ids import new_id
+from app.api.job import Choice, Job
 from app.api.logprobs import chat_logprobs
 from app.api.params import (
     api_key_name,
@@ -27,6 +27,7 @@ from app.api.params import (
 )
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
+from app.api.submit import Ask, start_job
 from app.generation import InvalidRequest
 from app.protocol.chat import (
     AssistantMessage,
@@ -59,7 +60,7 @@ async def create_chat_completion(request: Request) -> Response:
     conversation = await prepare(service, body, _max_tokens(body))
     job = start_chat(request, body, conversation, started)
     head: dict[str, Any] = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "id": f"chatcmpl-{new_id()}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
         "created": int(time.time()),
         "model": service.model_id,

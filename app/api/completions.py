@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,7 +14,8 @@ from app.api.body import documented, ignored_params, read_body
 from app.api.collect import Answer
 from app.api.echo import Echo
 from app.api.guides import find_guide
-from app.api.job import Ask, Choice, start_job
+from app.api.ids import new_id
+from app.api.job import Choice
 from app.api.logprobs import completion_logprobs
 from app.api.params import (
     api_key_name,
@@ -31,6 +31,7 @@ from app.api.params import (
 )
 from app.api.respond import stream, whole
 from app.api.sse import ChunkFrames
+from app.api.submit import Ask, start_job
 from app.generation import InvalidRequest
 from app.generation.build import check_token_ids
 from app.protocol.common import MAX_CHOICES
@@ -91,7 +92,7 @@ async def create_completion(request: Request) -> Response:
     usage = usage_wanted(body)
     headers = ignored_params(body)
     head: dict[str, Any] = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
+        "id": f"cmpl-{new_id()}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": service.model_id,

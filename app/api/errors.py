@@ -155,12 +155,19 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(part for part in loc if not _is_tag(part))
 
 
+def answer_to(error: Exception) -> Response:
+    """The response that any exception of the request path ends in."""
+    if isinstance(error, (ClientGone, ClientDisconnect)):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
+    return from_exception(error).response()
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` follow the contract."""
     # The handlers are coroutines because Starlette gives plain functions to a thread each.
 
     async def answer(_: Request, error: Exception) -> Response:
-        return from_exception(error).response()
+        return answer_to(error)
 
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -178,12 +185,16 @@ def install(app: FastAPI) -> None:
         param = place(tuple(item["loc"][1:]))
         return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
 
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
-
-    app.add_exception_handler(ClientGone, gone)
-    app.add_exception_handler(ClientDisconnect, gone)
-    for kind in (ApiError, InvalidRequest, Overloaded, PoolError, ShuttingDown, ValidationError):
+    for kind in (
+        ApiError,
+        ClientDisconnect,
+        ClientGone,
+        InvalidRequest,
+        Overloaded,
+        PoolError,
+        ShuttingDown,
+        ValidationError,
+    ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, invalid)

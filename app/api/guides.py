@@ -17,12 +17,15 @@ from app.protocol.common import JsonObject, SamplingFields
 MAX_GUIDE = 128 * 1024
 """Characters of a schema, expression or grammar: compiling takes the longer the longer it is."""
 MAX_DEPTH = 64
+FIELDS = frozenset({"guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs"})
 
 
 def find_guide(
     body: SamplingFields, info: EngineInfo, response_format: JsonObject | None = None
 ) -> Guide | None:
     """The one guide of a request. Raises `InvalidRequest` for two, or one this engine cannot follow."""
+    if response_format is None and body.model_fields_set.isdisjoint(FIELDS):
+        return None
     found = [
         guide
         for guide in (

@@ -7,65 +7,23 @@ log-probabilities or usage.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import msgspec
-from starlette.requests import Request
-
-from app.api.errors import ApiError, ClientGone
-from app.generation import (
-    QUEUE_TIMEOUT,
-    GenerationRequest,
-    Guide,
-    InvalidRequest,
-    SamplingParams,
-    StepOutput,
-    TokenLogprobs,
-)
+from app.api.errors import ApiError
+from app.generation import QUEUE_TIMEOUT, GenerationRequest, InvalidRequest, StepOutput, TokenLogprobs
 from app.pool import Generation, Overloaded, Ticket
 from app.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage, UsageTimings
 from app.service import InferenceService
 from app.telemetry.record import GenerationRecord, RequestRecord, Timings
 from app.telemetry.values import Histogram
-from app.text.choice import PLAIN, ChoiceDecoder, TextDelta, TextRules
-from app.text.events import OutputParser
+from app.text.choice import ChoiceDecoder, TextDelta
 
-T = TypeVar("T")
 Delta = tuple["Choice", TextDelta]
-LONGEST_TIMEOUT = 7 * 86_400.0
-"""Seconds; clocks count in integers, and a client may say any number."""
-ENGINE_GRACE = 1.0
-"""Seconds that an engine's own limit is later than ours."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What a request wants generated: `n` answers for each prompt.
-
-    `started`: when the request arrived, by `time.perf_counter`. `timeout`: seconds it may take from then.
-    `make_parser` makes what takes one answer apart.
-    """
-
-    prompts: list[list[int]]
-    sampling: list[SamplingParams]
-    started: float
-    n: int = 1
-    rules: TextRules = PLAIN
-    guide: Guide | None = None
-    priority: float | None = None
-    cache_salt: str | None = None
-    timeout: float | None = None
-    key: str = ""
-    """Whose request it is."""
-    record: RequestRecord = field(default_factory=RequestRecord)
-    make_parser: Callable[[], OutputParser | None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -210,8 +168,7 @@ class Job:
         if self.open_choices:
             self.service.metrics.sequences.labels("cancelled").inc(self.open_choices)
             self.service.metrics.cancelled.labels(self.end).inc()
-            self._count_tokens()
-            self._keep_record(self.end)
+            self._keep_record(self.end, self.timings())
             self.open_choices = 0
 
     def timings(self) -> Timings | None:
@@ -335,9 +292,6 @@ class Job:
     def _completion_tokens(self) -> int:
         return sum(choice.decoder.completion_tokens for choice in self.choices)
 
-    def _count_tokens(self) -> None:
-        self.service.metrics.generation_tokens.inc(self._completion_tokens())
-
     def _observe_first(self, now: float) -> None:
         self.first_token = now
         self.service.metrics.ttft.observe(self.first_token - self.started)
@@ -349,108 +303,35 @@ class Job:
         metrics.queue_time.observe(self.queued)
         now = self.last_token = time.perf_counter()
         metrics.e2e.observe(now - self.started)
-        self._count_tokens()
-        total = self._completion_tokens()
+        timings = self.timings()
+        total = self._keep_record("", timings)
         metrics.request_prompt_tokens.observe(self.prompt_tokens)
         metrics.request_generation_tokens.observe(total)
-        if timings := self.timings():
+        if timings is not None:
             metrics.prefill_time.observe(timings.prefill)
             metrics.decode_time.observe(timings.decode)
             tokens = total / len(self.choices)
             if tokens > 1:
                 metrics.tpot.observe(timings.decode / (tokens - 1))
-        self._keep_record("")
 
-    def _keep_record(self, end: str) -> None:
+    def _keep_record(self, end: str, timings: Timings | None) -> int:
+        """Count the tokens that were generated, put everything on record; returns their number."""
+        tokens = self._completion_tokens()
+        self.service.metrics.generation_tokens.inc(tokens)
         self.record.generation = GenerationRecord(
             sampling=self.choices[0].request.sampling,
             choices=len(self.choices),
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
-            completion_tokens=self._completion_tokens(),
+            completion_tokens=tokens,
             finish_reasons=[choice.finish_reason for choice in self.choices if choice.finish_reason],
             first_token=self.first_token,
-            timings=self.timings(),
+            timings=timings,
             end=end,
         )
-
-
-def start_job(service: InferenceService, ask: Ask) -> Job:
-    """Submit it. With a seed, choice i of a prompt uses seed + i, so that they differ."""
-    pool = service.pool
-    limits = service.settings.limits
-    queue_timeout = limits.queue_timeout
-    timeout = limits.request_timeout if ask.timeout is None else min(ask.timeout, LONGEST_TIMEOUT)
-    # The engine's own limit is a second line: it comes after ours, and ours has the better words.
-    allotted_ms = None if timeout is None else round((timeout + ENGINE_GRACE) * 1000)
-    choices: list[Choice] = []
-    for prompt, params in zip(ask.prompts, ask.sampling, strict=True):
-        for i in range(ask.n):
-            own = (
-                params
-                if i == 0 or params.seed is None
-                else msgspec.structs.replace(params, seed=params.seed + i)
-            )
-            request = GenerationRequest(
-                pool.new_request_id(),
-                prompt,
-                own,
-                priority=ask.priority,
-                cache_salt=ask.cache_salt,
-                allotted_ms=allotted_ms,
-                guide=ask.guide,
-                queue_ms=None if queue_timeout is None else round(queue_timeout * 1000),
-            )
-            decoder = ChoiceDecoder(service.tokenizer, ask.rules, ask.make_parser())
-            choices.append(Choice(len(choices), request, decoder, i == 0))
-    ticket = service.admission.enter(ask.key, [len(choice.request.prompt_token_ids) for choice in choices])
-    try:
-        generation = pool.submit([choice.request for choice in choices])
-    except BaseException:
-        ticket.close()
-        raise
-    prompt_tokens = sum(map(len, ask.prompts))
-    service.metrics.prompt_tokens.inc(prompt_tokens)
-    service.metrics.prefix_queries.inc(prompt_tokens * ask.n)
-    arrived = asyncio.get_running_loop().time() - (time.perf_counter() - ask.started)
-    job = Job(
-        service,
-        choices,
-        prompt_tokens,
-        ask.started,
-        generation,
-        ticket,
-        arrived + (math.inf if timeout is None else timeout),
-        arrived + (limits.first_token_timeout or math.inf),
-        record=ask.record,
-        timed=service.settings.server_timing,
-    )
-    service.jobs.add(job)
-    return job
+        return tokens
 
 
 def _refused(output: StepOutput) -> None:
     if output.error_code is not None:
         raise InvalidRequest(output.error or "refused", output.error_param, output.error_code)
-
-
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but cancel it as soon as the client is gone (`ClientGone`)."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
-    finally:
-        for future in (task, gone):
-            if not future.done():
-                future.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await future
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
+from collections.abc import Awaitable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.auth import OPEN_PATHS, Keys
 from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
+from app.api.headers import header
+from app.api.ids import new_id
 from app.service import InferenceService
 from app.telemetry.logs import fields
 from app.telemetry.record import RequestRecord
@@ -19,7 +21,7 @@ from app.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 
 log = logging.getLogger("app.access")
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID = b"x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET = ("/metrics", "/health", "/health/live", "/health/ready")
 _SLASHES = re.compile(r"//+")
@@ -39,24 +41,23 @@ class RequestLayer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        scope["path"] = clean_path(scope["path"])
-        own_id = headers.get(REQUEST_ID, "")
-        if not _SANE_ID.fullmatch(own_id):
-            own_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = own_id
+        scope["path"] = path = clean_path(scope["path"])
+        own_id = header(scope, REQUEST_ID)
+        if own_id is None or not _SANE_ID.fullmatch(own_id):
+            own_id = new_id()
+        state = scope.setdefault("state", {})
+        state["request_id"] = own_id
         request_id.set(own_id)
-        record = RequestRecord(own_id, scope["method"], scope["path"])
-        scope["state"]["record"] = record
+        record = state["record"] = RequestRecord(own_id, scope["method"], path)
         status = 0
         gone = False
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:  # no coroutine of its own for each token
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = own_id
-            await send(message)
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, own_id.encode())]
+            return send(message)
 
         received = 0
 
@@ -71,8 +72,8 @@ class RequestLayer:
             return message
 
         try:
-            declared = headers.get("content-length", "")
-            refusal = self._refusal(scope, headers)
+            declared = header(scope, b"content-length") or ""
+            refusal = self._refusal(scope)
             if declared.isdigit() and int(declared) > self._max_body_bytes:
                 refusal = _too_large(self._max_body_bytes)
             if refusal is not None:
@@ -82,16 +83,16 @@ class RequestLayer:
                 await self._app(scope, receive_bounded, send_with_id)
         finally:
             # A client that leaves before the answer began, or before a stream ended, is 499 here only.
-            complete = scope["state"].get("complete", status != 0)
+            complete = state.get("complete", status != 0)
             if gone and not complete:
                 status = CLIENT_CLOSED_REQUEST
             record.status = status or 500
             record.seconds = time.perf_counter() - record.begun
             record.route = getattr(scope.get("route"), "path", "other")
-            record.key = scope["state"].get("key", "")
-            self._tell(record, headers)
+            record.key = state.get("key", "")
+            self._tell(record, scope)
 
-    def _tell(self, record: RequestRecord, headers: Headers) -> None:
+    def _tell(self, record: RequestRecord, scope: Scope) -> None:
         """Count it, log it, trace it."""
         self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
         level = logging.DEBUG if record.route in _QUIET else logging.INFO
@@ -99,16 +100,17 @@ class RequestLayer:
             log.log(level, "request", extra=fields(record.fields()))
         tracer = self._service.tracer
         if tracer is not None and record.route in OPERATIONS:
+            headers = Headers(scope=scope)
             record.trace_context = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
             if not record.detached:
                 tracer.record(record, self._service.model_id)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
         """Why this request is not even looked at."""
         path = scope["path"]
         if self._keys is not None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
             try:
-                scope["state"]["key"] = self._keys.check(headers, path)
+                scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
             except ApiError as error:
                 return error
         if self._service.draining and scope["method"] == "POST":
@@ -118,7 +120,8 @@ class RequestLayer:
 
 def clean_path(path: str) -> str:
     """`//v1//models/` as `/v1/models`: clients that join base URLs carelessly are served."""
-    path = _SLASHES.sub("/", path)
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
     return path.rstrip("/") or "/"
 
 

@@ -8,6 +8,7 @@ import math
 from fastapi import Request
 
 from app.api.errors import ApiError
+from app.api.headers import header
 from app.api.stream import UsageWanted
 from app.generation import EngineInfo, InvalidRequest, SamplingParams
 from app.generation.build import check_capabilities, check_context, unsupported
@@ -20,6 +21,17 @@ MAX_STOPS = 64
 TIMEOUT_HEADER = "x-request-timeout"
 TOKENIZE_OFF_LOOP = 4096
 """Characters from which tokenising takes long enough (over a millisecond) to leave the event loop."""
+
+
+SAME_NAME = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+"""Fields that are called in SamplingParams what they are called on the wire."""
 
 
 def sampling_params(
@@ -38,17 +50,7 @@ def sampling_params(
     `max_tokens` None means the rest of the context.
     """
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
-    given = body.model_dump(
-        include={
-            "temperature",
-            "top_p",
-            "min_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "repetition_penalty",
-        },
-        exclude_none=True,
-    )
+    given = {name: value for name in SAME_NAME if (value := getattr(body, name)) is not None}
     if body.top_k is not None:
         given["top_k"] = max(body.top_k, 0)
     if body.logit_bias:
@@ -122,7 +124,7 @@ def patience(request: Request, body: SamplingFields) -> float | None:
     """Seconds the client gives the request: its timeout, or the header x-request-timeout."""
     if body.timeout is not None:
         return body.timeout
-    given = request.headers.get(TIMEOUT_HEADER)
+    given = header(request.scope, TIMEOUT_HEADER.encode())
     if given is None:
         return None
     try:
@@ -136,13 +138,13 @@ def patience(request: Request, body: SamplingFields) -> float | None:
 
 def api_key_name(request: Request) -> str:
     """The name of the key the request came with; empty where none is asked for."""
-    name: str = getattr(request.state, "key", "")
+    name: str = request.scope["state"].get("key", "")
     return name
 
 
 def request_record(request: Request) -> RequestRecord:
     """What the request layer keeps of the request."""
-    record: RequestRecord = request.state.record
+    record: RequestRecord = request.scope["state"]["record"]
     return record
 
 

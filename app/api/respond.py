@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.collect import Answer, collect
-from app.api.job import Job, while_connected
+from app.api.departure import while_connected
+from app.api.job import Job
 from app.api.stream import ChunkFormat, ChunkStream, UsageWanted
 
 

@@ -1,8 +1,8 @@
 """Server-Sent Events from byte templates, carried by sse-starlette.
 
-A frame for new text costs one JSON string escape and two joins. Of sse-starlette's response the headers and
-the watch for the client's departure are used as they are; `TokenStream` says what is not. Its reaction to
-SIGTERM, which cuts live streams, is switched off: draining is the server's decision.
+A frame for new text costs one JSON string escape and two joins. Of sse-starlette's response the headers are
+used as they are; `TokenStream` says what is not. Its reaction to SIGTERM, which cuts live streams, is
+switched off: draining is the server's decision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import Any, Protocol
 
 import msgspec
 from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+from app.api.departure import Departure
+from app.api.driven import when_unblocked
 
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
@@ -89,20 +93,25 @@ class _Empty:
         raise StopAsyncIteration
 
 
-class TokenStream(EventSourceResponse):
-    """An EventSourceResponse that frames are pushed into, from any callback.
+# Made once: most of what making one costs goes into headers, which are always the same.
+_PLAIN = EventSourceResponse(_Empty(), sep="\n", headers={"cache-control": "no-cache"})
 
-    sse-starlette pulls frames in one of a group of four tasks, each send in a cancel scope of its own. Here
+
+class TokenStream(Response):
+    """sse-starlette's response for frames that are pushed, from any callback, and not pulled.
+
+    sse-starlette pulls them in one of a group of four tasks, each send in a cancel scope of its own. Here
     `push` runs the ASGI `send` on the spot: it completes at once unless the socket is behind, and is gone on
-    with when the socket is not, as a task would do it. The request's task waits for the end, another for the
-    client's departure.
+    with when the socket is not, as a task would do it. The request's task waits for the end.
     """
 
-    def __init__(self, source: StreamSource, ping: int, headers: dict[str, str] | None = None) -> None:
-        super().__init__(
-            _Empty(), ping=ping, sep="\n", headers={"cache-control": "no-cache", **(headers or {})}
-        )
+    def __init__(self, source: StreamSource, ping: float, headers: dict[str, str] | None = None) -> None:
+        self.status_code = _PLAIN.status_code
+        self.raw_headers = _PLAIN.raw_headers + [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
+        ]
         self._source = source
+        self._ping = ping
         self._sending: Coroutine[Any, Any, None] | None = None
         self._tail: bytes | None = None
 
@@ -122,20 +131,19 @@ class TokenStream(EventSourceResponse):
         self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
-        listener: asyncio.Task[None] | None = None
+        departure: Departure | None = None
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            listener = loop.create_task(self._listen_for_disconnect(receive))
-            listener.add_done_callback(self._left)
-            self._pinger = loop.call_later(self.ping_interval, self._keep_alive)
+            self._pinger = loop.call_later(self._ping, self._keep_alive)
+            departure = Departure(receive, self._stop)
             self._source.start(self)
             await self._over
         finally:
-            if listener is not None:
+            if departure is not None:
                 self._pinger.cancel()
-                listener.cancel()
+                departure.close()
             if self._sending is not None:
                 self._sending.close()
                 self._sending = None
@@ -144,7 +152,7 @@ class TokenStream(EventSourceResponse):
     async def _end(self, tail: bytes) -> None:
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})
         self._state["complete"] = True
-        self._stop(None)
+        self._stop()
 
     def _drive(self, sending: Coroutine[Any, Any, None]) -> None:
         """Run a send as far as it goes."""
@@ -157,12 +165,7 @@ class TokenStream(EventSourceResponse):
             return
         self._sending = sending
         self._source.pause()
-        # What a task does with what it was given: a future to wait for, or nothing but a turn to skip.
-        if blocker is None:
-            asyncio.get_running_loop().call_soon(self._unblocked)
-        else:
-            blocker._asyncio_future_blocking = False
-            blocker.add_done_callback(self._unblocked)
+        when_unblocked(blocker, self._unblocked)
 
     def _unblocked(self, _: asyncio.Future[None] | None = None) -> None:
         sending, self._sending = self._sending, None
@@ -180,12 +183,9 @@ class TokenStream(EventSourceResponse):
         """A comment, so that nobody in between takes the connection for dead."""
         if self._sending is None and not self._over.done():
             self.push(PING)
-        self._pinger = asyncio.get_running_loop().call_later(self.ping_interval, self._keep_alive)
+        self._pinger = asyncio.get_running_loop().call_later(self._ping, self._keep_alive)
 
-    def _left(self, listener: asyncio.Task[None]) -> None:
-        self._stop(None if listener.cancelled() else listener.exception())
-
-    def _stop(self, error: BaseException | None) -> None:
+    def _stop(self, error: BaseException | None = None) -> None:
         if self._over.done():
             return
         if error is not None:

@@ -36,6 +36,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise CheckpointError(f"The chat template cannot be compiled: {error}.") from None
+        # They begin as a ChainMap, which each rendering copies at five times the price.
+        self._template.globals = dict(self._template.globals)
         self._special_tokens = special_tokens
 
     def render(self, messages: list[Message], **variables: Any) -> str:

@@ -93,7 +93,10 @@ class RunnerPool:
     @property
     def info(self) -> EngineInfo | None:
         """Facts of the engine, the same for every runner; None until one was ready."""
-        return next((runner.info for runner in self.runners if runner.info is not None), None)
+        for runner in self._slots:
+            if runner is not None and runner.info is not None:
+                return runner.info
+        return None
 
     @property
     def stats(self) -> EngineStats:
@@ -133,14 +136,14 @@ class RunnerPool:
         if not ready:
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
-        runner = min(ready, key=lambda runner: runner.load)
+        runner = ready[0] if len(ready) == 1 else min(ready, key=lambda runner: runner.load)
         generation = Generation((request.request_id for request in requests), self._abort)
         runner.submit(requests, generation)
         return generation
 
     def _ready(self) -> list[Runner]:
         """The runners that take requests; one that is stalled only if all are: it may yet go on."""
-        ready = [runner for runner in self.runners if runner.state == "ready"]
+        ready = [runner for runner in self._slots if runner is not None and runner.state == "ready"]
         return [runner for runner in ready if not runner.stalled] or ready
 
     def _abort(self, request_ids: list[str]) -> None:

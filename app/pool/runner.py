@@ -43,6 +43,8 @@ LAST_WORDS = 0.5
 MESSAGES_AT_ONCE = 16
 STALLED_SHARE = 0.25
 """Of the stall timeout, after which a silent runner counts as stalled; at the end of it, it is replaced."""
+# As plain integers: arithmetic with pyzmq's flags costs more than the calls.
+EVENTS, POLLIN, NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -167,7 +169,7 @@ class Runner:
     def _send(self, message: ToRunner) -> None:
         self._socket.send(encode(message))  # without a high-water mark it never blocks
         # The descriptor tells of a change only once, and this call may have been the one that saw it.
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._loop.call_soon(self._receive)
 
     def _receive(self) -> None:
@@ -176,7 +178,7 @@ class Runner:
             if self._socket.closed:
                 return
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(NOBLOCK)
             except zmq.Again:
                 return
             self._handle(decode_from_runner(frame))

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from app.api.body import documented, ignored_params, read_body
 from app.api.chat import start_chat
 from app.api.conversation import prepare
+from app.api.departure import while_connected
 from app.api.errors import ApiError, from_exception
-from app.api.job import Choice, Delta, Job, while_connected
+from app.api.job import Choice, Delta, Job
 from app.api.logprobs import chat_logprobs
 from app.api.params import check_model
 from app.api.responses.items import from_output, renamed, to_chat, to_messages
