@@ -40,6 +40,8 @@ class Choice:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Those of the prompt's tokens, once they are known, when the request asked for them."""
     finish_reason: str | None = None
+    begun: bool = False
+    """Whether the engine has made anything of it."""
     _latest: float = 0.0
     _counted: int = 0
 
@@ -144,12 +146,10 @@ class Job:
         await self.begun.wait()
         if self.failure is not None:
             raise self.failure
-        try:
-            for output in self.generation.waiting:
-                _refused(output)
-        except InvalidRequest:
-            self.end = "error"
-            raise
+        for output in self.generation.waiting:
+            if output.error_code is not None:
+                self.end = "error"
+                raise _refusal(output)
 
     @property
     def live(self) -> int:
@@ -266,20 +266,14 @@ class Job:
         choice = self.by_id[output.request_id]
         if choice.decoder.finished:
             return None
-        self.ticket.begun(choice.index)
-        if output.error_code == QUEUE_TIMEOUT:
-            raise self.service.admission.too_late()
-        _refused(output)
-        if output.error is not None:
-            raise ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
+        if not choice.begun:
+            self._begin(choice, output)
+        if output.error is not None or output.error_code is not None:
+            raise self._failed(output)
         if output.cached_tokens:
             self.service.metrics.prefix_hits.inc(output.cached_tokens)
             if choice.first:
                 self.cached_tokens += output.cached_tokens
-        if output.queued_ms is not None:
-            self.queued = max(self.queued, output.queued_ms / 1000)
-        if output.prompt_logprobs is not None:
-            choice.prompt_logprobs = output.prompt_logprobs
         delta = choice.decoder.push(output)
         if delta.finish_reason is not None:
             self.open_choices -= 1
@@ -288,6 +282,22 @@ class Job:
             if output.finish_reason is None:  # a stop string ended it here, not in the engine
                 self.generation.abort(output.request_id)
         return choice, delta
+
+    def _begin(self, choice: Choice, output: StepOutput) -> None:
+        """Take in what comes with a choice's first output."""
+        choice.begun = True
+        self.ticket.begun(choice.index)
+        if output.queued_ms is not None:
+            self.queued = max(self.queued, output.queued_ms / 1000)
+        choice.prompt_logprobs = output.prompt_logprobs
+
+    def _failed(self, output: StepOutput) -> Exception:
+        """What an output that is an error means to the client."""
+        if output.error_code == QUEUE_TIMEOUT:
+            return self.service.admission.too_late()
+        if output.error_code is not None:
+            return _refusal(output)
+        return ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
 
     def _completion_tokens(self) -> int:
         return sum(choice.decoder.completion_tokens for choice in self.choices)
@@ -332,6 +342,5 @@ class Job:
         return tokens
 
 
-def _refused(output: StepOutput) -> None:
-    if output.error_code is not None:
-        raise InvalidRequest(output.error or "refused", output.error_param, output.error_code)
+def _refusal(output: StepOutput) -> InvalidRequest:
+    return InvalidRequest(output.error or "refused", output.error_param, output.error_code or "")

@@ -148,6 +148,7 @@ class TokenStream(Response):
                 self._sending.close()
                 self._sending = None
             self._source.close()
+            del self._source  # which holds this: refcounts are enough then
 
     async def _end(self, tail: bytes) -> None:
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})

@@ -105,7 +105,11 @@ class ChunkStream(JobStream):
 
     def frames(self, deltas: list[Delta]) -> bytes:
         form, opened = self._form, self._opened
-        if self._usage.always:
+        choice, delta = deltas[0]
+        always = self._usage.always
+        if len(deltas) == 1 and delta.finish_reason is None and choice.index in opened and not always:
+            return form.delta(choice, delta)  # nearly every time
+        if always:
             form.frames.set_usage(self.job.usage(final=False).model_dump())
         parts = []
         for choice, delta in merged(deltas):

@@ -63,3 +63,4 @@ class Generation:
             ids = list(self.live)
             self.live.clear()
             self._abort(ids)
+        self.listener = _nobody  # whose listener holds it would need the garbage collector

@@ -6,6 +6,7 @@ without one (SentencePiece's tokenizer.model) goes through transformers' convers
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,8 @@ class Tokenizer:
         self._special = frozenset(index for index, token in added.items() if token.special)
         self._from_byte_level = _is_byte_level(backend.decoder)
         self._bytes: dict[int, bytes] = {}
+        self.whole_texts = WholeTexts(self)
+        """The texts of tokens that need no look at their neighbours."""
 
     @classmethod
     def load(cls, directory: Path, chat_template: str | None = None) -> Tokenizer:
@@ -126,6 +129,21 @@ class Tokenizer:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return int(token[3:5], 16).to_bytes()
         return token.replace(SPACE_MARK, " ").encode()
+
+
+class WholeTexts(dict[int, str | None]):
+    """Token id to its text; None where it is special, or not made of whole characters. Fills itself."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token_id: int) -> str | None:
+        text: str | None = None
+        if not self._tokenizer.is_special(token_id):
+            with contextlib.suppress(UnicodeDecodeError):
+                text = self._tokenizer.token_bytes(token_id).decode()
+        self[token_id] = text
+        return text
 
 
 def _byte_level_alphabet() -> dict[str, int]:

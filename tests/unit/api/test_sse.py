@@ -1,7 +1,9 @@
 """Frames are valid JSON whatever the text, and a stream's on_close always runs."""
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -159,3 +161,16 @@ def test_error_of_the_socket_closes(failing: str) -> None:
     with pytest.raises(ConnectionResetError):
         client.run(source)
     assert source.calls.count("close") == 1
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_nothing_is_left_to_the_garbage_collector(leaves: bool) -> None:
+    gc.disable()
+    try:
+        source = Source(b"data: 1\n\n", ends=not leaves)
+        Client(leaves=leaves).run(source)
+        gone = weakref.ref(source.stream), weakref.ref(source)
+        del source
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
