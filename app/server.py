@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.api import chat, completions, errors, health, models, openapi, tokens
+from app.api import admin, chat, completions, errors, health, models, openapi, tokens
 from app.api.auth import Keys
 from app.api.direct import DirectRoute, DirectRoutes
 from app.api.middleware import RequestLayer
@@ -74,7 +74,7 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
     )
     app.state.service = service
     app.state.responses = ResponseStore(settings.max_stored_responses)
-    for module in (completions, chat, responses, tokens, models, health):
+    for module in (completions, chat, responses, tokens, models, health, admin):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SCOPES = frozenset({"api", "admin"})
 OPEN_PATHS = frozenset({"/health/live"})
-ADMIN_PATHS = ("/metrics",)
+ADMIN_PATHS = ("/metrics", "/admin")
 RECHECK = 1.0
 """Seconds between two looks at the file's time of change."""
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})")

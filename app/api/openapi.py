@@ -49,6 +49,8 @@ _STREAMS: dict[str, type[BaseModel]] = {
 _METHODS = ("get", "post", "delete")
 _ERRORS = {
     "400": "The request is at fault; error.param names the parameter.",
+    "401": "There is no API key with the request, or none that is known.",
+    "403": "The API key is not for this.",
     "404": "There is no such route, model or response.",
     "405": "The route does not take this method.",
     "413": "The body is too large.",

@@ -58,6 +58,18 @@ class PoolStatus:
     """No runner is ready and none will be."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerState:
+    """One runner. `state`: starting, loading, ready, stalled, restarting or given_up."""
+
+    index: int
+    state: str
+    reason: str = ""
+    pid: int | None = None
+    sequences: int = 0
+    """Live on it."""
+
+
 class RunnerPool:
     """Owns the runner processes. `on_change` is called after any of them changed its state."""
 
@@ -79,6 +91,7 @@ class RunnerPool:
         self._slots: list[Runner | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []
+        self._retiring: set[asyncio.Task[None]] = set()
         self._counter = 0
         self._homeless: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
         self.restarts = 0
@@ -118,9 +131,9 @@ class RunnerPool:
 
     async def stop(self) -> None:
         """Stop every runner and remove the sockets."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for task in (*self._keepers, *self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
         await asyncio.gather(*(runner.stop(STOP_TIMEOUT) for runner in self.runners))
         self._context.destroy(linger=0)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -141,9 +154,48 @@ class RunnerPool:
         runner.submit(requests, generation)
         return generation
 
+    def restart(self, index: int, patience: float) -> None:
+        """Begin to replace a runner: what runs on it gets `patience` seconds, and nothing new comes to it.
+
+        One that was given up is tried again. Raises `LookupError` when there is no such runner.
+        """
+        if index not in range(len(self._slots)):
+            raise LookupError(f"There is no runner {index}; there are {len(self._slots)}.")
+        runner = self._slots[index]
+        if index in self._given_up:
+            del self._given_up[index]
+            self._keepers[index] = asyncio.create_task(self._keep(index))
+        elif runner is not None and not runner.retiring:
+            task = asyncio.create_task(runner.retire(patience))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def runner_states(self) -> list[RunnerState]:
+        """Each runner as it is now."""
+        return [self._state_of(index) for index in range(len(self._slots))]
+
+    def _state_of(self, index: int) -> RunnerState:
+        runner = self._slots[index]
+        if index in self._given_up:
+            return RunnerState(index, "given_up", self._given_up[index])
+        if runner is None or runner.state == "failed":
+            return RunnerState(index, "starting")
+        state, reason = str(runner.state), ""
+        if runner.retiring:
+            state = "restarting"
+        elif runner.stalled:
+            state, reason = "stalled", runner.stalled
+        elif runner.state != "ready":
+            reason = runner.progress.what
+        return RunnerState(index, state, reason, runner.pid, runner.load)
+
     def _ready(self) -> list[Runner]:
         """The runners that take requests; one that is stalled only if all are: it may yet go on."""
-        ready = [runner for runner in self._slots if runner is not None and runner.state == "ready"]
+        ready = [
+            runner
+            for runner in self._slots
+            if runner is not None and runner.state == "ready" and not runner.retiring
+        ]
         return [runner for runner in ready if not runner.stalled] or ready
 
     def _abort(self, request_ids: list[str]) -> None:
@@ -186,6 +238,9 @@ class RunnerPool:
                 reasons.append(f"runner {index} was given up: {self._given_up[index]}")
             elif runner is None or runner.state == "failed":
                 reasons.append(f"runner {index} is being started")
+            elif runner.retiring:
+                done += 1
+                reasons.append(f"runner {index} is restarted on request")
             elif runner.stalled:
                 done += 1
                 reasons.append(f"runner {index} is stalled: it {runner.stalled}")
@@ -225,7 +280,7 @@ class RunnerPool:
             started = time.monotonic()
             reason = await self._wait_for_end(runner, loaded, ended)
             await runner.stop(STOP_TIMEOUT)
-            if loaded.is_set() and time.monotonic() - started > STABLE_AFTER:
+            if runner.retiring or (loaded.is_set() and time.monotonic() - started > STABLE_AFTER):
                 failures = 0
             failures += 1
             self._slots[index] = None

@@ -41,6 +41,7 @@ State = Literal["starting", "loading", "ready", "failed", "stopped"]
 LAST_WORDS = 0.5
 """Seconds to wait for the `Failed` message of a runner that has ended."""
 MESSAGES_AT_ONCE = 16
+RETIRE_POLL = 0.05
 STALLED_SHARE = 0.25
 """Of the stall timeout, after which a silent runner counts as stalled; at the end of it, it is replaced."""
 # As plain integers: arithmetic with pyzmq's flags costs more than the calls.
@@ -75,6 +76,8 @@ class Runner:
         self._progressed = 0.0  # when a result was last seen, or the first request sent
         self.stalled = ""
         """Why this runner is not counted on now, though it has not failed: in words, or empty."""
+        self.retiring = False
+        """It is asked to end, and takes nothing new."""
         self._socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(0)
         self._socket.linger = 0
@@ -143,6 +146,15 @@ class Runner:
         ]
         if known and self.state == "ready":
             self._send(Abort(known))
+
+    async def retire(self, patience: float) -> None:
+        """Take nothing new, and end when what runs is done, or after `patience` seconds."""
+        self.retiring = True
+        self._on_change(self)
+        deadline = time.monotonic() + patience
+        while self._generations and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and not in a hurry
+            await asyncio.sleep(RETIRE_POLL)
+        self._kill(f"runner {self.index} was restarted on request")
 
     async def stop(self, patience: float) -> None:
         """End the process: politely, then, after `patience` seconds, the whole group by force."""
@@ -248,12 +260,15 @@ class Runner:
             if quiet:
                 self.stalled = f"gave no result for {quiet:.0f} s while {self.load} requests ran"
             if quiet > self._stall_timeout:
-                self.failure = Failed(f"runner {self.index} {self.stalled}", final=False)
-                self._failed.set()
-                self._signal_group(signal.SIGKILL)
+                self._kill(f"runner {self.index} {self.stalled}")
                 return
             if bool(was) != bool(self.stalled):
                 self._on_change(self)
+
+    def _kill(self, reason: str) -> None:
+        self.failure = Failed(reason, final=False)
+        self._failed.set()
+        self._signal_group(signal.SIGKILL)
 
     def _fail_live(self, message: str) -> None:
         live, self._generations = self._generations, {}

@@ -327,18 +327,36 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
     file = tmp_path / "keys"
     file.write_text(f"{line}\n{admin_line}\n")
     with start("--api-keys-file", str(file), "--limits.max-requests-per-key", "1", key=admin) as victim:
-        paths = ("/v1/models", "/metrics", "/health/ready", "/docs", "/openapi.json", "/version", "/nowhere")
+        paths = (
+            "/v1/models",
+            "/metrics",
+            "/admin/runners",
+            "/health/ready",
+            "/docs",
+            "/openapi.json",
+            "/version",
+            "/nowhere",
+        )
         for path in paths:
             assert httpx.get(victim.url + path).status_code == 401
         assert httpx.get(f"{victim.url}/health/live").status_code == 200
         alice = httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {user}"}, timeout=60)
         assert alice.get("/v1/models").status_code == 200
         assert alice.get("/metrics").status_code == 403
+        assert alice.post("/admin/runners/0/restart").status_code == 403
         stream = Stream(victim.url, LONG, {"authorization": f"Bearer {user}"})
         stream.wait_for_text()
         second = alice.post(TEXT, json={"prompt": "x", "max_tokens": 1})
         assert (second.status_code, second.json()["error"]["code"]) == (429, "key_concurrency")
         stream.join()
+        chief = httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {admin}"}, timeout=60)
+        assert chief.get("/v1/models").status_code == 403
+        (was,) = chief.get("/admin/runners").json()["runners"]
+        assert (was["state"], was["pid"]) == ("ready", victim.runners()[0])
+        assert chief.post("/admin/runners/7/restart").status_code == 404
+        assert chief.post("/admin/runners/0/restart").status_code == 202
+        victim.server.wait(lambda: victim.runners() not in ([], [was["pid"]]), 30)
+        victim.server.wait(lambda: alice.get("/health/ready").status_code == 200, 30)
         log = "".join(victim.server.stderr)
         assert user not in log
         assert admin not in log

@@ -138,6 +138,47 @@ def test_killed_runner_fails_its_requests_and_comes_back() -> None:
     run(test())
 
 
+def test_restart_lets_what_runs_finish_and_sends_nothing_new() -> None:
+    async def test() -> None:
+        async with pool(2) as (subject, _):
+            before = [state.pid for state in subject.runner_states()]
+            generation = subject.submit([request(subject, 60)])
+            (busy,) = [state.index for state in subject.runner_states() if state.sequences]
+            subject.restart(busy, 10.0)
+            await asyncio.sleep(0.05)
+            assert subject.runner_states()[busy].state == "restarting"
+            others = [subject.submit([request(subject)]) for _ in range(4)]
+            assert subject.runner_states()[1 - busy].sequences == 4
+            outputs = await drain(generation)
+            assert outputs[-1].finish_reason == "length"
+            for other in others:
+                await drain(other)
+            await until(lambda: subject.restarts == 1 and subject.status().ready == 2)
+            after = [state.pid for state in subject.runner_states()]
+            assert after[busy] != before[busy]
+            assert after[1 - busy] == before[1 - busy]
+            with pytest.raises(LookupError, match="no runner 2"):
+                subject.restart(2, 1.0)
+
+    run(test())
+
+
+def test_restart_does_not_wait_for_ever() -> None:
+    async def test() -> None:
+        async with pool() as (subject, _):
+            generation = subject.submit([request(subject, 4000)])
+            await arrival(generation)
+            subject.restart(0, 0.2)
+            await asyncio.sleep(0.05)
+            with pytest.raises(PoolError, match="restarted on request"):
+                subject.submit([request(subject)])
+            outputs = await drain(generation)
+            assert outputs[-1].finish_reason == "error"
+            await until(lambda: subject.status().ready == 1)
+
+    run(test())
+
+
 def test_runner_that_cannot_start_is_given_up_with_its_reason() -> None:
     async def test() -> None:
         async with pool(launch=spec("torch"), wait=False) as (subject, history):
