@@ -77,14 +77,14 @@ class InferenceService:
     def pool(self) -> RunnerPool:
         """The runner pool. Raises `PoolError` before start-up got that far."""
         if self._pool is None or self._tokenizer is None:
-            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+            raise self._not_ready()
         return self._pool
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises `PoolError` before it is read."""
         if self._tokenizer is None:
-            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+            raise self._not_ready()
         return self._tokenizer
 
     @property
@@ -92,7 +92,7 @@ class InferenceService:
         """The engine's facts. Raises `PoolError` before an engine was ready."""
         info = self.pool.info
         if info is None:
-            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+            raise self._not_ready()
         return info
 
     @property
@@ -118,8 +118,12 @@ class InferenceService:
     def chat(self) -> ChatFormat:
         """How the model chats. Raises `PoolError` before its tokenizer is read."""
         if self._chat is None:
-            raise PoolError(self.readiness.reason, loading=not self.readiness.failed)
+            raise self._not_ready()
         return self._chat
+
+    def _not_ready(self) -> PoolError:
+        readiness = self.readiness
+        return PoolError(readiness.reason, loading=not readiness.failed)
 
     def start(self) -> None:
         """Begin start-up in the background."""
