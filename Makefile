@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend soak overload clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend faults soak overload clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -47,6 +47,9 @@ bench-gpu: setup ## a decode step against the bytes it moves (ARGS="--model DIR"
 
 bench-frontend: setup ## what the HTTP side costs for a token and a request (ARGS="--check": against its budget)
 	$(BIN)/python benchmarks/frontend.py $(ARGS)
+
+faults: setup    ## break it, on the whole demo model (`make test` does it on four of its layers)
+	FAULTS_ON_THE_WHOLE_DEMO=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 soak: setup      ## mixed traffic for 10 minutes (SOAK_SECONDS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/faults/test_soak.py -o timeout=0

@@ -176,10 +176,18 @@ def launched(*flags: str, stderr: Any = subprocess.DEVNULL) -> Iterator[subproce
         process.communicate()
 
 
+@pytest.fixture(scope="session")
+def victim_model(request: pytest.FixtureRequest) -> Path:
+    """A part of the demo model; all of it with `make faults`."""
+    whole = "FAULTS_ON_THE_WHOLE_DEMO" in os.environ
+    model: Path = request.getfixturevalue("demo_dir" if whole else "few_layers")
+    return model
+
+
 @pytest.fixture
-def start(few_layers: Path, tmp_path: Path) -> Start:
-    """`start(*flags)`: a server on a part of the demo model."""
-    return functools.partial(run_victim, few_layers, tmp_path)
+def start(victim_model: Path, tmp_path: Path) -> Start:
+    """`start(*flags)`: a server to be harmed."""
+    return functools.partial(run_victim, victim_model, tmp_path)
 
 
 @pytest.fixture

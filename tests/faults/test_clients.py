@@ -18,8 +18,8 @@ MANY = 2000
 
 
 @pytest.fixture(scope="module")
-def victim(few_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    with run_victim(few_layers, tmp_path_factory.mktemp("faults"), "--read-timeout", "3") as victim:
+def victim(victim_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    with run_victim(victim_model, tmp_path_factory.mktemp("faults"), "--read-timeout", "3") as victim:
         yield victim
 
 

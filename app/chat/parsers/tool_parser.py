@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 
 from app.chat.parsers.json_call import JsonCall, State
@@ -19,7 +20,7 @@ LONGEST_PIECE = 256
 """Consuming copies the rest of the buffer, so a long text goes in piece by piece."""
 
 
-class ToolParser:
+class ToolParser(ABC):
     """The buffer, the text held back, content, and the numbering of calls.
 
     A subclass consumes `self.buffer` in `advance`, which is called again as long as it returns True. To keep
@@ -59,11 +60,11 @@ class ToolParser:
         self._pass("")
         return self._taken()
 
+    @abstractmethod
     def advance(self) -> bool:
         """Consume from the buffer; False when more text is needed."""
-        raise NotImplementedError
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: B027 - not every format has something to do
         """The answer ended: pass on what there is of an unfinished call."""
 
     def content(self, text: str) -> None:
