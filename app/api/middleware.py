@@ -15,11 +15,8 @@ from app.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavaila
 from app.api.headers import header
 from app.api.ids import new_id
 from app.service import InferenceService
-from app.telemetry.logs import fields
 from app.telemetry.record import RequestRecord
 from app.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
-
-log = logging.getLogger("app.access")
 
 REQUEST_ID = b"x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -95,9 +92,8 @@ class RequestLayer:
     def _tell(self, record: RequestRecord, scope: Scope) -> None:
         """Count it, log it, trace it."""
         self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
-        level = logging.DEBUG if record.route in _QUIET else logging.INFO
-        if log.isEnabledFor(level):
-            log.log(level, "request", extra=fields(record.fields()))
+        if not record.detached:
+            record.log(logging.DEBUG if record.route in _QUIET else logging.INFO)
         tracer = self._service.tracer
         if tracer is not None and record.route in OPERATIONS:
             headers = Headers(scope=scope)

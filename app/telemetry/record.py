@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 
 from app.generation import SamplingParams
+from app.telemetry import logs
+
+log = logging.getLogger("app.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,8 @@ class RequestRecord:
             if self.generation.timings is not None:
                 fields["ttft_ms"] = round(self.generation.timings.ttft * 1000, 1)
         return fields
+
+    def log(self, level: int = logging.INFO) -> None:
+        """Write the request's line."""
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra=logs.fields(self.fields()))

@@ -248,6 +248,10 @@ def test_a_span_for_every_request_that_generates(told: Told, receiver: Receiver)
     assert all(SECRET not in str(span) for span, _ in receiver.spans)
 
 
+def test_a_background_response_has_one_line_with_its_tokens(told: Told) -> None:
+    assert told.request("background")["completion_tokens"] == 4
+
+
 def test_metrics_of_the_same_requests(told: Told) -> None:
     def metric(name: str) -> float:
         found = re.findall(rf"^trtllm_openai_{name} (\S+)$", told.metrics, re.MULTILINE)

@@ -184,8 +184,11 @@ class _Run(JobStream):
         finally:
             self.job.close()
             self.stored.task = None
+            record = self.job.record
+            record.seconds = time.perf_counter() - record.begun
+            record.log()
             if (tracer := self.job.service.tracer) is not None:
-                tracer.record(self.job.record, self.job.service.model_id)
+                tracer.record(record, self.job.service.model_id)
 
     def _keep(self) -> None:
         self.stored.messages = self.stored.messages + from_output(self.stored.response["output"])
