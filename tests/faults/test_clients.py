@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -344,6 +345,14 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
         assert alice.get("/v1/models").status_code == 200
         assert alice.get("/metrics").status_code == 403
         assert alice.post("/admin/runners/0/restart").status_code == 403
+        short: list[tuple[str, dict[str, Any]]] = [
+            (TEXT, {"prompt": "x", "max_tokens": 1}),
+            (CHAT, {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
+            ("/v1/responses", {"input": "x", "max_output_tokens": 1}),
+        ]
+        for path, body in short * 2:  # each gives its place back
+            for more in ({}, {"stream": True}):
+                assert alice.post(path, json=body | more).status_code == 200
         stream = Stream(victim.url, LONG, {"authorization": f"Bearer {user}"})
         stream.wait_for_text()
         second = alice.post(TEXT, json={"prompt": "x", "max_tokens": 1})

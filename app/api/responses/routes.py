@@ -71,6 +71,7 @@ async def create_response(request: Request) -> Response:
         raise
     if body.stream:
         return run.response(headers)
+    job.close()
     headers = headers | job.timing_header()
     return Response(json_bytes(stored.response), headers=headers, media_type="application/json")
 
