@@ -34,7 +34,7 @@ def test_no_request_breaks_it() -> None:
             for operation in operations:
                 tried = given(case=operation.as_strategy())(_try)
                 settings(
-                    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+                    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
                 )(tried)()
         finally:
             print("".join(server.stderr)[-4000:])  # shown when it fails: the server's own words
