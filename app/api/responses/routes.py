@@ -64,6 +64,7 @@ async def create_response(request: Request) -> Response:
             await while_connected(request, job.accepted())
         if not body.stream:
             await while_connected(request, run.to_the_end())
+            job.close()
     except BaseException as error:
         job.close()
         if isinstance(error, InvalidRequest):
@@ -71,7 +72,6 @@ async def create_response(request: Request) -> Response:
         raise
     if body.stream:
         return run.response(headers)
-    job.close()
     headers = headers | job.timing_header()
     return Response(json_bytes(stored.response), headers=headers, media_type="application/json")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from app.chat.parsers.marker import could_begin
 from app.chat.parsers.tool_parser import SPACE, JsonToolParser
 
 
@@ -27,12 +26,10 @@ class LlamaJson(JsonToolParser):
         if self.call is not None:
             self._plain = self.feed(self.call) == "failed"
             return self.call is None
-        self.hold_space(self.SEPARATORS if self.calls else SPACE)
-        if self.buffer.startswith(self.MARK):
-            self.hold_next(len(self.MARK))
-        elif could_begin(self.buffer, self.MARK) and not self.ended:
-            return False
-        elif self.buffer.startswith("{"):
+        found = self.hold_mark(self.MARK, self.SEPARATORS if self.calls else SPACE)
+        if found is not None:
+            return found
+        if self.buffer.startswith("{"):
             self.begin_call(self.names.__contains__)
         else:
             self.give_up()

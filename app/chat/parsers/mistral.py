@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from app.chat.parsers.json_array import JsonArray
 from app.chat.parsers.json_call import BareArguments
-from app.chat.parsers.marker import could_begin, split_at
+from app.chat.parsers.marker import split_at
 from app.text.events import CallStart
 
 ID_ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -39,16 +39,13 @@ class Mistral(JsonArray):
             if self._marked:
                 self.hold_next(len(self.BEGIN))
             return self._marked
-        self.hold_space()
-        if self.buffer.startswith(self.BEGIN):
-            self.hold_next(len(self.BEGIN))
-        elif could_begin(self.buffer, self.BEGIN) and not self.ended:
-            return False
-        elif self.buffer.startswith("["):
-            self._marked = False
-            self.enter()
-        else:
+        found = self.hold_mark(self.BEGIN)
+        if found is not None:
+            return found
+        if not self.buffer.startswith("["):
             return self._begin_named()
+        self._marked = False
+        self.enter()
         return True
 
     def _begin_named(self) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any, Literal
 
-from app.chat.parsers.marker import could_begin, split_at
+from app.chat.parsers.marker import split_at
 from app.chat.parsers.tool_parser import ToolParser
 from app.text.events import CallArguments, CallStart
 
@@ -54,12 +54,10 @@ class Pythonic(ToolParser):
             self._pass_on()
 
     def _begin(self) -> bool:
-        self.hold_space()
-        if self.buffer.startswith(self.BEGIN):
-            self.hold_next(len(self.BEGIN))
-        elif could_begin(self.buffer, self.BEGIN) and not self.ended:
-            return False
-        elif self.buffer.startswith("["):
+        found = self.hold_mark(self.BEGIN)
+        if found is not None:
+            return found
+        if self.buffer.startswith("["):
             self.hold_next(1)
             self._state = "name"
         else:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 
 from app.chat.parsers.json_call import JsonCall, State
+from app.chat.parsers.marker import could_begin
 from app.text.events import Content, Event
 
 SPACE = re.compile(r"\s*")
@@ -88,6 +89,17 @@ class ToolParser(ABC):
         """Hold the white space that the buffer begins with."""
         found = space.match(self.buffer)
         self.hold_next(found.end() if found else 0)
+
+    def hold_mark(self, mark: str, space: re.Pattern[str] = SPACE) -> bool | None:
+        """Hold the space and the mark that the buffer begins with.
+
+        True: that was done. False: more text must show whether it is the mark. None: it is not.
+        """
+        self.hold_space(space)
+        if self.buffer.startswith(mark):
+            self.hold_next(len(mark))
+            return True
+        return False if could_begin(self.buffer, mark) and not self.ended else None
 
     def give_up(self) -> None:
         """What is held is no call."""
