@@ -18,7 +18,7 @@ from app.chat import ChatFormat
 from app.config import ConfigError, Settings
 from app.generation import EngineInfo, EngineStats
 from app.place import locate
-from app.pool import Admission, PoolError, PoolStatus, RunnerPool, ShuttingDown
+from app.pool import Admission, Board, PoolError, PoolStatus, RunnerPool, ShuttingDown
 from app.pool.gpus import assign_gpus
 from app.runner.messages import LaunchSpec
 from app.telemetry.metrics import Metrics, PoolSnapshot
@@ -70,7 +70,9 @@ class InferenceService:
         self._draining = False
         self.jobs: set[LiveJob] = set()
         """Requests that are being answered."""
-        self.admission = Admission(settings.limits, lambda code: self.metrics.rejected.labels(code).inc())
+        self.admission = Admission(
+            settings.limits, lambda code: self.metrics.rejected.labels(code).inc(), Board.alone()
+        )
         self.metrics.watch_pool(self._snapshot)
 
     @property

@@ -16,7 +16,7 @@ from app.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from app.chat.parsers.reasoning import ReasoningSplitter
 from app.config import LimitSettings
 from app.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
-from app.pool import Admission, Generation
+from app.pool import Admission, Board, Generation
 from app.telemetry.metrics import Metrics
 from app.text.choice import ChoiceDecoder, TextRules
 from app.text.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> Job:
-    admission = Admission(LimitSettings(), lambda _: None)
+    admission = Admission(LimitSettings(), lambda _: None, Board.alone())
     service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer, admission=admission, jobs=set())
     parser = None
     if case["tools"] or case["reasoning"]:
