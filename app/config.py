@@ -207,6 +207,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks one")
+    workers: Positive | None = Field(
+        None,
+        description="HTTP processes on the port; null is one for every 8 processor cores that this process "
+        "may use, at least 1 and at most 8",
+    )
     replicas: Positive = Field(1, description="ModelRunner processes, each with one engine")
     gpus: list[str] | None = Field(
         None,
@@ -262,6 +267,11 @@ class Settings(BaseSettings):
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
+
+    @property
+    def http_workers(self) -> int:
+        """The number of HTTP processes in force."""
+        return self.workers or min(max(len(os.sched_getaffinity(0)) // 8, 1), 8)
 
     @property
     def cache_path(self) -> Path:

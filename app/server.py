@@ -18,6 +18,7 @@ from app.api.middleware import RequestLayer
 from app.api.responses import routes as responses
 from app.api.responses.store import ResponseStore
 from app.config import Settings
+from app.deployment import Deployment
 from app.service import InferenceService, Readiness
 
 DIRECT = (
@@ -50,10 +51,14 @@ class Application(FastAPI):
         await self._wrapped(scope, receive, send)
 
 
-def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> Application:
-    """Build the application. `on_change` is called as start-up proceeds."""
+def create_app(
+    settings: Settings,
+    on_change: Callable[[Readiness], None] = lambda _: None,
+    deployment: Deployment | None = None,
+) -> Application:
+    """Build the application. `on_change` is called as start-up proceeds; `deployment` None: alone."""
 
-    service = InferenceService(settings, on_change)
+    service = InferenceService(settings, on_change, deployment)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +78,7 @@ def create_app(settings: Settings, on_change: Callable[[Readiness], None] = lamb
         separate_input_output_schemas=False,
     )
     app.state.service = service
-    app.state.responses = ResponseStore(settings.max_stored_responses)
+    app.state.responses = ResponseStore(settings.max_stored_responses, service.deployment)
     for module in (completions, chat, responses, tokens, models, health, admin):
         app.include_router(module.router)
     errors.install(app)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +15,10 @@ from typing import Protocol
 from app import __version__, checkpoints
 from app.chat import ChatFormat
 from app.config import ConfigError, Settings
+from app.deployment import Alone, Deployment
 from app.generation import EngineInfo, EngineStats
-from app.place import locate
-from app.pool import Admission, Board, PoolError, PoolStatus, RunnerPool, ShuttingDown
-from app.pool.gpus import assign_gpus
-from app.runner.messages import LaunchSpec
-from app.telemetry.metrics import Metrics, PoolSnapshot
+from app.pool import Admission, PoolError, PoolStatus, SequencePool, ShuttingDown
+from app.telemetry.metrics import DEFINITIONS, Metrics, PoolSnapshot, render
 from app.telemetry.traces import make_tracer
 from app.text.tokenizer import Tokenizer
 
@@ -55,14 +52,21 @@ class LiveJob(Protocol):
 class InferenceService:
     """One served model. `on_change` is called whenever `readiness` may have changed."""
 
-    def __init__(self, settings: Settings, on_change: Callable[[Readiness], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_change: Callable[[Readiness], None] = lambda _: None,
+        deployment: Deployment | None = None,
+    ) -> None:
+        """`deployment` None: this process serves alone, with runners of its own."""
         self.settings = settings
+        self.deployment = deployment or Alone()
         self.metrics = Metrics()
         self.tracer = make_tracer(settings)
-        self.created = int(time.time())
+        self.created = self.deployment.created
         self.model_id = settings.served_model_name or settings.model
         self._on_change = on_change
-        self._pool: RunnerPool | None = None
+        self._pool: SequencePool | None = None
         self._tokenizer: Tokenizer | None = None
         self._chat: ChatFormat | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -71,12 +75,12 @@ class InferenceService:
         self.jobs: set[LiveJob] = set()
         """Requests that are being answered."""
         self.admission = Admission(
-            settings.limits, lambda code: self.metrics.rejected.labels(code).inc(), Board.alone()
+            settings.limits, lambda code: self.metrics.rejected.labels(code).inc(), self.deployment.board
         )
         self.metrics.watch_pool(self._snapshot)
 
     @property
-    def pool(self) -> RunnerPool:
+    def pool(self) -> SequencePool:
         """The runner pool. Raises `PoolError` before start-up got that far."""
         if self._pool is None or self._tokenizer is None:
             raise self._not_ready()
@@ -145,8 +149,12 @@ class InferenceService:
         for job in list(self.jobs):
             job.interrupt(ShuttingDown())
 
+    async def scrape(self) -> bytes:
+        """The metrics of the whole server in Prometheus' text format."""
+        return render(await self.deployment.everyones(self.metrics.snapshot(), DEFINITIONS))
+
     async def stop(self) -> None:
-        """Stop the runners."""
+        """Let go of the runners, which ends them if they are this process's own."""
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
@@ -171,29 +179,15 @@ class InferenceService:
             phase = Readiness(False, what, fraction * CONVERSION_SHARE)
             loop.call_soon_threadsafe(self._set_phase, phase)
 
-        place = await asyncio.to_thread(locate, settings, converting)
-        gpus = assign_gpus(settings, place.gpus_per_replica)
+        def changed() -> None:
+            self._on_change(self.readiness)
+
+        model = await self.deployment.open_model(settings, converting, changed)
         if not settings.served_model_name:
-            self.model_id = place.name
-        tokenizer = await asyncio.to_thread(Tokenizer.load, place.tokenizer_dir, settings.chat_template)
-        self._chat = ChatFormat(tokenizer, settings.tool_parser, settings.reasoning_parser)
-        self._tokenizer = tokenizer
-        self._pool = RunnerPool(
-            [
-                LaunchSpec(
-                    address="",
-                    index=index,
-                    settings=settings.model_dump(mode="json"),
-                    files=place.files(tokenizer),
-                    gpus=visible,
-                    command=place.command,
-                )
-                for index, visible in enumerate(gpus)
-            ],
-            load_timeout=settings.load_timeout,
-            stall_timeout=settings.stall_timeout,
-            on_change=lambda _: self._on_change(self.readiness),
-        )
+            self.model_id = model.name
+        self._chat = ChatFormat(model.tokenizer, settings.tool_parser, settings.reasoning_parser)
+        self._tokenizer = model.tokenizer
+        self._pool = model.pool
         self._pool.start()
 
     def _set_phase(self, phase: Readiness) -> None:

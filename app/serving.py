@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -18,7 +19,7 @@ import uvicorn
 
 from app.api.connection import protocol
 from app.config import Settings
-from app.server import create_app
+from app.server import Application, create_app
 from app.service import InferenceService, Readiness
 from app.telemetry.logs import setup_logging
 
@@ -26,6 +27,8 @@ log = logging.getLogger("app.serve")
 
 SAY_GOODBYE = 5
 """Seconds that responses get to end once they were interrupted."""
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 QUESTION = "What is the capital of South Korea?"
 
 
@@ -114,6 +117,19 @@ def run(settings: Settings) -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file descriptor
     console = Console()
+    workers = settings.http_workers
+    failure = (
+        serve_alone(settings, listener, console) if workers == 1 else supervise(settings, listener, console)
+    )
+    console.end()
+    if failure:
+        say(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
+        return 1
+    return 0
+
+
+def serve_alone(settings: Settings, listener: socket.socket, console: Console) -> str:
+    """Serve from this process. Returns why it cannot go on; empty if it was told to end."""
     announced = False
     failure = ""
 
@@ -126,20 +142,49 @@ def run(settings: Settings) -> int:
             announced = True
             console.update(Readiness(True, "ready", 1.0))
             console.end()
-            announce(listener, server_service)
+            announce(listener, settings, service.model_id)
             spare_collector()
         elif not announced:
             console.update(readiness)
 
     app = create_app(settings, on_change)
-    server_service: InferenceService = app.state.service
-    config = uvicorn.Config(
+    service: InferenceService = app.state.service
+    server = Server(http_config(app, settings), service)
+    server.run(sockets=[listener])
+    return failure
+
+
+def supervise(settings: Settings, listener: socket.socket, console: Console) -> str:
+    """Have HTTP workers serve. Returns why that cannot go on; empty if it was told to end."""
+    from app.workers.supervisor import Supervisor
+
+    listener.setblocking(False)
+    listener.listen(BACKLOG)
+
+    def on_ready(model_id: str) -> None:
+        console.update(Readiness(True, "ready", 1.0))
+        console.end()
+        announce(listener, settings, model_id)
+
+    def on_progress(fraction: float, what: str) -> None:
+        console.update(Readiness(False, what, fraction))
+
+    supervisor = Supervisor(settings, settings.http_workers, listener, on_progress, on_ready)
+    asyncio.run(supervisor.run())
+    return supervisor.failure
+
+
+def http_config(app: Application, settings: Settings) -> uvicorn.Config:
+    """uvicorn's settings."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return uvicorn.Config(
         app,
         loop="uvloop",
         http=protocol(settings.read_timeout),
         access_log=False,
         log_config=None,
         lifespan="on",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=SAY_GOODBYE,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
@@ -148,14 +193,6 @@ def run(settings: Settings) -> int:
         proxy_headers=False,  # nothing asks for the client's address
         ws="none",
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = Server(config, server_service)
-    server.run(sockets=[listener])
-    console.end()
-    if failure:
-        say(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
-        return 1
-    return 0
 
 
 def spare_collector() -> None:
@@ -178,16 +215,16 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def announce(listener: socket.socket, service: InferenceService) -> None:
+def announce(listener: socket.socket, settings: Settings, model_id: str) -> None:
     """Say where the server is and how to try it."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    scheme = "https" if service.settings.tls_certificate else "http"
+    scheme = "https" if settings.tls_certificate else "http"
     url = f"{scheme}://{shown}:{port}"
     message = {"role": "user", "content": QUESTION}
-    body = json.dumps({"model": service.model_id, "messages": [message]})
+    body = json.dumps({"model": model_id, "messages": [message]})
     say(
-        f"\n{service.model_id} is ready on {url}\n\nTry it:\n"
+        f"\n{model_id} is ready on {url}\n\nTry it:\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}\n",
         sys.stdout,
     )

@@ -5,9 +5,9 @@ Without `api_keys_file` nobody is known to be an admin, and nobody may steer.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -15,13 +15,15 @@ from app.api.errors import ApiError
 from app.service import InferenceService
 
 router = APIRouter()
+SHOWN = ("index", "state", "reason", "pid", "sequences")
 
 
 @router.get("/admin/runners")
 async def list_runners(request: Request) -> dict[str, Any]:
     """Each runner: its state, the reason for it, its process and how many sequences it has."""
-    pool = _service(request).pool
-    return {"runners": [asdict(state) for state in pool.runner_states()], "restarts": pool.restarts}
+    report = await _service(request).pool.report()
+    runners: list[dict[str, Any]] = msgspec.to_builtins(report.runners)
+    return {"runners": [{key: one[key] for key in SHOWN} for one in runners], "restarts": report.restarts}
 
 
 @router.post("/admin/runners/{index}/restart", status_code=202)
@@ -29,7 +31,7 @@ async def restart_runner(request: Request, index: int) -> Response:
     """Replace a runner. It takes nothing new, and what runs on it has `drain_timeout` seconds to finish."""
     service = _service(request)
     try:
-        service.pool.restart(index, service.settings.drain_timeout)
+        await service.pool.restart(index, service.settings.drain_timeout)
     except LookupError as error:
         raise ApiError(404, str(error), param="index", code="not_found") from None
     return JSONResponse({"index": index, "status": "restarting"}, 202)

@@ -61,4 +61,4 @@ async def version(request: Request) -> dict[str, str | None]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     service: InferenceService = request.app.state.service
-    return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await service.scrape(), media_type=CONTENT_TYPE_LATEST)

@@ -3,7 +3,9 @@
 from app.pool.admission import Admission, Overloaded, Ticket
 from app.pool.board import Board
 from app.pool.generation import Generation
-from app.pool.pool import PoolError, PoolStatus, RunnerPool, ShuttingDown
+from app.pool.pool import RunnerPool
+from app.pool.sequences import PoolError, SequencePool, ShuttingDown
+from app.pool.state import PoolStatus
 
 __all__ = [
     "Admission",
@@ -13,6 +15,7 @@ __all__ = [
     "PoolError",
     "PoolStatus",
     "RunnerPool",
+    "SequencePool",
     "ShuttingDown",
     "Ticket",
 ]

@@ -122,12 +122,9 @@ class Board:
     def place(self, key: str) -> int | None:
         """The place of a key's count, taken for it if it has none. Under the lock. None: all are in use."""
         digest = _digest(key)
-        keys: bytes = self._keys.tobytes()
-        at = keys.find(digest)
-        while at > 0 and at % _DIGEST:
-            at = keys.find(digest, at + 1)
-        if at >= 0:
-            return at // _DIGEST
+        found: int = self._keys.tobytes().find(digest)
+        if found >= 0:
+            return found // _DIGEST
         first = int.from_bytes(digest) % KEYS
         for place in chain(range(first, KEYS), range(first)):
             if self._open[place * self._rows : (place + 1) * self._rows].tobytes() == self._nothing:

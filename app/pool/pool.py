@@ -1,4 +1,4 @@
-"""`replicas` ModelRunners behind one door: started together, each request sent to the least loaded one.
+"""`replicas` ModelRunners behind one door, started together and kept running.
 
 A runner that dies is started again after a pause that doubles; one that cannot start as configured, or that
 fails `MAX_FAILURES` times in a row without having been ready for `STABLE_AFTER` seconds, is given up.
@@ -12,15 +12,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import zmq
 
-from app.generation import EngineInfo, EngineStats, GenerationRequest
-from app.pool.generation import Generation
+from app.pool.link import LinkEvents, RunnerLink
 from app.pool.runner import Runner
+from app.pool.sequences import SequencePool
+from app.pool.state import RunnerReport, RunnerState
 from app.runner.messages import LaunchSpec
 
 log = logging.getLogger(__name__)
@@ -32,45 +32,7 @@ STABLE_AFTER = 60.0
 STOP_TIMEOUT = 5.0
 
 
-class PoolError(Exception):
-    """No runner can take the request now. `loading`: it will be possible later."""
-
-    def __init__(self, message: str, *, loading: bool) -> None:
-        super().__init__(message)
-        self.loading = loading
-
-
-class ShuttingDown(Exception):  # noqa: N818 - an event, not an error
-    """The server ends before the request does."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """Where the pool stands: `ready` of `total` runners, and why the others are not."""
-
-    ready: int
-    total: int
-    progress: float
-    """Share of the loading that is done, over all runners (0..1)."""
-    reason: str
-    """What is missing, in words; empty when every runner is ready."""
-    failed: bool
-    """No runner is ready and none will be."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerState:
-    """One runner. `state`: starting, loading, ready, stalled, restarting or given_up."""
-
-    index: int
-    state: str
-    reason: str = ""
-    pid: int | None = None
-    sequences: int = 0
-    """Live on it."""
-
-
-class RunnerPool:
+class RunnerPool(SequencePool):
     """Owns the runner processes. `on_change` is called after any of them changed its state."""
 
     def __init__(
@@ -79,9 +41,10 @@ class RunnerPool:
         *,
         load_timeout: float,
         stall_timeout: float,
-        on_change: Callable[[PoolStatus], None],
+        on_change: Callable[[], None],
     ) -> None:
         """`specs`: one for each replica; the pool gives them their addresses."""
+        super().__init__()
         self._specs = specs
         self._stall_timeout = stall_timeout
         self._load_timeout = load_timeout
@@ -92,11 +55,6 @@ class RunnerPool:
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
-        self._counter = 0
-        self._homeless: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
-        self.restarts = 0
-        self.moved = 0
-        """Sequences that began again because their runner was lost."""
 
     @property
     def runners(self) -> list[Runner]:
@@ -104,26 +62,14 @@ class RunnerPool:
         return [runner for runner in self._slots if runner is not None]
 
     @property
-    def info(self) -> EngineInfo | None:
-        """Facts of the engine, the same for every runner; None until one was ready."""
-        for runner in self._slots:
-            if runner is not None and runner.info is not None:
-                return runner.info
-        return None
+    def links(self) -> list[RunnerLink]:
+        return [runner.link for runner in self._slots if runner is not None]
 
-    @property
-    def stats(self) -> EngineStats:
-        """The runners' statistics, added up."""
-        total = EngineStats()
-        for runner in self.runners:
-            for name in EngineStats.__struct_fields__:
-                setattr(total, name, getattr(total, name) + getattr(runner.stats, name))
-        return total
+    def states(self) -> list[RunnerState]:
+        return [self._state_of(index, runner) for index, runner in enumerate(self._slots)]
 
-    @property
-    def live(self) -> int:
-        """Sequences sent to runners, or waiting for one, and not finished."""
-        return sum(runner.load for runner in self.runners) + len(self._homeless)
+    async def report(self) -> RunnerReport:
+        return RunnerReport(self.states(), self.restarts)
 
     def start(self) -> None:
         """Begin to start every runner; returns at once, `on_change` tells the rest."""
@@ -138,149 +84,69 @@ class RunnerPool:
         self._context.destroy(linger=0)
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def new_request_id(self) -> str:
-        """An id that no live sequence of this pool has."""
-        self._counter += 1
-        return str(self._counter)
-
-    def submit(self, requests: list[GenerationRequest]) -> Generation:
-        """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready."""
-        ready = self._ready()
-        if not ready:
-            status = self.status()
-            raise PoolError(status.reason, loading=not status.failed)
-        runner = ready[0] if len(ready) == 1 else min(ready, key=lambda runner: runner.load)
-        generation = Generation((request.request_id for request in requests), self._abort)
-        runner.submit(requests, generation)
-        return generation
-
-    def restart(self, index: int, patience: float) -> None:
-        """Begin to replace a runner: what runs on it gets `patience` seconds, and nothing new comes to it.
-
-        One that was given up is tried again. Raises `LookupError` when there is no such runner.
-        """
+    async def restart(self, index: int, patience: float) -> None:
         if index not in range(len(self._slots)):
             raise LookupError(f"There is no runner {index}; there are {len(self._slots)}.")
         runner = self._slots[index]
         if index in self._given_up:
             del self._given_up[index]
             self._keepers[index] = asyncio.create_task(self._keep(index))
-        elif runner is not None and not runner.retiring:
+        elif runner is not None and not runner.link.retiring:
             task = asyncio.create_task(runner.retire(patience))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def runner_states(self) -> list[RunnerState]:
-        """Each runner as it is now."""
-        return [self._state_of(index) for index in range(len(self._slots))]
-
-    def _state_of(self, index: int) -> RunnerState:
-        runner = self._slots[index]
-        if index in self._given_up:
-            return RunnerState(index, "given_up", self._given_up[index])
-        if runner is None or runner.state == "failed":
-            return RunnerState(index, "starting")
-        state, reason = str(runner.state), ""
-        if runner.retiring:
-            state = "restarting"
-        elif runner.stalled:
-            state, reason = "stalled", runner.stalled
-        elif runner.state != "ready":
-            reason = runner.progress.what
-        return RunnerState(index, state, reason, runner.pid, runner.load)
-
-    def _ready(self) -> list[Runner]:
-        """The runners that take requests; one that is stalled only if all are: it may yet go on."""
-        ready = [
-            runner
-            for runner in self._slots
-            if runner is not None and runner.state == "ready" and not runner.retiring
-        ]
-        return [runner for runner in ready if not runner.stalled] or ready
-
-    def _abort(self, request_ids: list[str]) -> None:
-        """End sequences, wherever they are."""
-        for request_id in request_ids:
-            self._homeless.pop(request_id, None)
+    def heard_quiet(self, address: str, words: str, seconds: float) -> None:
+        """Another process has waited for a result of the runner at `address`; `words` empty: not any more."""
         for runner in self.runners:
-            runner.abort(request_ids)
+            if runner.link.address == address:
+                runner.link.reported = words
+                self._quiet(runner, seconds)
 
-    def _take_over(self, request: GenerationRequest, generation: Generation) -> bool:
-        """Begin a lost sequence again, once: one that ends its runners must not end them all."""
-        if request.request_id in generation.moved:
-            return False
-        generation.moved.add(request.request_id)
-        self._homeless[request.request_id] = request, generation
-        self.moved += 1
-        asyncio.get_running_loop().call_soon(self._house)
-        return True
+    def forget_worker(self, name: str) -> None:
+        """End, on every runner, the sequences of an HTTP worker that is gone."""
+        for runner in self.runners:
+            runner.link.reported = ""  # who else sees it says so again
+            if not runner.ended.is_set():
+                runner.forget_worker(name)
 
-    def _house(self) -> None:
-        """Send what lost its runner to the ones that are ready; give it up when none will be."""
-        status = self.status()
-        ready = self._ready()
-        if not ready and not status.failed:
-            return
-        homeless, self._homeless = self._homeless, {}
-        for request, generation in homeless.values():
-            if ready:
-                min(ready, key=lambda runner: runner.load).submit([request], generation)
-            else:
-                failure = f"no model runner is left: {status.reason}"
-                generation.fail(request.request_id, failure)
+    def _state_of(self, index: int, runner: Runner | None) -> RunnerState:
+        if index in self._given_up:
+            return RunnerState(index=index, state="given_up", reason=self._given_up[index])
+        return RunnerState(index=index, state="starting") if runner is None else runner.state()
 
-    def status(self) -> PoolStatus:
-        """Where the pool stands now."""
-        total = len(self._slots)
-        ready, done, reasons = 0, 0.0, []
-        for index, runner in enumerate(self._slots):
-            if index in self._given_up:
-                reasons.append(f"runner {index} was given up: {self._given_up[index]}")
-            elif runner is None or runner.state == "failed":
-                reasons.append(f"runner {index} is being started")
-            elif runner.retiring:
-                done += 1
-                reasons.append(f"runner {index} is restarted on request")
-            elif runner.stalled:
-                done += 1
-                reasons.append(f"runner {index} is stalled: it {runner.stalled}")
-            elif runner.state == "ready":
-                ready += 1
-                done += 1
-            else:
-                done += runner.progress.fraction
-                reasons.append(f"runner {index} is loading: {runner.progress.what}")
-        failed = len(self._given_up) == total
-        return PoolStatus(ready, total, done / total, "; ".join(reasons), failed)
+    def _heard_quiet(self, link: RunnerLink, seconds: float) -> None:
+        for runner in self.runners:
+            if runner.link is link:
+                self._quiet(runner, seconds)
 
-    def _changed(self, _: Runner | None = None) -> None:
-        if self._homeless:
-            self._house()
-        self._on_change(self.status())
+    def _quiet(self, runner: Runner, seconds: float) -> None:
+        """Replace a runner that has said nothing for too long."""
+        if seconds > self._stall_timeout:
+            runner.kill(f"runner {runner.index} {runner.link.stalled}")
+        self._changed()
+
+    def _changed(self) -> None:
+        self._house()
+        self._on_change()
 
     async def _keep(self, index: int) -> None:
         """Keep one slot of the pool filled with a running runner."""
         failures = 0
         while True:
-            ended = asyncio.Event()
-            loaded = asyncio.Event()
-
-            def changed(runner: Runner, ended: asyncio.Event = ended, loaded: asyncio.Event = loaded) -> None:
-                if runner.state == "ready":
-                    loaded.set()
-                elif runner.state == "failed":
-                    ended.set()
-                self._changed()
-
             address = f"ipc://{self._directory}/runner-{index}-{self.restarts}.sock"
             spec = msgspec.structs.replace(self._specs[index], address=address, index=index)
-            runner = Runner(spec, self._context, self._stall_timeout, changed, self._take_over)
+            loaded = asyncio.Event()
+            link = RunnerLink(
+                index, address, self._context, self._telling(loaded), stall_timeout=self._stall_timeout
+            )
+            runner = Runner(spec, link, self._changed)
             self._slots[index] = runner
             await runner.start()
             started = time.monotonic()
-            reason = await self._wait_for_end(runner, loaded, ended)
+            reason = await self._wait_for_end(runner, loaded)
             await runner.stop(STOP_TIMEOUT)
-            if runner.retiring or (loaded.is_set() and time.monotonic() - started > STABLE_AFTER):
+            if link.retiring or (loaded.is_set() and time.monotonic() - started > STABLE_AFTER):
                 failures = 0
             failures += 1
             self._slots[index] = None
@@ -295,9 +161,19 @@ class RunnerPool:
             await asyncio.sleep(pause)
             self.restarts += 1
 
-    async def _wait_for_end(self, runner: Runner, loaded: asyncio.Event, ended: asyncio.Event) -> str:
-        """Wait until the runner failed or did not load in time; returns the reason."""
-        end = asyncio.create_task(ended.wait())
+    def _telling(self, loaded: asyncio.Event) -> LinkEvents:
+        """The link's events, of which one also says that the runner has loaded."""
+
+        def changed(link: RunnerLink) -> None:
+            if link.state == "ready":
+                loaded.set()
+            self._changed()
+
+        return LinkEvents(changed, self._heard_quiet, self._take_over)
+
+    async def _wait_for_end(self, runner: Runner, loaded: asyncio.Event) -> str:
+        """Wait until the runner ended or did not load in time; returns the reason."""
+        end = asyncio.create_task(runner.ended.wait())
         load = asyncio.create_task(loaded.wait())
         try:
             done, _ = await asyncio.wait(
@@ -307,6 +183,6 @@ class RunnerPool:
                 return f"it did not load within {self._load_timeout:g} s"
             await end
         finally:
-            end.cancel()
-            load.cancel()
+            for task in (end, load):
+                task.cancel()
         return runner.failure.message if runner.failure is not None else "unknown"

@@ -18,6 +18,7 @@ from app.runner.memory import release_free_memory
 from app.runner.messages import (
     STATS_INTERVAL,
     Abort,
+    Detach,
     Failed,
     FromRunner,
     Hello,
@@ -49,6 +50,7 @@ class RunnerLoop:
         self._poller.register(owner_fd, zmq.POLLIN)
         self._state: FromRunner = Loading(0.0, "starting")
         self._workers: dict[bytes, None] = {}
+        self._gone: set[bytes] = set()  # workers that may yet be heard: each sent through a socket of its own
         self._owner: dict[str, bytes] = {}  # live request id -> worker
         self._sent = EngineStats()
         self._stats_due = 0.0
@@ -106,6 +108,8 @@ class RunnerLoop:
             except msgspec.DecodeError as error:
                 log.error("undecodable message of %d bytes dropped: %s", len(frame), error)
                 continue
+            if worker in self._gone:
+                continue
             match message:
                 case Hello():
                     self._workers[worker] = None
@@ -116,6 +120,15 @@ class RunnerLoop:
                     for request_id in request_ids:
                         if engine is not None and request_id in self._owner:
                             engine.abort(request_id)
+                case Detach(name):
+                    self._detach(engine, name.encode())
+
+    def _detach(self, engine: Engine | None, gone: bytes) -> None:
+        self._gone.add(gone)
+        self._workers.pop(gone, None)
+        for request_id, worker in self._owner.items():
+            if worker == gone and engine is not None:
+                engine.abort(request_id)
 
     def _submit(self, engine: Engine | None, worker: bytes, requests: list[GenerationRequest]) -> None:
         refused = []

@@ -28,6 +28,13 @@ class Abort(msgspec.Struct, tag="abort", array_like=True):
     request_ids: list[str]
 
 
+class Detach(msgspec.Struct, tag="detach", array_like=True):
+    """A worker is gone: end its sequences, and take none that may still come from it."""
+
+    worker: str
+    """The ZeroMQ identity it had, which no other gets."""
+
+
 class Loading(msgspec.Struct, tag="loading", array_like=True):
     """The engine is loading: `fraction` (0..1) of it is done, `what` names the present part."""
 
@@ -63,7 +70,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     final: bool
 
 
-ToRunner = Hello | Submit | Abort
+ToRunner = Hello | Submit | Abort | Detach
 FromRunner = Loading | Ready | Outputs | Stats | Failed
 
 CANNOT_START = 3

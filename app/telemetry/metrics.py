@@ -98,6 +98,7 @@ _HTTP = (
     Definition("open_streams", "gauge", "Streams being sent to clients"),
     Definition("requests_not_begun", "gauge", "Sequences without a first output yet"),
     Definition("requests_orphaned", "gauge", "Sequences that no request waits for any more"),
+    Definition("moved_sequences", "counter", "Sequences begun again because their runner was lost"),
 )
 # Every process hears the same of the runners.
 _POOL = (
@@ -112,9 +113,6 @@ _POOL = (
     Definition("runners_ready", "gauge", "ModelRunners that take requests", shared=True),
     Definition("runners", "gauge", "ModelRunners configured", shared=True),
     Definition("runner_restarts", "counter", "Runners started again after a failure", shared=True),
-    Definition(
-        "moved_sequences", "counter", "Sequences begun again because their runner was lost", shared=True
-    ),
     Definition(
         "build_info",
         "gauge",

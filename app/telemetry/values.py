@@ -123,3 +123,12 @@ def merged(snapshots: Iterable[Snapshot], definitions: Mapping[str, Definition])
                     before.value += series.value
                     before.buckets = [a + b for a, b in zip(before.buckets, series.buckets, strict=True)]
     return {name: list(known.values()) for name, known in result.items()}
+
+
+def totals(snapshot: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
+    """What stays of a process that is gone: what it counted, not what it had, nor what others see as well."""
+    return {
+        name: every
+        for name, every in snapshot.items()
+        if definitions[name].kind != "gauge" and not definitions[name].shared
+    }

@@ -45,7 +45,7 @@ async def create_response(request: Request) -> Response:
     check_model(service, body.model)
     _check(body)
     headers = ignored_params(body)
-    before = _history(store, body.previous_response_id)
+    before = await _history(store, body.previous_response_id)
     own = to_messages(body.input)
     messages = before + own
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
@@ -55,7 +55,8 @@ async def create_response(request: Request) -> Response:
         job = start_chat(request, chat, conversation, started)
     except (InvalidRequest, ValidationError) as error:
         raise _in_own_terms(error, len(instructions) + len(before)) from None
-    stored = Stored(new_response(body, service.model_id), _input_items(body.input), messages)
+    answer = new_response(body, store.new_id(), service.model_id)
+    stored = Stored(answer, _input_items(body.input), messages)
     run = _Run(job, ResponseWriter(stored.response), store if body.store is not False else None, stored)
     if body.background:
         return run.in_background(headers)
@@ -80,14 +81,14 @@ async def create_response(request: Request) -> Response:
 async def get_response(request: Request, response_id: str) -> ResponseObject:
     """A stored answer as it stands."""
     store: ResponseStore = request.app.state.responses
-    return ResponseObject.model_validate(store.get(response_id).response)
+    return ResponseObject.model_validate((await store.get(response_id)).response)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, response_id: str) -> InputItems:
     """What a stored answer was given."""
     store: ResponseStore = request.app.state.responses
-    items = store.get(response_id).input_items
+    items = (await store.get(response_id)).input_items
     ids = [item["id"] for item in items] or [None]
     return InputItems(data=items, first_id=ids[0], last_id=ids[-1])
 
@@ -96,7 +97,7 @@ async def list_input_items(request: Request, response_id: str) -> InputItems:
 async def delete_response(request: Request, response_id: str) -> ResponseDeleted:
     """Forget a stored answer; if it is still being generated, that ends."""
     store: ResponseStore = request.app.state.responses
-    store.delete(response_id)
+    await store.delete(response_id)
     return ResponseDeleted(id=response_id)
 
 
@@ -104,13 +105,9 @@ async def delete_response(request: Request, response_id: str) -> ResponseDeleted
 async def cancel_response(request: Request, response_id: str) -> ResponseObject:
     """End an answer that is generated in the background."""
     store: ResponseStore = request.app.state.responses
-    stored = store.get(response_id)
-    if not stored.response["background"]:
+    if not (await store.get(response_id)).response["background"]:
         raise InvalidRequest("Only a response with background: true can be cancelled.", "response_id")
-    if stored.task is not None:
-        stored.task.cancel()
-        await asyncio.gather(stored.task, return_exceptions=True)
-    return ResponseObject.model_validate(stored.response)
+    return ResponseObject.model_validate((await store.cancel(response_id)).response)
 
 
 class _Run(JobStream):
@@ -234,10 +231,10 @@ def _frames(events: list[StreamEvent]) -> bytes:
     )
 
 
-def _history(store: ResponseStore, previous: str | None) -> list[dict[str, Any]]:
+async def _history(store: ResponseStore, previous: str | None) -> list[dict[str, Any]]:
     if previous is None:
         return []
-    stored = store.get(previous, "previous_response_id")
+    stored = await store.get(previous, "previous_response_id")
     if stored.response["status"] not in ("completed", "incomplete"):
         raise InvalidRequest(
             f"Response '{previous}' is {stored.response['status']}: there is nothing to go on from.",

@@ -147,10 +147,10 @@ class ResponseWriter:
         return {**self.response, "output": [dict(item) for item in self._output]}
 
 
-def new_response(body: ResponsesRequest, model: str) -> JsonObject:
+def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonObject:
     """The response object before anything is generated."""
     return {
-        "id": f"resp_{uuid.uuid4().hex}",
+        "id": response_id,
         "object": "response",
         "created_at": int(time.time()),
         "completed_at": None,

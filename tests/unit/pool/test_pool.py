@@ -29,7 +29,10 @@ async def pool(
 ) -> AsyncIterator[tuple[RunnerPool, list[PoolStatus]]]:
     history: list[PoolStatus] = []
     subject = RunnerPool(
-        [launch or spec()] * replicas, load_timeout=30.0, stall_timeout=30.0, on_change=history.append
+        [launch or spec()] * replicas,
+        load_timeout=30.0,
+        stall_timeout=30.0,
+        on_change=lambda: history.append(subject.status()),
     )
     subject.start()
     try:
@@ -110,7 +113,7 @@ def test_least_loaded_runner_is_chosen() -> None:
     async def test() -> None:
         async with pool(replicas=2) as (subject, _):
             generations = [subject.submit([request(subject, 4000)]) for _ in range(6)]
-            assert [runner.load for runner in subject.runners] == [3, 3]
+            assert [link.load for link in subject.links] == [3, 3]
             for generation in generations:
                 generation.close()
 
@@ -141,24 +144,24 @@ def test_killed_runner_fails_its_requests_and_comes_back() -> None:
 def test_restart_lets_what_runs_finish_and_sends_nothing_new() -> None:
     async def test() -> None:
         async with pool(2) as (subject, _):
-            before = [state.pid for state in subject.runner_states()]
+            before = [state.pid for state in subject.states()]
             generation = subject.submit([request(subject, 60)])
-            (busy,) = [state.index for state in subject.runner_states() if state.sequences]
-            subject.restart(busy, 10.0)
+            (busy,) = [state.index for state in subject.states() if state.sequences]
+            await subject.restart(busy, 10.0)
             await asyncio.sleep(0.05)
-            assert subject.runner_states()[busy].state == "restarting"
+            assert subject.states()[busy].state == "restarting"
             others = [subject.submit([request(subject)]) for _ in range(4)]
-            assert subject.runner_states()[1 - busy].sequences == 4
+            assert subject.states()[1 - busy].sequences == 4
             outputs = await drain(generation)
             assert outputs[-1].finish_reason == "length"
             for other in others:
                 await drain(other)
             await until(lambda: subject.restarts == 1 and subject.status().ready == 2)
-            after = [state.pid for state in subject.runner_states()]
+            after = [state.pid for state in subject.states()]
             assert after[busy] != before[busy]
             assert after[1 - busy] == before[1 - busy]
             with pytest.raises(LookupError, match="no runner 2"):
-                subject.restart(2, 1.0)
+                await subject.restart(2, 1.0)
 
     run(test())
 
@@ -168,7 +171,7 @@ def test_restart_does_not_wait_for_ever() -> None:
         async with pool() as (subject, _):
             generation = subject.submit([request(subject, 4000)])
             await arrival(generation)
-            subject.restart(0, 0.2)
+            await subject.restart(0, 0.2)
             await asyncio.sleep(0.05)
             with pytest.raises(PoolError, match="restarted on request"):
                 subject.submit([request(subject)])
