@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-READY_WITHIN, STOP_WITHIN, MEMORY_WITHIN = 900.0, 60.0, 60.0  # seconds
+READY_WITHIN, STOP_WITHIN, KILLED_WITHIN, MEMORY_WITHIN = 900.0, 60.0, 10.0, 60.0  # seconds
+Process = tuple[int, str]
+"""Its id and its time of start: ids are used again."""
 MEMORY_SLACK = 512
 """MiB more than before a server that count as given back."""
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -120,8 +122,8 @@ def gpu_memory() -> int:
     return sum(int(value) for value in nvidia_smi("memory.used") if value.strip().isdigit())
 
 
-def living() -> dict[tuple[int, str], tuple[int, int]]:
-    """Every process that is no zombie: its id and time of start, its parent and its group."""
+def living() -> dict[Process, tuple[int, int]]:
+    """Every process that is no zombie, with the ids of its parent and its group."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -131,9 +133,9 @@ def living() -> dict[tuple[int, str], tuple[int, int]]:
     return found
 
 
-def family(leader: int) -> set[tuple[int, str]]:
+def family(leader: int) -> set[Process]:
     """The living processes of `leader`'s group, and all that descend from one of them."""
-    every, pids, found = living(), {leader}, set[tuple[int, str]]()
+    every, pids, found = living(), {leader}, set[Process]()
     while more := {
         one
         for one, (parent, group) in every.items()
@@ -144,19 +146,29 @@ def family(leader: int) -> set[tuple[int, str]]:
     return found
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server with all of its processes, those too that have a session of their own."""
-    mine = family(process.pid)
+def stop(process: subprocess.Popen[bytes], known: set[Process]) -> None:
+    """End a server with all of its processes; those `known` may have lost their parent by now."""
+    mine = known | family(process.pid)
+
+    def gone(within: float) -> bool:
+        deadline = time.monotonic() + within
+        while left := process.poll() is None or mine & living().keys():
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return not left
+
+    ended = False
     try:
         process.terminate()
-        deadline = time.monotonic() + STOP_WITHIN
-        while (process.poll() is None or mine & living().keys()) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        ended = gone(STOP_WITHIN)
     finally:  # too slow, or interrupted once more
-        for pid, _ in (mine | family(process.pid)) & living().keys():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+        if not ended:
+            mine |= family(process.pid)
+            for pid, _ in mine & living().keys():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            gone(KILLED_WITHIN)
 
 
 def wait_until_ready(side: Side, process: subprocess.Popen[bytes], url: str, log: Path) -> float:
@@ -189,13 +201,16 @@ def started(side: Side, model: str, *, dummy: bool, log: Path) -> Iterator[Serve
             stderr=output,
             start_new_session=True,
         )
+    known: set[Process] = set()
     try:
-        yield Server(process, command, url, wait_until_ready(side, process, url, log))
+        seconds = wait_until_ready(side, process, url, log)
+        known = family(process.pid)
+        yield Server(process, command, url, seconds)
         if process.poll() is not None:
             text = tail(log.read_text(errors="replace"))
             raise Failure(f"{side.name} ended while it was measured; the end of its log:\n{text}")
     finally:
-        stop(process)
+        stop(process, known)
     deadline = time.monotonic() + MEMORY_WITHIN
     while (after := gpu_memory()) > before + MEMORY_SLACK and time.monotonic() < deadline:
         time.sleep(0.5)
