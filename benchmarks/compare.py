@@ -1,0 +1,268 @@
+"""This server beside another, one after the other on one machine, under the same load from the same client.
+
+    python benchmarks/compare.py --model DIR [--peer-python PYTHON] [--order both] [--json FILE] [-- FLAGS]
+
+Each is started on DIR with random weights (`--real-weights`: those of DIR) and no prefix caching, driven by
+`trtllm-openai bench` at each concurrency, and gone, with its GPU memory, before the next one starts. FLAGS
+are more flags of this server. `--order both` has every server twice (peer, ours, ours, peer), and the table
+shows every run. `--peer-client` adds the same loads by the peer's own client, on both servers: where that
+tells another story, the clients differ and not the servers. `--peer self` is the control, this server in the
+peer's place: how far its ratios are from 1 is the noise of the method.
+
+Needs only the standard library and this repository. Status 1: a server did not come up or a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
+
+EXTRA = '{"ignore_eos": true, "temperature": 0}'
+Load = dict[str, int]
+"""concurrency, requests, and input and output tokens of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One load by one client. Times in milliseconds; None where the client saw none."""
+
+    start: int
+    """Which server it was, counted from 1."""
+    server: str
+    client: str
+    concurrency: int
+    tokens_per_s: float
+    errors: dict[str, int]
+    said: Any
+    """All that the client said."""
+    tpot_p50: float | None = None
+    ttft_p50: float | None = None
+    ttft_p99: float | None = None
+    itl_p99: float | None = None
+
+
+def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
+    """Both outputs of a client, however it ended."""
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def read_bench(row: dict[str, Any]) -> dict[str, Any]:
+    """What `bench` measured, from a load of its JSON."""
+    result = {"tokens_per_s": row["output_tokens_per_s"], "errors": row["errors"], "said": row}
+    for name, percentile in (("tpot", "p50"), ("ttft", "p50"), ("ttft", "p99"), ("itl", "p99")):
+        result[f"{name}_{percentile}"] = row[name] and 1000 * row[name][percentile]
+    return result
+
+
+def read_vllm(text: str) -> dict[str, Any]:
+    """What vLLM's client measured, from what it printed; empty without a result."""
+    found = dict(re.findall(r"^([A-Z][^:\n]*): +([\d.]+) *$", text, re.MULTILINE))
+    if "Output token throughput (tok/s)" not in found:
+        return {}
+    failed = int(found.get("Failed requests", 0))
+    result = {"tokens_per_s": float(found["Output token throughput (tok/s)"]), "said": found}
+    result["errors"] = {"failed": failed} if failed else {}
+    for name, label in (("tpot_p50", "Median TPOT"), ("ttft_p50", "Median TTFT"), ("ttft_p99", "P99 TTFT")):
+        result[name] = float(found[f"{label} (ms)"])
+    return {**result, "itl_p99": float(found["P99 ITL (ms)"])}
+
+
+class Comparison:
+    """The runs so far of what the command line asks for."""
+
+    def __init__(self, arguments: argparse.Namespace, flags: list[str], scratch: Path) -> None:
+        self._arguments = arguments
+        self._scratch = scratch
+        own = arguments.peer == "self"
+        env = dict(os.environ)
+        path = {} if arguments.peer_path is None else {"PYTHONPATH": arguments.peer_path}
+        self.ours = Side("ours", OURS, sys.executable, ROOT, env, flags)
+        # elsewhere than here: directories of this repository must not shadow the peer's modules
+        where = ROOT if own else scratch
+        kind, more = PEERS[arguments.peer], flags if own else []
+        self.peer = Side(arguments.peer, kind, arguments.peer_python, where, env | path, more)
+        self.runs: list[Run] = []
+        self.servers: list[dict[str, Any]] = []
+
+    def check(self) -> None:
+        """Whether the peer is there at all, before minutes are spent on ours. Raises `Failure`."""
+        python, module = self.peer.python, self.peer.kind.module
+        code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        try:
+            done = subprocess.run([python, "-c", code], cwd=self.peer.cwd, env=self.peer.env)
+        except OSError as error:
+            raise Failure(f"--peer-python: {python} cannot be run: {error.strerror}") from None
+        if done.returncode:
+            raise Failure(f"{python} has no {module}: --peer-python and --peer-path say where it is")
+
+    def measure(self, side: Side) -> None:
+        """Start a server, drive it, stop it. Raises `Failure`."""
+        arguments, number = self._arguments, len(self.servers) + 1
+        log = self._scratch / f"{number}.log"
+        with started(side, arguments.model, dummy=not arguments.real_weights, log=log) as server:
+            version = (get(f"{server.url}/version") or b"").decode(errors="replace")
+            print(f"{number}. {side.name} {version}: ready after {server.seconds:.1f} s", flush=True)
+            told = {"server": side.name, "version": version, "ready_s": server.seconds}
+            self.servers.append({**told, "command": server.command})
+            for client in ("bench", arguments.peer) if arguments.peer_client else ("bench",):
+                for load in arguments.loads:
+                    if server.process.poll() is None:
+                        self._drive(number, side.name, server, client, load)
+
+    def _drive(self, number: int, name: str, server: Server, client: str, load: Load) -> None:
+        if client == "bench":
+            result, text = self._bench(server.url, load)
+        else:
+            words = {"url": server.url, "model": self._arguments.model, **load}
+            text = run(self.peer.command(self.peer.kind.client, **words), self.peer.cwd, self.peer.env)
+            result = read_vllm(text)
+        if not result:
+            print(f"{client} gave no result; the end of what it said:\n{tail(text)}", file=sys.stderr)
+            result = {"tokens_per_s": 0.0, "errors": {"no result": load["requests"]}, "said": text}
+        done = Run(number, name, client, load["concurrency"], **result)
+        self.runs.append(done)
+        errors = f", errors: {done.errors}" if done.errors else ""
+        print(f"   {client} at {done.concurrency}: {done.tokens_per_s:.0f} tok/s{errors}", flush=True)
+
+    def _bench(self, url: str, load: Load) -> tuple[dict[str, Any], str]:
+        file = self._scratch / "bench.json"
+        file.unlink(missing_ok=True)
+        flags = ["--url", url, "--model", "m", "--warmup", "2", "--extra", EXTRA, "--json", str(file)]
+        flags += ["--concurrency", str(load["concurrency"]), "--requests", str(load["requests"])]
+        flags += ["--input-tokens", str(load["input"]), "--output-tokens", str(load["output"])]
+        text = run([sys.executable, "-m", "app", "bench", *flags], ROOT, self.ours.env)
+        return (read_bench(json.loads(file.read_text())["loads"][0]) if file.exists() else {}), text
+
+
+def table(heads: str, rows: list[list[str]]) -> str:
+    """Markdown; `heads` have | between them."""
+    lines = [" | ".join(row) for row in rows]
+    return "\n".join(f"| {line} |" for line in (heads, " | ".join(["---"] * (heads.count("|") + 1)), *lines))
+
+
+def number_of(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def every_run(runs: list[Run]) -> str:
+    """A line for each run, those of the same load together."""
+    rows = []
+    for one in sorted(runs, key=lambda one: (one.client != "bench", one.concurrency, one.start)):
+        values = (one.tokens_per_s, one.tpot_p50, one.ttft_p50, one.ttft_p99, one.itl_p99)
+        errors = ", ".join(f"{kind}: {count}" for kind, count in one.errors.items()) or "none"
+        what = [one.client, str(one.concurrency), f"{one.start}. {one.server}"]
+        rows.append([*what, *map(number_of, values), errors])
+    times = "median TPOT, ms | p50 TTFT, ms | p99 TTFT, ms | p99 ITL, ms"
+    return table(f"client | at once | server | output tok/s | {times} | errors", rows)
+
+
+def ratio(ours: Run, peer: Run, name: str) -> str:
+    """No number where a request failed: the others had an easier time."""
+    if ours.errors or peer.errors:
+        return "errors"
+    mine, other = getattr(ours, name), getattr(peer, name)
+    return f"{mine / other:.2f}" if mine and other else "-"
+
+
+def ratios(runs: list[Run], peer: str) -> str:
+    """Ours over the peer's for each load; a number for each two servers that ran one after the other."""
+    rows = []
+    for client, level in dict.fromkeys((one.client, one.concurrency) for one in runs):
+        here = [one for one in runs if (one.client, one.concurrency) == (client, level)]
+        mine, others = ([one for one in here if one.server == name] for name in ("ours", peer))
+        pairs = list(zip(mine, others, strict=False))  # the last may lack its other half
+        names = ("tokens_per_s", "tpot_p50", "ttft_p50")
+        values = [", ".join(ratio(*pair, name) for pair in pairs) or "-" for name in names]
+        rows.append([client, str(level), *values])
+    return table(f"client | at once | ours / {peer}: output tok/s | median TPOT | p50 TTFT", rows)
+
+
+def positive(text: str) -> list[int]:
+    """`1,16,64`. Raises ValueError."""
+    found = [int(word) for word in text.split(",")]
+    if min(found) <= 0:
+        raise ValueError(text)
+    return found
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What is asked for, its `loads` among it, and the flags after `--`."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="After --: flags of ours.")
+    parser.add_argument("--model", required=True, help="its directory")
+    parser.add_argument("--real-weights", action="store_true", help="read them; default: random ones")
+    parser.add_argument("--peer", default="vllm", choices=PEERS)
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="default: this one")
+    parser.add_argument("--peer-path", metavar="PYTHONPATH", help="of the peer, in place of this one")
+    parser.add_argument("--peer-client", action="store_true", help="the loads by the peer's client as well")
+    parser.add_argument("--order", default="peer-first", choices=["peer-first", "ours-first", "both"])
+    parser.add_argument("--concurrency", type=positive, default=[1, 16, 64, 256], metavar="N,N,...")
+    how_many = "of each; default: 4 x concurrency, 3 x from 256 on, at least 6"
+    parser.add_argument("--requests-per", type=positive, metavar="N,N,...", help=how_many)
+    parser.add_argument("--input-tokens", type=int, default=512, metavar="N")
+    parser.add_argument("--output-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen")
+    arguments = parser.parse_args(argv[:cut])
+    levels = arguments.concurrency
+    counts = arguments.requests_per or [max(6, (4 if level < 256 else 3) * level) for level in levels]
+    if len(counts) != len(levels):
+        parser.error("--requests-per: it must have as many numbers as --concurrency")
+    if Path(arguments.model).is_dir():
+        arguments.model = str(Path(arguments.model).resolve())
+    elif arguments.peer != "self":
+        parser.error(f"--model: {arguments.model} is no directory, and {arguments.peer} needs one")
+    if arguments.peer_client and not PEERS[arguments.peer].client:
+        parser.error(f"--peer-client: {arguments.peer} has no client of its own")
+    shape = {"input": arguments.input_tokens, "output": arguments.output_tokens}
+    pairs = zip(levels, counts, strict=True)
+    arguments.loads = [{"concurrency": level, "requests": count, **shape} for level, count in pairs]
+    return arguments, argv[cut + 1 :]
+
+
+def main(argv: list[str]) -> int:
+    arguments, flags = parse(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: no server may stay behind
+    gpus, failure = nvidia_smi("name"), ""
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Comparison(arguments, flags, Path(scratch))
+        order = [whole.ours, whole.peer] if arguments.order == "ours-first" else [whole.peer, whole.ours]
+        try:
+            whole.check()
+            for side in order + order[::-1] if arguments.order == "both" else order:
+                whole.measure(side)
+        except (Failure, KeyboardInterrupt) as error:
+            failure = str(error) or "interrupted"
+    if whole.runs:
+        shape = f"{arguments.input_tokens} tokens in, {arguments.output_tokens} out"
+        print(f"\n{', '.join(gpus) or 'no GPU'}; {arguments.model}, {shape}\n\n{every_run(whole.runs)}")
+        print(f"\n{ratios(whole.runs, arguments.peer)}")
+    if arguments.json is not None:
+        result = {"gpus": gpus, "settings": vars(arguments) | {"flags": flags}, "servers": whole.servers}
+        result |= {"runs": [asdict(one) for one in whole.runs], "failure": failure}
+        arguments.json.write_text(json.dumps(result, indent=2, default=str) + "\n")
+    if failure:
+        print(failure, file=sys.stderr)
+    return 1 if failure or any(one.errors for one in whole.runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

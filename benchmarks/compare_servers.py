@@ -1,0 +1,220 @@
+"""The servers of a comparison: how each kind is started, waited for and ended, with all of its processes.
+
+One at a time. Linux only: processes are found in /proc.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_WITHIN, STOP_WITHIN, KILLED_WITHIN, MEMORY_WITHIN = 900.0, 60.0, 10.0, 60.0  # seconds
+Process = tuple[int, str]
+"""Its id and its time of start: ids are used again."""
+MEMORY_SLACK = 512
+"""MiB more than before a server that count as given back."""
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of server: what follows `python`, word by word, with {names} to fill in."""
+
+    module: str
+    """What its Python must be able to import."""
+    start: str
+    dummy: str
+    """Added for random weights."""
+    health: str
+    """Answers 200 once it is ready."""
+    client: str = ""
+    """Its own load test; empty without one."""
+
+
+OURS = Kind(
+    module="app",
+    start="-m app serve --engine torch --model {model} --port {port} --served-model-name m "
+    "--torch.enable-prefix-caching false",
+    dummy="--torch.load-format dummy",
+    health="/health/ready",
+)
+PEERS = {
+    "vllm": Kind(
+        module="vllm",
+        start="-m vllm.entrypoints.cli.main serve {model} --port {port} --served-model-name m "
+        "--max-model-len 8192 --gpu-memory-utilization 0.7 --no-enable-prefix-caching "
+        "--disable-uvicorn-access-log",
+        dummy="--load-format dummy",
+        health="/health",
+        client="-m vllm.entrypoints.cli.main bench serve --backend vllm --base-url {url} --model m "
+        "--tokenizer {model} --dataset-name random --max-concurrency {concurrency} --num-prompts {requests} "
+        "--random-input-len {input} --random-output-len {output} --ignore-eos --temperature 0",
+    ),
+    "self": OURS,
+}
+
+
+class Failure(Exception):  # noqa: N818 - ends the comparison, not an error of this program
+    """What is wrong, for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two that are compared, and how its Python is run."""
+
+    name: str
+    kind: Kind
+    python: str
+    cwd: Path
+    env: dict[str, str]
+    flags: list[str]
+
+    def command(self, words: str, **values: object) -> list[str]:
+        """Of a kind's `start` or `client`, filled in."""
+        return [self.python, *(word.format(**values) for word in words.split())]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is ready, `seconds` after it was started."""
+
+    process: subprocess.Popen[bytes]
+    command: list[str]
+    url: str
+    seconds: float
+
+
+def get(url: str) -> bytes | None:
+    """The body, if the answer is a 200."""
+    try:
+        with OPENER.open(url, timeout=5) as answer:
+            return bytes(answer.read())
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def tail(text: str, lines: int = 40) -> str:
+    """The end of a log, indented."""
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+
+
+def nvidia_smi(query: str) -> list[str]:
+    """A value for each GPU; empty where there is no nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def gpu_memory() -> int:
+    """MiB in use on all GPUs."""
+    return sum(int(value) for value in nvidia_smi("memory.used") if value.strip().isdigit())
+
+
+def living() -> dict[Process, tuple[int, int]]:
+    """Every process that is no zombie, with the ids of its parent and its group."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text(errors="replace").rsplit(")", 1)[1].split()
+            if fields[0] != "Z":
+                found[int(path.parent.name), fields[19]] = int(fields[1]), int(fields[2])
+    return found
+
+
+def family(leader: int) -> set[Process]:
+    """The living processes of `leader`'s group, and all that descend from one of them."""
+    every, pids, found = living(), {leader}, set[Process]()
+    while more := {
+        one
+        for one, (parent, group) in every.items()
+        if one not in found and (one[0] == leader or group == leader or parent in pids)
+    }:
+        found |= more
+        pids |= {pid for pid, _ in more}
+    return found
+
+
+def stop(process: subprocess.Popen[bytes], known: set[Process]) -> None:
+    """End a server with all of its processes; those `known` may have lost their parent by now."""
+    mine = known | family(process.pid)
+
+    def gone(within: float) -> bool:
+        deadline = time.monotonic() + within
+        while left := process.poll() is None or mine & living().keys():
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return not left
+
+    ended = False
+    try:
+        process.terminate()
+        ended = gone(STOP_WITHIN)
+    finally:  # too slow, or interrupted once more
+        if not ended:
+            mine |= family(process.pid)
+            for pid, _ in mine & living().keys():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            gone(KILLED_WITHIN)
+
+
+def wait_until_ready(side: Side, process: subprocess.Popen[bytes], url: str, log: Path) -> float:
+    """Seconds it took. Raises `Failure`."""
+    began = time.monotonic()
+    while get(url + side.kind.health) is None:
+        status, waited = process.poll(), time.monotonic() - began
+        if status is not None or waited > READY_WITHIN:
+            what = f"was not ready in {waited:.0f} s" if status is None else f"ended with status {status}"
+            raise Failure(f"{side.name} {what}; the end of its log:\n{tail(log.read_text(errors='replace'))}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+@contextmanager
+def started(side: Side, model: str, *, dummy: bool, log: Path) -> Iterator[Server]:
+    """A server that is ready. At the end it is gone, and its GPU memory is free again. Raises `Failure`."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = f"{side.kind.start} {side.kind.dummy if dummy else ''}"
+    command, url = side.command(words, model=model, port=port) + side.flags, f"http://127.0.0.1:{port}"
+    before = gpu_memory()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=side.cwd,
+            env=side.env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    known: set[Process] = set()
+    try:
+        seconds = wait_until_ready(side, process, url, log)
+        known = family(process.pid)
+        yield Server(process, command, url, seconds)
+        if process.poll() is not None:
+            text = tail(log.read_text(errors="replace"))
+            raise Failure(f"{side.name} ended while it was measured; the end of its log:\n{text}")
+    finally:
+        stop(process, known)
+    deadline = time.monotonic() + MEMORY_WITHIN
+    while (after := gpu_memory()) > before + MEMORY_SLACK and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if after > before + MEMORY_SLACK:
+        raise Failure(
+            f"{side.name} is gone, but {after} MiB of GPU memory are in use; it was {before} before"
+        )
