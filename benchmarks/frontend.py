@@ -1,6 +1,6 @@
 """What the HTTP side costs, with an engine that costs nothing: CPU per token and per request, pauses, memory.
 
-    python benchmarks/frontend.py [--check] [--record]
+    python benchmarks/frontend.py [--check | --record | --workers N]
 
 The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is
 that of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the
@@ -9,6 +9,9 @@ the best of several repeats, since whatever else a machine does can only add to 
 
 `--check` is the short form for continuous integration: ratios to the floor against those of
 `frontend_budget.json`, which hold on any machine; more than 20 % above them fails. `--record` writes them.
+
+`--workers N` measures instead what one HTTP worker passes on and what N do, in turn, with as many streams,
+runners and client processes for each of them; it says something where there are cores for all.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,12 +62,13 @@ class Server:
 
 
 @contextmanager
-def ours(itl: float = ITL, ttft: float = 0.0) -> Iterator[Server]:
-    """This server, one HTTP worker."""
+def ours(itl: float = ITL, ttft: float = 0.0, workers: int = 1) -> Iterator[Server]:
+    """This server, with a runner for each HTTP worker."""
     flags = ["--engine", "synthetic", "--log-level", "warning", "--port", "0", "--synthetic.ttft", str(ttft)]
     flags += ["--synthetic.itl", str(itl), "--synthetic.max-seq-len", "65536"]
     flags += ["--synthetic.max-batch-size", "8192", "--limits.max-waiting-requests", "100000"]
     flags += ["--limits.max-waiting-tokens", "100000000"]
+    flags += ["--workers", str(workers), "--replicas", str(workers)]
     with _started([sys.executable, "-m", "app", "serve", *flags], r"is ready on http://\S+:(\d+)") as server:
         yield server
 
@@ -154,18 +158,22 @@ def pauses(server: Server, repeats: int) -> dict[str, float]:
     return best
 
 
-def most_tokens(streams: int) -> tuple[float, float]:
-    """Tokens/s that one worker delivers as fast as the engine makes them, and that engine's pace."""
+def most_tokens(streams: int, workers: int = 1) -> tuple[float, float]:
+    """Tokens/s that HTTP workers deliver as fast as the engine makes them, and that engine's pace.
+
+    `streams` for each worker.
+    """
     held = (0.0, 0.0)
-    for itl in (0.02, 0.014, 0.01, 0.008, 0.006, 0.005, 0.004):
-        pace = streams / itl
-        with ours(itl) as server, Load(server.port) as load:
-            load.hold(streams, TEXT, {**STREAM, "max_tokens": 20000})
+    for itl in (0.01, 0.008, 0.006, 0.005, 0.004, 0.0033, 0.0027, 0.0022, 0.0018):
+        pace = streams * workers / itl
+        with ours(itl, workers=workers) as server, ExitStack() as stack:
+            loads = [stack.enter_context(Load(server.port)) for _ in range(workers)]
+            for load in loads:
+                load.hold(streams, TEXT, {**STREAM, "max_tokens": 50000})
             time.sleep(0.5)
-            before, began = load.frames(), time.monotonic()
+            before, began = sum(load.frames() for load in loads), time.monotonic()
             time.sleep(3.0)
-            rate = (load.frames() - before) / (time.monotonic() - began)
-            load.drop()
+            rate = (sum(load.frames() for load in loads) - before) / (time.monotonic() - began)
         if rate > held[0]:
             held = rate, pace
         if rate < 0.9 * pace:
@@ -258,6 +266,15 @@ def report() -> None:
     _print(rows)
 
 
+def scaling(workers: int) -> None:
+    """What several workers hold over what one does; twice, alternating."""
+    rows = []
+    for _ in range(2):
+        one, many = most_tokens(256)[0], most_tokens(256, workers)[0]
+        rows.append((f"tok/s, 1 and {workers} workers: {one:.0f}, {many:.0f}", f"{many / one:.2f} x", ""))
+    _print(rows)
+
+
 def _print(rows: list[tuple[str, str, str]]) -> None:
     print(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
     print("| what | measured | at most |\n|---|---|---|")
@@ -269,7 +286,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare the ratios with the budget")
     parser.add_argument("--record", action="store_true", help="write the budget")
+    parser.add_argument("--workers", type=int, metavar="N", help="compare N HTTP workers with one")
     arguments = parser.parse_args()
+    if arguments.workers:
+        scaling(arguments.workers)
+        return 0
     if arguments.check or arguments.record:
         return check(arguments.record)
     report()

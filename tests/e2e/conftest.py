@@ -40,6 +40,10 @@ class RunningServer:
         assert values, f"{name} is not in /metrics"
         return sum(map(float, values))
 
+    def processes(self, module: str) -> list[int]:
+        """Process ids of its children that run this module: app.runner or app.workers."""
+        return [pid for pid in children(self.process.pid) if module in _command(pid)]
+
     def wait(self, condition: Callable[[], bool], patience: float) -> float:
         """Poll until `condition` holds; returns the seconds it took."""
         started = time.monotonic()
@@ -60,6 +64,13 @@ def children(pid: int) -> list[int]:
         if int(fields[1]) == pid and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _collect(stream: IO[str] | None, lines: list[str]) -> threading.Thread:

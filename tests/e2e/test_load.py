@@ -1,6 +1,7 @@
 """Many clients at once, clients that leave, and the end of the server."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -131,9 +132,6 @@ def test_live_streams_finish_on_sigterm() -> None:
 
 
 def test_killed_runner_is_an_error_event_and_the_server_recovers() -> None:
-    import os
-    import subprocess
-
     with (
         serve("--engine", "synthetic", "--synthetic.itl", "0.05") as running,
         ThreadPoolExecutor(1) as thread,
@@ -150,14 +148,7 @@ def test_killed_runner_is_an_error_event_and_the_server_recovers() -> None:
 
         result = thread.submit(read)
         running.wait(lambda: running.metric("requests_running") == 1, patience=10)
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(running.process.pid)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        runner = int(children.stdout.split()[0])
-        os.kill(runner, signal.SIGKILL)
+        os.kill(running.processes("app.runner")[0], signal.SIGKILL)
         last = json.loads(result.result()[-1].removeprefix("data: "))
         assert last["error"]["type"] == "server_error"
         running.wait(lambda: httpx.get(running.url + "/health/ready").status_code == 200, patience=30)

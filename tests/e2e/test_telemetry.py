@@ -282,7 +282,9 @@ def test_without_the_settings_there_is_none_of_it(receiver: Receiver) -> None:
     said = "".join(server.stderr)
     assert SECRET not in said
     (line,) = [line for line in server.stderr if "request_id=plain" in line]
-    expected = rf"INFO +http app.access: request request_id=plain method=POST path={CHAT} status=200 ms=\S+"
+    expected = (
+        rf"INFO +http\S* app.access: request request_id=plain method=POST path={CHAT} status=200 ms=\S+"
+    )
     assert re.search(expected + r" prompt_tokens=\d+ completion_tokens=6 finish_reason=length ttft_ms=", line)
 
 

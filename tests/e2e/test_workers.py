@@ -20,17 +20,8 @@ FLAGS = ("--engine", "synthetic", "--workers", "2", "--replicas", "2", "--synthe
 LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "stream": True}
 
 
-def processes(server: RunningServer, module: str) -> list[int]:
-    """The server's children that run this module."""
-    return [
-        pid
-        for pid in children(server.process.pid)
-        if module in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    ]
-
-
 def workers(server: RunningServer) -> list[int]:
-    return processes(server, "app.workers")
+    return server.processes("app.workers")
 
 
 def connections(server: RunningServer, pid: int) -> int:
@@ -180,14 +171,14 @@ def test_bounds_hold_for_all_workers_together(tmp_path: Path) -> None:
         for _ in range(4):
             listed = httpx.get(f"{server.url}/admin/runners", headers=bearer["admin"]).json()
             assert [one["state"] for one in listed["runners"]] == ["ready", "ready"]
-            assert {one["pid"] for one in listed["runners"]} == set(processes(server, "app.runner"))
+            assert {one["pid"] for one in listed["runners"]} == set(server.processes("app.runner"))
         missing = httpx.post(f"{server.url}/admin/runners/7/restart", headers=bearer["admin"])
         assert missing.status_code == 404
-        before = set(processes(server, "app.runner"))
+        before = set(server.processes("app.runner"))
         assert httpx.post(f"{server.url}/admin/runners/1/restart", headers=bearer["admin"]).status_code == 202
         server.wait(lambda: server.metric("runner_restarts_total") == 1, 30)
         server.wait(lambda: server.metric("runners_ready") == 2, 30)
-        assert len(before & set(processes(server, "app.runner"))) == 1
+        assert len(before & set(server.processes("app.runner"))) == 1
 
 
 def test_a_worker_that_dies_takes_only_its_own_requests_along(
@@ -224,7 +215,7 @@ def test_a_worker_that_dies_takes_only_its_own_requests_along(
 
 def test_a_runner_that_dies_is_replaced_for_every_worker(server: RunningServer) -> None:
     restarts = server.metric("runner_restarts_total")
-    os.kill(processes(server, "app.runner")[0], signal.SIGKILL)
+    os.kill(server.processes("app.runner")[0], signal.SIGKILL)
     server.wait(lambda: server.metric("runner_restarts_total") == restarts + 1, 20)
     server.wait(lambda: server.metric("runners_ready") == 2, 20)
     for _ in range(8):

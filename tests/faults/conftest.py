@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import ROOT, RunningServer, children, serve
+from tests.e2e.conftest import ROOT, RunningServer, serve
 
 HOOKS = Path(__file__).parent / "hooks"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -37,7 +37,7 @@ class Victim:
 
     def runners(self) -> list[int]:
         """Process ids of the runners."""
-        return [pid for pid in children(self.server.process.pid) if "app.runner" in _command(pid)]
+        return self.server.processes("app.runner")
 
     def fault(self, kind: str) -> None:
         """Have the next engine step fail."""
@@ -203,10 +203,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         width = max(len(name) for name, _ in OUTCOMES)
         for name, text in OUTCOMES:
             terminalreporter.write_line(f"{name:<{width}}  {text}")
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
