@@ -16,7 +16,7 @@ from app.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the model is, what clients call it, and what one runner of it takes."""
+    """Where the model is, what clients call it, and what one runner of it takes: 0 GPUs, if it needs none."""
 
     model_dir: Path
     tokenizer_dir: Path
@@ -38,7 +38,7 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
         dummy = settings.engine == "torch" and settings.torch.load_format == "dummy"
         model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting, weights=not dummy)
         name = checkpoints.display_name(settings.model, model_dir)
-        each = 1
+        each = 0  # what computes on no GPU takes none from the others, however few there are
         if settings.engine == "torch" and settings.torch.device != "cpu":
             each = settings.torch.tensor_parallel_size
         elif settings.engine == "tensorrt_llm_pytorch":

@@ -163,7 +163,7 @@ def most_tokens(streams: int, workers: int = 1) -> tuple[float, float]:
 
     `streams` for each worker.
     """
-    held = (0.0, 0.0)
+    held, missed = (0.0, 0.0), 0
     for itl in (0.01, 0.008, 0.006, 0.005, 0.004, 0.0033, 0.0027, 0.0022, 0.0018):
         pace = streams * workers / itl
         with ours(itl, workers=workers) as server, ExitStack() as stack:
@@ -176,7 +176,8 @@ def most_tokens(streams: int, workers: int = 1) -> tuple[float, float]:
             rate = (sum(load.frames() for load in loads) - before) / (time.monotonic() - began)
         if rate > held[0]:
             held = rate, pace
-        if rate < 0.9 * pace:
+        missed += rate < 0.9 * pace
+        if missed == 2:  # one alone may be the machine's
             break
     return held
 

@@ -13,9 +13,11 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES for each replica, None to leave it as it is.
 
-    Where no GPUs are known of and none were asked for, nothing is assigned: the engine may not need any.
-    Raises `ConfigError` if the GPUs do not suffice.
+    Where none are needed, or none are known of and none were asked for, nothing is assigned. Raises
+    `ConfigError` if the GPUs do not suffice.
     """
+    if not per_replica:
+        return [None] * settings.replicas
     gpus = settings.gpus if settings.gpus is not None else _visible()
     if not gpus and settings.gpus is None and settings.gpus_per_replica is None:
         return [None] * settings.replicas

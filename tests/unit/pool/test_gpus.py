@@ -29,6 +29,14 @@ def test_too_few_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         assigned(1, gpus=["0", "0"])
 
 
+def test_an_engine_without_gpus_has_as_many_replicas_as_it_likes(
+    monkeypatch: pytest.MonkeyPatch, demo_dir: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    settings = Settings(model=str(demo_dir), engine="synthetic", replicas=3)
+    assert assign_gpus(settings, locate(settings, lambda *_: None).gpus_per_replica) == [None] * 3
+
+
 def test_without_gpus_nothing_is_assigned_unless_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
@@ -43,7 +51,7 @@ def test_without_gpus_nothing_is_assigned_unless_asked(
     assert assigned(1, replicas=2) == ["0", "1"]
 
 
-@pytest.mark.parametrize(("device", "each"), [("auto", 3), ("cpu", 1)])
+@pytest.mark.parametrize(("device", "each"), [("auto", 3), ("cpu", 0)])
 def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, each: int) -> None:
     settings = Settings(
         model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)  # type: ignore[arg-type]
