@@ -20,6 +20,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from app.cores import usable_cores
+
 ENV_PREFIX = "TRTLLM_OPENAI_"
 DEFAULT_FILE = Path("config.yaml")
 
@@ -271,7 +273,7 @@ class Settings(BaseSettings):
     @property
     def http_workers(self) -> int:
         """The number of HTTP processes in force."""
-        return self.workers or min(max(len(os.sched_getaffinity(0)) // 8, 1), 8)
+        return self.workers or min(max(usable_cores() // 8, 1), 8)
 
     @property
     def cache_path(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import resource
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from app.checkpoints import CheckpointError
 from app.config import ConfigError, Settings
+from app.cores import usable_cores
 from app.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from app.place import locate
 from app.pool.gpus import assign_gpus
@@ -141,7 +141,7 @@ def _torch(settings: Settings) -> Finding:
     if settings.torch.device == "cuda" and not cuda:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         return Finding("torch", f"{torch.__version__}, {built}", "install a CUDA build of torch and a driver")
-    where = torch.cuda.get_device_name() if cuda else f"{len(os.sched_getaffinity(0))} CPU cores"
+    where = torch.cuda.get_device_name() if cuda else f"{usable_cores()} CPU cores"
     return Finding("torch", f"{torch.__version__} on {where}")
 
 

@@ -10,15 +10,18 @@ import logging
 import resource
 import shlex
 import socket
+import ssl
 import sys
 import time
 import types
+from pathlib import Path
 from typing import TextIO
 
 import uvicorn
 
+from app.api.auth import Keys
 from app.api.connection import protocol
-from app.config import Settings
+from app.config import ConfigError, Settings
 from app.server import Application, create_app
 from app.service import InferenceService, Readiness
 from app.telemetry.logs import setup_logging
@@ -103,7 +106,8 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit status."""
+    """Serve until SIGTERM or SIGINT. Returns the exit status. Raises `ConfigError` at first."""
+    check_files(settings)
     setup_logging(settings.log_level, "http", settings.log_format)
     try:
         listener = bind(settings.host, settings.port)
@@ -126,6 +130,20 @@ def run(settings: Settings) -> int:
         say(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
         return 1
     return 0
+
+
+def check_files(settings: Settings) -> None:
+    """Read the files that every HTTP process will read. Raises `ConfigError` naming the setting."""
+    if settings.api_keys_file:
+        Keys(Path(settings.api_keys_file).expanduser())
+    if settings.tls_key and not settings.tls_certificate:
+        raise ConfigError("tls_key: it needs tls_certificate")
+    if settings.tls_certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
+        except OSError as error:  # ssl's own errors too
+            raise ConfigError(f"tls_certificate, tls_key: they cannot be used: {error}") from None
 
 
 def serve_alone(settings: Settings, listener: socket.socket, console: Console) -> str:

@@ -107,8 +107,7 @@ class RunnerPool(SequencePool):
         """End, on every runner, the sequences of an HTTP worker that is gone."""
         for runner in self.runners:
             runner.link.reported = ""  # who else sees it says so again
-            if not runner.ended.is_set():
-                runner.forget_worker(name)
+            runner.forget_worker(name)
 
     def _state_of(self, index: int, runner: Runner | None) -> RunnerState:
         if index in self._given_up:

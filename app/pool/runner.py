@@ -127,7 +127,8 @@ class Runner:
 
     def forget_worker(self, name: str) -> None:
         """Have the runner end the sequences of an HTTP worker that is gone."""
-        self.link.send(Detach(name))
+        if self._watcher is not None and not self.ended.is_set():  # else it has none
+            self.link.send(Detach(name))
 
     async def stop(self, patience: float) -> None:
         """End the process: politely, then, after `patience` seconds, the whole group by force."""

@@ -86,6 +86,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_end)
         keepers = [asyncio.create_task(self._keep(row)) for row in range(len(self._workers))]
+        for keeper in keepers:
+            keeper.add_done_callback(self._kept)
         opening = asyncio.create_task(self._open())
         await self._over.wait()
         self._end_workers()
@@ -96,6 +98,11 @@ class Supervisor:
         self._listener.close()
         if self._model is not None:
             await self._model.pool.stop()
+
+    def _kept(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            log.error("an HTTP worker is not looked after any more", exc_info=error)
+            self._fail(f"HTTP workers cannot be started: {error}")
 
     def _told_to_end(self) -> None:
         if self._draining:

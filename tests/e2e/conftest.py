@@ -96,7 +96,7 @@ def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = Non
     started = time.monotonic()
     try:
         while not server.url:
-            found = re.search(r"is ready on (http://\S+)", "".join(server.stdout))
+            found = re.search(r"is ready on (https?://\S+)", "".join(server.stdout))
             if found:
                 server.url = found[1]
                 break

@@ -264,4 +264,7 @@ def test_a_wrong_keys_file_is_said_once_and_ends_the_server(tmp_path: Path) -> N
         serve(*FLAGS, "--api-keys-file", str(file)),
     ):
         raise AssertionError("it serves")
-    assert re.search(r"line 1: it must be NAME SCOPES SHA256", str(caught.value))
+    said = str(caught.value)
+    assert re.findall(r"api_keys_file: .*", said) == [
+        f"api_keys_file: {file}, line 1: it must be NAME SCOPES SHA256"
+    ]

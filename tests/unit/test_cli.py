@@ -91,3 +91,19 @@ def test_generate_on_the_fake_executor_is_the_recipe(
 def test_errors(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == status
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tls-certificate", "/absent.pem"], "tls_certificate, tls_key: they cannot be used"),
+        (["--tls-certificate", __file__], "tls_certificate, tls_key: they cannot be used"),
+        (["--tls-key", __file__], "tls_key: it needs tls_certificate"),
+        (["--api-keys-file", "/absent"], "api_keys_file: "),
+    ],
+)
+def test_files_that_cannot_be_used_are_told_before_anything_starts(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--engine", "synthetic", "--port", "0", *flags]) == 2
+    assert said in capsys.readouterr().err

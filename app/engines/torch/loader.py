@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from app.config import ConfigError, TorchSettings
+from app.cores import usable_cores
 from app.engines.base import Progress
 from app.engines.torch.batch import BatchBuilder
 from app.engines.torch.engine import TorchEngine, cache_blocks
@@ -79,7 +79,7 @@ def load_rank(
     dtype = choose_dtype(settings.dtype, device)
     limits = make_limits(settings, device)
     if device.type == "cpu":
-        threads = settings.threads or len(os.sched_getaffinity(0))
+        threads = settings.threads or usable_cores()
         torch.set_num_threads(max(1, threads // ranks.size))
     max_seq_len = _max_seq_len(config, settings)
     if meet is not None:
