@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 
 from app.config import ConfigError, Settings
+from app.http_server import Server, http_config, say, spare_collector
 from app.server import create_app
 from app.service import InferenceService, Readiness
-from app.serving import Server, http_config, say, spare_collector
 from app.telemetry.logs import setup_logging
 from app.workers.acceptor import Acceptor
 from app.workers.channel import read_blocking
