@@ -98,12 +98,17 @@ class Runner:
             file = Path(self._spec.address.removeprefix("ipc://")).with_suffix(".json")
             file.write_bytes(encoded)
             command += ["--spec", str(file)]
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env=environment,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env=environment,
+            )
+        except OSError as error:
+            self.link.failure = Failed(f"runner {self.index} could not be started: {error}", final=False)
+            self.ended.set()
+            return
         assert self._process.stdin is not None
         if not self._spec.command:
             self._process.stdin.write(encoded)

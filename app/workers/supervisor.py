@@ -179,14 +179,16 @@ class Supervisor:
         """Keep one row filled with a running worker."""
         failures = 0
         while not self._over.is_set():
-            worker = WorkerProcess(self._begin(row), self._hear, self._answer)
-            self._workers[row] = worker
-            status = await worker.run(self._attached)
+            worker = self._workers[row] = WorkerProcess(self._begin(row), self._hear, self._answer)
+            try:
+                status = await worker.run(self._attached)
+                how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            except OSError as error:
+                status, how = 1, f"could not be started: {error}"
             self._forget(row, worker)
             if self._over.is_set():
                 return
             failures = 1 if worker.ready else failures + 1
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
             if status == CANNOT_SERVE or failures >= MAX_FAILURES:
                 self._fail(f"an HTTP worker {how}")
                 return
@@ -208,6 +210,8 @@ class Supervisor:
 
     def _attached(self, worker: WorkerProcess) -> None:
         """Tell a new worker what the others know."""
+        if self._over.is_set():
+            worker.signal(signal.SIGTERM)
         if self._model is None:
             worker.channel.tell(self._converting)
         else:

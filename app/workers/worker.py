@@ -77,10 +77,7 @@ class Worker:
         return Model(opened.name, tokenizer, directory, self._pool)
 
     async def everyones(self, own: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
-        try:
-            return await self._channel.ask(WantMetrics(), Snapshot)
-        except Unanswered:
-            return own
+        return await self._ask_owner(WantMetrics(), Snapshot)  # a part of them would look like a restart
 
     def answer_for_stored(self, answer: StoredAnswer) -> None:
         self._stored = answer
@@ -109,7 +106,7 @@ class Worker:
         try:
             return await self._channel.ask(question, kind)
         except Unanswered:
-            raise PoolError("The supervisor of the runners does not answer.", loading=True) from None
+            raise PoolError("the supervisor does not answer", loading=True) from None
 
     async def _listen(self) -> None:
         await self._channel.run()

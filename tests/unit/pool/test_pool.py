@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.config import Settings
 from app.generation import GenerationRequest, SamplingParams, StepOutput
 from app.pool import Generation, PoolError, PoolStatus, RunnerPool
+from app.pool import pool as pool_module
 from app.runner.engines import ModelFiles
 from app.runner.messages import LaunchSpec
 
@@ -191,6 +193,19 @@ def test_runner_that_cannot_start_is_given_up_with_its_reason() -> None:
             with pytest.raises(PoolError) as caught:
                 subject.submit([request(subject)])
             assert not caught.value.loading
+
+    run(test())
+
+
+def test_runner_whose_command_is_missing_is_given_up_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "FIRST_BACKOFF", 0.01)
+
+    async def test() -> None:
+        launch = msgspec.structs.replace(spec(), command=("/absent/mpirun", "-n", "2"))
+        async with pool(launch=launch, wait=False) as (subject, _):
+            await until(lambda: subject.status().failed)
+            assert "could not be started" in subject.status().reason
+            assert "/absent/mpirun" in subject.status().reason
 
     run(test())
 
