@@ -75,7 +75,6 @@ class Supervisor:
         self._model: Model[RunnerPool] | None = None
         self._converting = Converting(0.0, "starting")
         self._gone: Snapshot = {}  # what workers counted that are no more
-        self._draining = False
         self._over = asyncio.Event()
         self.failure = ""
         """Why the server cannot go on; empty if it ended because it was told to."""
@@ -105,14 +104,12 @@ class Supervisor:
             self._fail(f"HTTP workers cannot be started: {error}")
 
     def _told_to_end(self) -> None:
-        if self._draining:
+        if self._over.is_set():
             self._end_workers()  # once more: in a hurry
-        self._draining = True
         self._over.set()
 
     def _fail(self, why: str) -> None:
         self.failure = self.failure or why
-        self._draining = True
         self._over.set()
 
     def _end_workers(self) -> None:
