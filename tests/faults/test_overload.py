@@ -16,7 +16,7 @@ from tests.e2e.conftest import ROOT, serve
 
 Say = Callable[[str], None]
 ENGINE = os.environ.get("OVERLOAD_ENGINE", "synthetic")
-SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "6"))
+SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "4"))
 BATCH, TOKENS = 16, 40
 PLACES = "24"
 """Sequences that may wait: at a capacity of 36 requests a second less than a second's worth."""

@@ -20,8 +20,8 @@ from app.engines.torch.linear import padded_rows
 from app.runner.loop import IDLE_POLL_MS
 from tests.faults.conftest import CHAT, TEXT, Start, Victim
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "12"))
-WARM_UP = max(8.0, SECONDS / 10)
+SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
+WARM_UP = max(6.0, SECONDS / 10)
 CLIENTS = 8
 MOST_ROWS = 900  # of a step, with these prompts
 ALLOWED_SHARE, ALLOWED_BYTES = 0.01, 5 * 2**20
