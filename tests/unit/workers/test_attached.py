@@ -69,8 +69,8 @@ def test_each_hears_of_its_own_sequences() -> None:
                 outputs = await drain(generation)
                 assert {output.request_id for output in outputs} == mine
                 assert sum(len(output.token_ids) for output in outputs) == 40
-            await until(lambda: first.stats.generated_tokens == second.stats.generated_tokens == 80)
-            assert owner.pool.stats.generated_tokens == 80
+            for pool in (owner.pool, first, second):
+                await until(lambda pool=pool: pool.stats.generated_tokens == 80)
 
     run(test())
 
