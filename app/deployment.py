@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 from app.config import Settings
 from app.launch import Model, launch
 from app.pool import SequencePool
 from app.pool.board import Board
-from app.telemetry.values import Definition, Snapshot
+from app.telemetry.values import Snapshot
 
 Operation = Literal["get", "delete", "cancel"]
 StoredAnswer = Callable[[Operation, str], Awaitable[bytes | None]]
@@ -38,8 +38,8 @@ class Deployment(Protocol):
         called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
         """
 
-    async def everyones(self, own: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
-        """The metrics of all HTTP processes; `own` are this one's."""
+    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+        """The metrics of all HTTP processes; `own` gives this one's."""
 
     def answer_for_stored(self, answer: StoredAnswer) -> None:
         """From now on, have other processes' questions about stored responses answered."""
@@ -63,8 +63,8 @@ class Alone:
     ) -> Model[SequencePool]:
         return await launch(settings, converting, on_change)
 
-    async def everyones(self, own: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
-        return own
+    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+        return own()
 
     def answer_for_stored(self, answer: StoredAnswer) -> None:
         """Nobody asks."""

@@ -18,7 +18,7 @@ from app.config import ConfigError, Settings
 from app.deployment import Alone, Deployment
 from app.generation import EngineInfo, EngineStats
 from app.pool import Admission, PoolError, PoolStatus, SequencePool, ShuttingDown
-from app.telemetry.metrics import DEFINITIONS, Metrics, PoolSnapshot, render
+from app.telemetry.metrics import Metrics, PoolSnapshot, render
 from app.telemetry.traces import make_tracer
 from app.text.tokenizer import Tokenizer
 
@@ -151,7 +151,7 @@ class InferenceService:
 
     async def scrape(self) -> bytes:
         """The metrics of the whole server in Prometheus' text format."""
-        return render(await self.deployment.everyones(self.metrics.snapshot(), DEFINITIONS))
+        return render(await self.deployment.everyones(self.metrics.snapshot))
 
     async def stop(self) -> None:
         """Let go of the runners, which ends them if they are this process's own."""

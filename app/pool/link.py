@@ -124,9 +124,9 @@ class RunnerLink:
         while self._receive_one():  # what it sent before its end still counts
             pass
         self._socket.close()
-        self.fail_live(message, lost=lost)
+        self._fail_live(message, lost=lost)
 
-    def fail_live(self, message: str, *, lost: bool) -> None:
+    def _fail_live(self, message: str, *, lost: bool) -> None:
         """End every live sequence with this error, but for those that are taken over."""
         live, self._generations = self._generations, {}
         untold, self._untold = self._untold, {}

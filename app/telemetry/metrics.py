@@ -197,10 +197,6 @@ class Metrics:
             snapshot["build_info"] = [Series(list(pool.build), 1)]
         return snapshot
 
-    def render(self) -> bytes:
-        """This process alone in the text exposition format."""
-        return render(self.snapshot())
-
     def _number(self, name: str) -> Number:
         metric = self._own[name] = Number()
         return metric

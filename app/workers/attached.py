@@ -77,6 +77,7 @@ class AttachedPool(SequencePool):
                     stall_timeout=self._stall_timeout,
                     worker=self._worker,
                 )
+                self._links = dict(sorted(self._links.items()))
                 link.open()
             if link is not None:
                 link.retiring = state.state == "restarting"

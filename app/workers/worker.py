@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from app.launch import Model
 from app.pool import PoolError, SequencePool
 from app.pool.board import Board
 from app.pool.state import RunnerReport
-from app.telemetry.values import Definition, Snapshot
+from app.telemetry.values import Snapshot
 from app.text.tokenizer import Tokenizer
 from app.workers.attached import AttachedPool
 from app.workers.channel import Channel, Unanswered
@@ -76,7 +76,7 @@ class Worker:
         tokenizer = await asyncio.to_thread(Tokenizer.load, directory, settings.chat_template)
         return Model(opened.name, tokenizer, directory, self._pool)
 
-    async def everyones(self, own: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
+    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
         return await self._ask_owner(WantMetrics(), Snapshot)  # a part of them would look like a restart
 
     def answer_for_stored(self, answer: StoredAnswer) -> None:

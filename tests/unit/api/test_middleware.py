@@ -12,7 +12,7 @@ from app.api.auth import Keys, make_key
 from app.api.errors import ApiError
 from app.api.middleware import RequestLayer, clean_path
 from app.config import Settings
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import Metrics, render
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def call(
 def test_body_limit(headers: dict[str, str], chunks: list[bytes], status: int) -> None:
     sent, metrics = call(headers, chunks)
     assert sent[0]["status"] == status
-    assert f'status="{status}"}} 1.0' in metrics.render().decode()
+    assert f'status="{status}"}} 1.0' in render(metrics.snapshot()).decode()
 
 
 @pytest.mark.parametrize(

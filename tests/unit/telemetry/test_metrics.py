@@ -43,7 +43,7 @@ def values(text: bytes) -> dict[str, float]:
 
 
 def test_buckets_include_their_bound_and_are_cumulative() -> None:
-    found = values(filled().render())
+    found = values(render(filled().snapshot()))
     name = f"{PREFIX}time_to_first_token_seconds"
     assert found[f"{name}_bucket{{le=0.025}}"] == 0
     assert found[f"{name}_bucket{{le=0.05}}"] == 1
@@ -71,7 +71,7 @@ def test_processes_add_up_but_what_all_see_counts_once() -> None:
 
 
 def test_names_of_vllm() -> None:
-    found = values(filled().render())
+    found = values(render(filled().snapshot()))
     ours = "{model_name=m}"
     assert found[f"vllm:num_requests_running{ours}"] == 3
     assert found[f"vllm:num_requests_waiting{ours}"] == 2
@@ -92,7 +92,7 @@ def test_every_metric_is_exposed_with_its_unit_and_description() -> None:
     metrics = filled()
     metrics.rejected.labels("queue_full").inc()
     metrics.cancelled.labels("timeout").inc()
-    text = metrics.render().decode()
+    text = render(metrics.snapshot()).decode()
     for name, definition in DEFINITIONS.items():
         shown = PREFIX + name + ("_total" if definition.kind == "counter" else "")
         assert f"# HELP {shown} {definition.help}\n" in text
@@ -112,7 +112,7 @@ def test_the_page_has_every_metric_and_no_other() -> None:
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    text = filled().render().decode()
+    text = render(filled().snapshot()).decode()
     exposed = set(re.findall(r"^(\w+?)(?:\{.*\})? \S+$", text, re.MULTILINE))
     exposed |= {f"{PREFIX}{name}_total" for name in ("rejected", "cancelled")}  # without series as yet
     panels = json.loads((ROOT / "docker" / "grafana" / "dashboard.json").read_text())["panels"]

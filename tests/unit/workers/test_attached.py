@@ -188,6 +188,7 @@ def test_a_restart_on_request_sends_nothing_new() -> None:
             assert second.links[index].load == 0
             assert (await drain(held))[-1].finish_reason == "length"
             await until(lambda: first.restarts == 1 and first.status().ready == 2)
+            assert [link.index for link in first.links] == [0, 1]
             for generation in more:
                 generation.close()
 
