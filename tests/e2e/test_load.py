@@ -137,17 +137,23 @@ def test_killed_runner_is_an_error_event_and_the_server_recovers() -> None:
         ThreadPoolExecutor(1) as thread,
     ):
 
+        begun = threading.Event()  # before its first token a sequence is moved, and nobody sees an error
+
         def read() -> list[str]:
+            lines = []
             with httpx.stream(
                 "POST",
                 running.url + TEXT,
                 json={"prompt": "x", "max_tokens": 500, "stream": True},
                 timeout=60,
             ) as response:
-                return [line for line in response.iter_lines() if line]
+                for line in filter(None, response.iter_lines()):
+                    lines.append(line)
+                    begun.set()
+            return lines
 
         result = thread.submit(read)
-        running.wait(lambda: running.metric("requests_running") == 1, patience=10)
+        assert begun.wait(10)
         os.kill(running.processes("app.runner")[0], signal.SIGKILL)
         last = json.loads(result.result()[-1].removeprefix("data: "))
         assert last["error"]["type"] == "server_error"
