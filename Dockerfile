@@ -27,7 +27,7 @@ COPY app app
 RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt \
     && pip install --no-cache-dir --constraint /tmp/pins.txt \
        'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'pydantic-settings[yaml]>=2.6,<3' \
-       'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'pyzmq>=26,<28' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
+       'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
        'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' \
     && pip install --no-cache-dir --no-deps . \
     && rm /tmp/pins.txt

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import zmq
-
+from app.framing import FramedSocket
 from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 from app.pool.generation import Generation
 from app.runner.messages import (
     Abort,
     Failed,
     FromRunner,
-    Hello,
     Loading,
     Outputs,
     Ready,
@@ -28,11 +26,10 @@ from app.runner.messages import (
 )
 
 State = Literal["starting", "loading", "ready"]
-MESSAGES_AT_ONCE = 16
+ATTACH_POLL = 0.02
+"""Seconds between two tries to reach a runner that does not listen yet."""
 STALLED_SHARE = 0.25
 """Of the stall timeout, after which a silent runner counts as stalled; at the end of it, it is replaced."""
-# As plain integers: arithmetic with pyzmq's flags costs more than the calls.
-EVENTS, POLLIN, NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +45,9 @@ class LinkEvents:
 
 
 class RunnerLink:
-    """Talks to the runner that binds `address`, whoever started it."""
+    """Talks to the runner that listens at `address`, whoever started it."""
 
-    def __init__(
-        self,
-        index: int,
-        address: str,
-        context: zmq.Context[zmq.Socket[bytes]],
-        events: LinkEvents,
-        *,
-        stall_timeout: float,
-        worker: str = "",
-    ) -> None:
-        """`worker`: the name under which the runner knows this end; no two may have the same."""
+    def __init__(self, index: int, address: str, events: LinkEvents, *, stall_timeout: float) -> None:
         self.index = index
         self.address = address
         self.state: State = "starting"
@@ -69,7 +56,8 @@ class RunnerLink:
         self.stats = EngineStats()
         self.failure: Failed | None = None
         """Why it ends, in its own words."""
-        self.failed = asyncio.Event()
+        self.ended = asyncio.Event()
+        """All that the runner said has come, and no more will."""
         self.retiring = False
         """It is asked to end, and takes nothing new."""
         self.reported = ""
@@ -82,20 +70,20 @@ class RunnerLink:
         self._stall_timeout = stall_timeout
         self._progressed = 0.0  # when a result was last seen, or the first request sent
         self._loop = asyncio.get_running_loop()
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.set_hwm(0)
-        self._socket.linger = 0
-        self._socket.reconnect_ivl = 20  # ms; the address exists once the process has bound it
-        if worker:
-            self._socket.setsockopt_string(zmq.IDENTITY, worker)
+        self._socket: FramedSocket | None = None
         self._generations: dict[str, Generation] = {}
         self._untold: dict[str, GenerationRequest] = {}  # nothing of theirs was sent to the client yet
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def load(self) -> int:
         """Live sequences that were sent through this link."""
         return len(self._generations)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the runner can be heard."""
+        return self._socket is not None
 
     @property
     def takes_requests(self) -> bool:
@@ -109,21 +97,19 @@ class RunnerLink:
 
     def open(self) -> None:
         """Attach to the runner; it may come into being later."""
-        self._socket.connect(self.address)
-        self._loop.add_reader(self._socket, self._receive)
-        self.send(Hello())
-        self._watch = asyncio.create_task(self._watch_progress())
+        self._tasks = [asyncio.create_task(self._attach()), asyncio.create_task(self._watch_progress())]
 
     def close(self, message: str, *, lost: bool) -> None:
         """Detach. What is live ends with this error, or is taken over if its runner was `lost`."""
-        if self._socket.closed:
-            return
-        if self._watch is not None:
-            self._watch.cancel()
-        self._loop.remove_reader(self._socket)
-        while self._receive_one():  # what it sent before its end still counts
-            pass
-        self._socket.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            while self._receive_some(self._socket):  # what it sent before its end still counts
+                pass
+            self._socket.close()
+            self._socket = None
         self._fail_live(message, lost=lost)
 
     def _fail_live(self, message: str, *, lost: bool) -> None:
@@ -143,7 +129,7 @@ class RunnerLink:
         for request in requests:
             self._generations[request.request_id] = generation
             self._untold[request.request_id] = request
-        self.send(Submit(requests))
+        self._send(Submit(requests))
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""
@@ -153,31 +139,38 @@ class RunnerLink:
             request_id for request_id in request_ids if self._generations.pop(request_id, None) is not None
         ]
         if known and self.state == "ready":
-            self.send(Abort(known))
+            self._send(Abort(known))
 
-    def send(self, message: ToRunner) -> None:
-        """Send; without a high-water mark it never blocks."""
-        self._socket.send(encode(message))
-        # The descriptor tells of a change only once, and this call may have been the one that saw it.
-        if int(self._socket.getsockopt(EVENTS)) & POLLIN:
-            self._loop.call_soon(self._receive)
+    def _send(self, message: ToRunner) -> None:
+        """Send to a runner that was heard; never waits."""
+        if self._socket is not None:
+            self._socket.send(encode(message))
+            if self._socket.blocked:
+                self._loop.add_writer(self._socket.fileno(), self._flush, self._socket)
 
-    def _receive(self) -> None:
+    def _flush(self, end: FramedSocket) -> None:
+        end.flush()
+        if not end.blocked:
+            self._loop.remove_writer(end.fileno())
+
+    async def _attach(self) -> None:
+        while (end := FramedSocket.connect(self.address)) is None:  # noqa: ASYNC110 - another process listens
+            await asyncio.sleep(ATTACH_POLL)
+        self._socket = end
+        self._loop.add_reader(end.fileno(), self._receive, end)
+
+    def _receive(self, end: FramedSocket) -> None:
         """Handle what has come; a part of it, if it is much, so that others have their turn."""
-        for _ in range(MESSAGES_AT_ONCE):
-            if not self._receive_one():
-                return
-        self._loop.call_soon(self._receive)
+        self._receive_some(end)
+        if end.gone:
+            self._loop.remove_reader(end.fileno())
+            self.ended.set()
 
-    def _receive_one(self) -> bool:
-        if self._socket.closed:
-            return False
-        try:
-            frame = self._socket.recv(NOBLOCK)
-        except zmq.Again:
-            return False
-        self._handle(decode_from_runner(frame))
-        return True
+    def _receive_some(self, end: FramedSocket) -> bool:
+        bodies = end.receive()
+        for body in bodies:
+            self._handle(decode_from_runner(body))
+        return bool(bodies)
 
     def _handle(self, message: FromRunner) -> None:
         match message:
@@ -197,7 +190,6 @@ class RunnerLink:
                 self._set_state("ready")
             case Failed():
                 self.failure = message
-                self.failed.set()
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
         """Give each delta to its generation, then have each generation's consumer called, once."""

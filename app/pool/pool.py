@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from app.pool.link import LinkEvents, RunnerLink
 from app.pool.runner import Runner
@@ -49,7 +48,6 @@ class RunnerPool(SequencePool):
         self._stall_timeout = stall_timeout
         self._load_timeout = load_timeout
         self._on_change = on_change
-        self._context = zmq.Context()
         self._directory = Path(tempfile.mkdtemp(prefix="trtllm-openai-"))  # mode 0700
         self._slots: list[Runner | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
@@ -81,7 +79,6 @@ class RunnerPool(SequencePool):
             task.cancel()
         await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
         await asyncio.gather(*(runner.stop(STOP_TIMEOUT) for runner in self.runners))
-        self._context.destroy(linger=0)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def restart(self, index: int, patience: float) -> None:
@@ -101,28 +98,23 @@ class RunnerPool(SequencePool):
         for runner in self.runners:
             if runner.link.address == address:
                 runner.link.reported = words
-                self._quiet(runner, seconds)
+                self._quiet(runner.link, seconds)
 
-    def forget_worker(self, name: str) -> None:
-        """End, on every runner, the sequences of an HTTP worker that is gone."""
+    def forget_reports(self) -> None:
+        """Others' words about runners count no more, for who said them may be gone; the rest say so again."""
         for runner in self.runners:
-            runner.link.reported = ""  # who else sees it says so again
-            runner.forget_worker(name)
+            runner.link.reported = ""
 
     def _state_of(self, index: int, runner: Runner | None) -> RunnerState:
         if index in self._given_up:
             return RunnerState(index=index, state="given_up", reason=self._given_up[index])
         return RunnerState(index=index, state="starting") if runner is None else runner.state()
 
-    def _heard_quiet(self, link: RunnerLink, seconds: float) -> None:
-        for runner in self.runners:
-            if runner.link is link:
-                self._quiet(runner, seconds)
-
-    def _quiet(self, runner: Runner, seconds: float) -> None:
+    def _quiet(self, link: RunnerLink, seconds: float) -> None:
         """Replace a runner that has said nothing for too long."""
-        if seconds > self._stall_timeout:
-            runner.kill(f"runner {runner.index} {runner.link.stalled}")
+        runner = self._slots[link.index]
+        if seconds > self._stall_timeout and runner is not None and runner.link is link:
+            runner.kill(f"runner {link.index} {link.stalled}")
         self._changed()
 
     def _changed(self) -> None:
@@ -133,12 +125,10 @@ class RunnerPool(SequencePool):
         """Keep one slot of the pool filled with a running runner."""
         failures = 0
         while True:
-            address = f"ipc://{self._directory}/runner-{index}-{self.restarts}.sock"
+            address = f"{self._directory}/runner-{index}-{self.restarts}.sock"
             spec = msgspec.structs.replace(self._specs[index], address=address, index=index)
             loaded = asyncio.Event()
-            link = RunnerLink(
-                index, address, self._context, self._telling(loaded), stall_timeout=self._stall_timeout
-            )
+            link = RunnerLink(index, address, self._telling(loaded), stall_timeout=self._stall_timeout)
             runner = Runner(spec, link, self._changed)
             self._slots[index] = runner
             await runner.start()
@@ -168,7 +158,7 @@ class RunnerPool(SequencePool):
                 loaded.set()
             self._changed()
 
-        return LinkEvents(changed, self._heard_quiet, self._take_over)
+        return LinkEvents(changed, self._quiet, self._take_over)
 
     async def _wait_for_end(self, runner: Runner, loaded: asyncio.Event) -> str:
         """Wait until the runner ended or did not load in time; returns the reason."""

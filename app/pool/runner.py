@@ -17,12 +17,12 @@ import msgspec
 from app.generation import EngineStats
 from app.pool.link import RunnerLink
 from app.pool.state import Phase, RunnerState
-from app.runner.messages import CANNOT_START, Detach, Failed, LaunchSpec
+from app.runner.messages import CANNOT_START, Failed, LaunchSpec
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS = 0.5
-"""Seconds to wait for the `Failed` message of a runner that has ended."""
+"""Seconds to wait for what a runner that has ended had said: a child of its own may hold the socket open."""
 RETIRE_POLL = 0.05
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ class Runner:
         encoded = msgspec.json.encode(self._spec) + b"\n"
         command = [*self._spec.command, sys.executable, "-m", "app.runner"]
         if self._spec.command:  # standard input reaches only one of the ranks
-            file = Path(self._spec.address.removeprefix("ipc://")).with_suffix(".json")
+            file = Path(self._spec.address).with_suffix(".json")
             file.write_bytes(encoded)
             command += ["--spec", str(file)]
         try:
@@ -127,13 +127,7 @@ class Runner:
     def kill(self, reason: str) -> None:
         """End it by force."""
         self.link.failure = Failed(reason, final=False)
-        self.link.failed.set()
         self._signal_group(signal.SIGKILL)
-
-    def forget_worker(self, name: str) -> None:
-        """Have the runner end the sequences of an HTTP worker that is gone."""
-        if self._watcher is not None and not self.ended.is_set():  # else it has none
-            self.link.send(Detach(name))
 
     async def stop(self, patience: float) -> None:
         """End the process: politely, then, after `patience` seconds, the whole group by force."""
@@ -161,9 +155,9 @@ class Runner:
         status = await self._process.wait()
         if self._stopping:
             return
-        with contextlib.suppress(TimeoutError):  # its last words may still be in the socket
-            async with asyncio.timeout(LAST_WORDS):
-                await self.link.failed.wait()
+        if self.link.attached:  # its last words may still be in the socket
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.link.ended.wait(), LAST_WORDS)
         if self.link.failure is None:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
             self.link.failure = Failed(f"runner {self.index} {how}", final=status == CANNOT_START)

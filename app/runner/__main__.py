@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from app.checkpoints import CheckpointError
 from app.config import ConfigError, Settings
@@ -22,11 +21,14 @@ from app.runner.engines import load_engine
 from app.runner.loop import RunnerLoop
 from app.runner.messages import CANNOT_START, LaunchSpec
 from app.runner.mpi import mpi_rank
+from app.runner.workers import Workers
 from app.telemetry.logs import setup_logging
 
 log = logging.getLogger("app.runner")
 
 SHUTDOWN_DEADLINE = 10.0
+LAST_WORDS = 2.0
+"""Seconds that a worker has to take what it was sent."""
 
 
 def read_spec(fd: int) -> LaunchSpec:
@@ -62,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return follow(spec)
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index}", settings.log_format)
-    context = zmq.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.set_hwm(0)  # the pool bounds what is in flight; nothing may be dropped
-    socket.linger = 2000
-    socket.bind(spec.address)
-    loop = RunnerLoop(socket, owner_fd)
+    workers = Workers(spec.address, owner_fd)
+    loop = RunnerLoop(workers)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
     loaded = False
@@ -85,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loop.fail(f"{type(error).__name__}: {error}", final=not loaded)
         return 1 if loaded else CANNOT_START
     finally:
-        context.destroy(linger=2000)
+        workers.close(LAST_WORDS)
     return 0
 
 

@@ -10,18 +10,16 @@ import logging
 import time
 
 import msgspec
-import zmq
 
 from app.engines.base import Engine
+from app.framing import FramedSocket
 from app.generation import EngineStats, GenerationRequest, InvalidRequest, StepOutput
 from app.runner.memory import release_free_memory
 from app.runner.messages import (
     STATS_INTERVAL,
     Abort,
-    Detach,
     Failed,
     FromRunner,
-    Hello,
     Loading,
     Outputs,
     Ready,
@@ -30,28 +28,24 @@ from app.runner.messages import (
     decode_to_runner,
     encode,
 )
+from app.runner.workers import Workers
 
 log = logging.getLogger(__name__)
 
 STEP_TIMEOUT = 0.02
 """Seconds an engine may hold the loop without a new token; bounds how long a new request waits."""
-IDLE_POLL_MS = 1000
-FAREWELL_MS = 2000
+IDLE_WAIT = 1.0
+FAREWELL = 2.0
+"""Seconds for a worker to attach, and to hear why this runner ends."""
 
 
 class RunnerLoop:
-    """Connects an engine to its workers. `owner_fd` becomes readable when the owning process is gone."""
+    """Connects an engine to its workers, until it is stopped or nobody owns it any more."""
 
-    def __init__(self, socket: zmq.Socket[bytes], owner_fd: int) -> None:
-        self._socket = socket
-        self._owner_fd = owner_fd
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(owner_fd, zmq.POLLIN)
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
         self._state: FromRunner = Loading(0.0, "starting")
-        self._workers: dict[bytes, None] = {}
-        self._gone: set[bytes] = set()  # workers that may yet be heard: each sent through a socket of its own
-        self._owner: dict[str, bytes] = {}  # live request id -> worker
+        self._owner: dict[str, FramedSocket] = {}  # live request id -> worker
         self._sent = EngineStats()
         self._stats_due = 0.0
         self._stop = False
@@ -65,8 +59,8 @@ class RunnerLoop:
 
     def fail(self, message: str, *, final: bool) -> None:
         """Say why this runner ends, also to a worker that is only just attaching."""
-        if not self._workers:
-            self._poller.poll(FAREWELL_MS)
+        if not self._workers.attached:
+            self._workers.wait(FAREWELL)
         self._receive(None)
         self._set_state(Failed(message, final))
 
@@ -77,7 +71,7 @@ class RunnerLoop:
         while not self._stop:
             if not self._owner:
                 self._send_stats(engine, now=True)
-                if not self._poller.poll(IDLE_POLL_MS) and worked:
+                if not self._workers.wait(IDLE_WAIT) and worked:
                     release_free_memory()
                     worked = False
             self._receive(engine)
@@ -92,45 +86,38 @@ class RunnerLoop:
 
     def _set_state(self, state: FromRunner) -> None:
         self._state = state
-        frame = encode(state)
-        for worker in self._workers:
-            self._socket.send_multipart([worker, frame])
+        self._workers.send_all(encode(state))
 
     def _receive(self, engine: Engine | None) -> None:
-        ready = dict(self._poller.poll(0))
-        if self._owner_fd in ready:
+        for worker, body in self._workers.poll():
+            if body is not None:
+                self._handle(engine, worker, body)
+            elif worker.gone:
+                self._abort(engine, [mine for mine, owner in self._owner.items() if owner is worker])
+            else:
+                self._workers.send(worker, encode(self._state))
+        if self._workers.owner_gone:
             log.info("the owning process is gone; ending")
             self._stop = True
-        while self._socket.poll(0, zmq.POLLIN):
-            worker, frame = self._socket.recv_multipart()
-            try:
-                message = decode_to_runner(frame)
-            except msgspec.DecodeError as error:
-                log.error("undecodable message of %d bytes dropped: %s", len(frame), error)
-                continue
-            if worker in self._gone:
-                continue
-            match message:
-                case Hello():
-                    self._workers[worker] = None
-                    self._socket.send_multipart([worker, encode(self._state)])
-                case Submit(requests):
-                    self._submit(engine, worker, requests)
-                case Abort(request_ids):
-                    for request_id in request_ids:
-                        if engine is not None and request_id in self._owner:
-                            engine.abort(request_id)
-                case Detach(name):
-                    self._detach(engine, name.encode())
 
-    def _detach(self, engine: Engine | None, gone: bytes) -> None:
-        self._gone.add(gone)
-        self._workers.pop(gone, None)
-        for request_id, worker in self._owner.items():
-            if worker == gone and engine is not None:
+    def _handle(self, engine: Engine | None, worker: FramedSocket, body: bytes) -> None:
+        try:
+            message = decode_to_runner(body)
+        except msgspec.DecodeError as error:
+            log.error("undecodable message of %d bytes dropped: %s", len(body), error)
+            return
+        match message:
+            case Submit(requests):
+                self._submit(engine, worker, requests)
+            case Abort(request_ids):
+                self._abort(engine, request_ids)
+
+    def _abort(self, engine: Engine | None, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            if engine is not None and request_id in self._owner:
                 engine.abort(request_id)
 
-    def _submit(self, engine: Engine | None, worker: bytes, requests: list[GenerationRequest]) -> None:
+    def _submit(self, engine: Engine | None, worker: FramedSocket, requests: list[GenerationRequest]) -> None:
         refused = []
         for request in requests:
             try:
@@ -150,10 +137,10 @@ class RunnerLoop:
                     )
                 )
         if refused:
-            self._socket.send_multipart([worker, encode(Outputs(refused))])
+            self._workers.send(worker, encode(Outputs(refused)))
 
     def _send(self, outputs: list[StepOutput]) -> None:
-        by_worker: dict[bytes, list[StepOutput]] = {}
+        by_worker: dict[FramedSocket, list[StepOutput]] = {}
         for output in outputs:
             worker = self._owner.get(output.request_id)
             if worker is None:
@@ -162,7 +149,7 @@ class RunnerLoop:
             if output.finish_reason:
                 del self._owner[output.request_id]
         for worker, mine in by_worker.items():
-            self._socket.send_multipart([worker, encode(Outputs(mine))])
+            self._workers.send(worker, encode(Outputs(mine)))
 
     def _send_stats(self, engine: Engine, *, now: bool) -> None:
         clock = time.monotonic()
@@ -173,6 +160,4 @@ class RunnerLoop:
         if stats == self._sent:
             return
         self._sent = msgspec.structs.replace(stats)
-        frame = encode(Stats(stats))
-        for worker in self._workers:
-            self._socket.send_multipart([worker, frame])
+        self._workers.send_all(encode(Stats(stats)))

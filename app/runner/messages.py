@@ -1,7 +1,8 @@
-"""What HTTP workers and a ModelRunner say to each other: msgpack over ZeroMQ, one frame a message.
+"""What HTTP workers and a ModelRunner say to each other: msgpack over a Unix socket, see `app.framing`.
 
-The runner binds a ROUTER socket, each HTTP worker connects a DEALER and opens with `Hello`, upon which the
-runner tells it where it stands (`Loading` or `Ready`). Every message is a tagged array; nothing is pickled.
+The runner listens, each HTTP worker connects, upon which the runner tells it where it stands (`Loading` or
+`Ready`). A worker whose connection ends is gone, and so are its sequences. Every message is a tagged array;
+nothing is pickled.
 """
 
 from __future__ import annotations
@@ -10,10 +11,6 @@ import msgspec
 
 from app.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 from app.runner.engines import ModelFiles
-
-
-class Hello(msgspec.Struct, tag="hello", array_like=True):
-    """A worker attaches."""
 
 
 class Submit(msgspec.Struct, tag="submit", array_like=True):
@@ -26,13 +23,6 @@ class Abort(msgspec.Struct, tag="abort", array_like=True):
     """End these sequences within one engine step. Ids that are unknown or finished are ignored."""
 
     request_ids: list[str]
-
-
-class Detach(msgspec.Struct, tag="detach", array_like=True):
-    """A worker is gone: end its sequences, and take none that may still come from it."""
-
-    worker: str
-    """The ZeroMQ identity it had, which no other gets."""
 
 
 class Loading(msgspec.Struct, tag="loading", array_like=True):
@@ -70,7 +60,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     final: bool
 
 
-ToRunner = Hello | Submit | Abort | Detach
+ToRunner = Submit | Abort
 FromRunner = Loading | Ready | Outputs | Stats | Failed
 
 CANNOT_START = 3
@@ -91,7 +81,7 @@ class LaunchSpec(msgspec.Struct):
     """
 
     address: str
-    """ZeroMQ address to bind, e.g. ipc:///run/…/runner-0.sock"""
+    """Path of the Unix socket to listen on, e.g. /run/…/runner-0.sock"""
     index: int
     settings: dict[str, object]
     files: ModelFiles

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-import zmq
 
 from app.pool import SequencePool
 from app.pool.link import LinkEvents, RunnerLink
@@ -33,14 +32,12 @@ class AttachedPool(SequencePool):
     def __init__(
         self, worker: str, row: int, owner: Owner, *, stall_timeout: float, on_change: Callable[[], None]
     ) -> None:
-        """`worker` names this process to the runners; `row` is its number among the workers."""
+        """`worker` begins the ids of its requests; `row` is its number among the workers."""
         super().__init__(f"{worker}.")
-        self._worker = worker
         self._row = row
         self._owner = owner
         self._stall_timeout = stall_timeout
         self._on_change = on_change
-        self._context = zmq.Context()
         self._links: dict[int, RunnerLink] = {}
         self._states: list[RunnerState] = [RunnerState(index=0, state="starting")]
         self._events = LinkEvents(lambda _: self._changed(), self._quiet, self._take_over)
@@ -70,12 +67,7 @@ class AttachedPool(SequencePool):
                 link = None
             if link is None and state.address:
                 link = self._links[state.index] = RunnerLink(
-                    state.index,
-                    state.address,
-                    self._context,
-                    self._events,
-                    stall_timeout=self._stall_timeout,
-                    worker=self._worker,
+                    state.index, state.address, self._events, stall_timeout=self._stall_timeout
                 )
                 self._links = dict(sorted(self._links.items()))
                 link.open()
@@ -92,7 +84,6 @@ class AttachedPool(SequencePool):
         for link in self._links.values():
             link.close("the server is shutting down", lost=False)
         self._links.clear()
-        self._context.destroy(linger=0)
 
     def _choose(self, ready: list[RunnerLink]) -> RunnerLink:
         """The least loaded by all workers; of several the one whose turn it is for this worker."""

@@ -1,20 +1,16 @@
-"""A stream socket between two processes: messages both ways, and questions that are answered.
-
-A message is four bytes of length (big-endian) and msgpack. The end of the stream is the end of the other
-process, whatever ended it.
-"""
+"""Supervisor and worker: messages both ways, and questions that are answered, over `app.framing`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
 
+from app.framing import LENGTH, framed
 from app.workers.messages import Answer, Ask, Message, Question, decode, encode
 
 log = logging.getLogger(__name__)
@@ -22,7 +18,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 5.0
 """Seconds that an answer may take."""
-_LENGTH = struct.Struct(">I")
 
 
 class Unanswered(Exception):  # noqa: N818 - an event
@@ -31,13 +26,12 @@ class Unanswered(Exception):  # noqa: N818 - an event
 
 def frame(message: Message) -> bytes:
     """A message as it goes over the socket."""
-    body = encode(message)
-    return _LENGTH.pack(len(body)) + body
+    return framed(encode(message))
 
 
 def read_blocking(end: socket.socket) -> Message:
     """One message, before there is an event loop. Raises `EOFError`."""
-    message: Message = decode(_exactly(end, *_LENGTH.unpack(_exactly(end, _LENGTH.size))))
+    message: Message = decode(_exactly(end, *LENGTH.unpack(_exactly(end, LENGTH.size))))
     return message
 
 
@@ -79,7 +73,7 @@ class Channel:
         assert self._writer is not None
         try:
             while True:
-                (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+                (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 self._take(decode(await self._reader.readexactly(size)))
         except (EOFError, OSError):  # asyncio.IncompleteReadError is the first
             pass

@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 10.0
 MAX_FAILURES = 5
-"""Ends of a worker, one after the other without having been ready, after which it is not tried again."""
+"""Ends of a worker in a row, without having been ready, that end the server if no other worker serves."""
 CANNOT_SERVE = 2
-"""Exit status of a worker that would fail in the same way again; it has said why."""
+"""Exit status of a worker that would fail in the same way again as things are; it has said why."""
 GRACE = 10.0
 """Seconds beyond `drain_timeout` after which workers are killed."""
 METRICS_PATIENCE = 1.0
@@ -186,12 +186,16 @@ class Supervisor:
             if self._over.is_set():
                 return
             failures = 1 if worker.ready else failures + 1
-            if status == CANNOT_SERVE or failures >= MAX_FAILURES:
+            if (status == CANNOT_SERVE or failures >= MAX_FAILURES) and not self._serves():
                 self._fail(f"an HTTP worker {how}")
                 return
             pause = min(FIRST_BACKOFF * 2 ** (failures - 1), MAX_BACKOFF)
             log.error("HTTP worker %s %s; starting another in %g s", worker.name, how, pause)
             await asyncio.sleep(pause)
+
+    def _serves(self) -> bool:
+        """Whether clients are served all the same: then what failed is tried for as long as it takes."""
+        return self._announced and any(worker.ready for worker in self._present())
 
     def _begin(self, row: int) -> Begin:
         assert self._board.fd is not None
@@ -220,7 +224,7 @@ class Supervisor:
         self._board.clear(row)
         self._gone = merged([self._gone, totals(worker.counted, DEFINITIONS)], DEFINITIONS)
         if self._model is not None:
-            self._model.pool.forget_worker(worker.name)
+            self._model.pool.forget_reports()
 
     def _hear(self, worker: WorkerProcess, message: Message) -> None:
         match message:

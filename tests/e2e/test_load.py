@@ -136,7 +136,6 @@ def test_killed_runner_is_an_error_event_and_the_server_recovers() -> None:
         serve("--engine", "synthetic", "--synthetic.itl", "0.05") as running,
         ThreadPoolExecutor(1) as thread,
     ):
-
         begun = threading.Event()  # before its first token a sequence is moved, and nobody sees an error
 
         def read() -> list[str]:

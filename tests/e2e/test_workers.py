@@ -268,3 +268,32 @@ def test_a_wrong_keys_file_is_said_once_and_ends_the_server(tmp_path: Path) -> N
     assert re.findall(r"api_keys_file: .*", said) == [
         f"api_keys_file: {file}, line 1: it must be NAME SCOPES SHA256"
     ]
+
+
+def test_a_worker_that_cannot_be_replaced_now_leaves_the_others_serving(tmp_path: Path) -> None:
+    key, line = make_key("mine", "api")
+    file = tmp_path / "keys"
+    file.write_text(line + "\n")
+    headers = {"authorization": f"Bearer {key}"}
+    with serve(*FLAGS, "--api-keys-file", str(file), "--log-level", "error") as server:
+        victim, other = workers(server)
+        tried: set[int] = set()
+
+        def tried_twice() -> bool:
+            tried.update(workers(server))
+            return len(tried - {victim, other}) >= 2
+
+        def shared_out() -> bool:
+            opened = Streams(server.url, 4, **headers)
+            shares = [connections(server, pid) for pid in workers(server)]
+            opened.close()
+            return len(shares) == 2 and all(shares)
+
+        file.write_text("not a key\n")
+        os.kill(victim, signal.SIGKILL)
+        server.wait(tried_twice, 20)
+        body = {"prompt": "Hi", "max_tokens": 1}
+        assert httpx.post(server.url + TEXT, json=body, headers=headers).status_code == 200
+        file.write_text(line + "\n")
+        server.wait(shared_out, 20)
+        assert other in workers(server)

@@ -27,7 +27,7 @@ OUTPUT = StepOutput("1", [7], "stop", 9, [TokenLogprobs(7, -0.5, [(7, -0.5), (8,
 
 @pytest.mark.parametrize(
     "message",
-    [messages.Hello(), messages.Submit([REQUEST]), messages.Abort(["1", "2"])],
+    [messages.Submit([REQUEST]), messages.Abort(["1", "2"])],
     ids=lambda m: type(m).__name__,
 )
 def test_to_runner(message: messages.ToRunner) -> None:
@@ -50,7 +50,7 @@ def test_from_runner(message: messages.FromRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [b"", b"\xc1", b"\x91\xa5hello\x00", messages.encode(messages.Loading(0, ""))]
+    "frame", [b"", b"\xc1", b"\x91\xa5abort\x00", messages.encode(messages.Loading(0, ""))]
 )
 def test_rubbish_is_refused(frame: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
