@@ -1,6 +1,8 @@
 # `make serve` and `make test` work on a bare machine with Python 3.11 or newer: they call `make setup`.
 SHELL := /bin/bash
 BIN := .venv/bin
+# Two files at once, in order, so that the long ones are not the last. OpenMP's threads must not spin then.
+PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend faults soak overload clean
 
@@ -14,11 +16,11 @@ serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for f
 	@exec $(BIN)/python -m app serve $(ARGS)
 
 test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST_ALL) $(ARGS)
 
 test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pins
 	@VENV=.venv-pins CONSTRAINTS=constraints/tensorrt_llm-1.2.1.txt scripts/setup.sh
-	.venv-pins/bin/python -m pytest $(ARGS)
+	$(PYTEST_ALL:$(BIN)%=.venv-pins/bin%) $(ARGS)
 
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)

@@ -41,3 +41,18 @@ def few_layers(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         }
     save_file(kept, directory / "model.safetensors")
     return directory
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the faults led to (`outcome` in tests/faults)."""
+    outcomes = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for key, value in report.user_properties
+        if key == "outcome"
+    ]
+    if outcomes:
+        terminalreporter.section("faults and outcomes")
+        width = max(len(name) for name, _ in outcomes)
+        for name, text in outcomes:
+            terminalreporter.write_line(f"{name:<{width}}  {text}")

@@ -1,4 +1,4 @@
-"""A server to be harmed, what it looks like before and after, and the table of faults and outcomes."""
+"""A server to be harmed, and what it looks like before and after."""
 
 import functools
 import json
@@ -21,7 +21,6 @@ from tests.e2e.conftest import ROOT, RunningServer, serve
 HOOKS = Path(__file__).parent / "hooks"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 LONG = {"prompt": "Once upon a time", "max_tokens": 600, "ignore_eos": True, "temperature": 0}
-OUTCOMES: list[tuple[str, str]] = []
 
 
 @dataclass
@@ -191,15 +190,9 @@ def start(victim_model: Path, tmp_path: Path) -> Start:
 
 
 @pytest.fixture
-def outcome(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def outcome(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Callable[[str], None]:
     """Says what a fault led to, for the table."""
     name = request.node.name.removeprefix("test_").replace("_", " ")
-    return lambda text: OUTCOMES.append((name, text))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if OUTCOMES:
-        terminalreporter.section("faults and outcomes")
-        width = max(len(name) for name, _ in OUTCOMES)
-        for name, text in OUTCOMES:
-            terminalreporter.write_line(f"{name:<{width}}  {text}")
+    return lambda text: record_property("outcome", (name, text))

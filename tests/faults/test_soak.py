@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from app.engines.torch.linear import padded_rows
-from app.runner.loop import IDLE_POLL_MS
+from app.runner.loop import IDLE_WAIT
 from tests.faults.conftest import CHAT, TEXT, Start, Victim
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
@@ -164,7 +164,7 @@ def anonymous(victim: Victim) -> dict[str, int]:
 
 def at_rest(victim: Victim) -> dict[str, int]:
     """`anonymous` once idle runners have given freed memory back."""
-    time.sleep(IDLE_POLL_MS / 1000 + 0.5)
+    time.sleep(IDLE_WAIT + 0.5)
     return anonymous(victim)
 
 
