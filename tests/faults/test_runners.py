@@ -50,9 +50,14 @@ def test_kill_a_runner_in_prefill(start: Start, outcome: Say) -> None:
     with start("--replicas", "2", "--torch.max-batch-size", "1") as victim:
         before = victim.state()
         bodies = [{**LONG, "max_tokens": 60, "prompt": prompt} for _ in range(4)]
+        runners = victim.runners()
+        for runner in runners:  # else a prompt may be through before this has seen that it is not
+            os.kill(runner, signal.SIGSTOP)
         streams = [Stream(victim.url, body) for body in bodies]
         victim.server.wait(lambda: victim.server.metric("requests_not_begun") == 4, 10)
-        os.kill(victim.runners()[0], signal.SIGKILL)
+        for runner in runners:
+            os.kill(runner, signal.SIGCONT)
+        os.kill(runners[0], signal.SIGKILL)
         for stream in streams:
             stream.join()
             assert stream.done, stream.chunks[-1:]
