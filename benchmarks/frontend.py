@@ -39,9 +39,10 @@ ITL = 0.05
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 STREAM: Body = {"prompt": [1000] * 20, "max_tokens": 4000, "stream": True}
 SHORT: Body = {
-    "messages": [{"role": "user", "content": "What is the capital of South Korea?"}],
+    "messages": [{"role": "user", "content": "What is {number} in words?"}],
     "max_tokens": 1,
 }
+"""No two are alike: what was asked before is tokenised faster."""
 
 
 class Server:

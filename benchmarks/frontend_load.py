@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import random
@@ -81,6 +82,7 @@ class _Commands:
         self._port = port
         self._client = Client(Target("127.0.0.1", port, False, "/v1"), 120.0)
         self._held: list[tuple[Connection, AnswerReader]] = []
+        self._numbers = itertools.count(100_000)
 
     async def serve(self, pipe: Pipe) -> None:
         while True:
@@ -112,13 +114,13 @@ class _Commands:
         self._held.clear()
 
     async def ask(self, requests: int, concurrency: int, endpoint: str, body: Body) -> list[float]:
-        encoded = json.dumps(body).encode()
         left, times = requests, []
 
         async def one() -> None:
             nonlocal left
             while left > 0:
                 left -= 1
+                encoded = self._numbered(body)
                 if body["stream"]:
                     times.append(_checked(await self._client.generate(endpoint, encoded)).ttft)
                 else:
@@ -130,14 +132,14 @@ class _Commands:
         return times
 
     async def arrive(self, requests: int, rate: float, endpoint: str, body: Body) -> list[float]:
-        encoded = json.dumps(body).encode()
         chance = random.Random(0)
         clock = asyncio.get_running_loop().time
         due = clock()
         times: list[float] = []
 
         async def one() -> None:
-            times.append(_checked(await self._client.generate(endpoint, encoded)).ttft)
+            answer = await self._client.generate(endpoint, self._numbered(body))
+            times.append(_checked(answer).ttft)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(requests):
@@ -161,6 +163,10 @@ class _Commands:
         probe.close()
         asking.close()
         return longest
+
+    def _numbered(self, body: Body) -> bytes:
+        """A request that is not like any other."""
+        return json.dumps(body).replace("{number}", str(next(self._numbers))).encode()
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -53,7 +53,8 @@ async def prepare(service: InferenceService, body: ChatRequest, max_tokens: int 
         guide = schema_guide(tools.schema, "tools")
         check_guide(service.info, guide)
     prompt = render(service, body, tools)
-    token_ids = await encode(service, prompt, add_special_tokens=bool(body.add_special_tokens))
+    special = bool(body.add_special_tokens)
+    token_ids = await encode(service, prompt, add_special_tokens=special, salt=body.cache_salt)
     token_ids = truncated(body, service.info, token_ids, max_tokens)
     return Conversation(service, prompt, token_ids, tools, guide)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 
 from fastapi import Request
 
@@ -159,9 +160,9 @@ def check_model(service: InferenceService, model: str | None) -> None:
         )
 
 
-async def encode(service: InferenceService, text: str, *, add_special_tokens: bool) -> list[int]:
+async def encode(
+    service: InferenceService, text: str, *, add_special_tokens: bool, salt: str | None = None
+) -> list[int]:
     """Token ids of `text`; a long one is tokenised off the event loop."""
-    tokenizer = service.tokenizer
-    if len(text) < TOKENIZE_OFF_LOOP:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    encode = partial(service.tokenizer.encode, text, add_special_tokens=add_special_tokens, salt=salt or "")
+    return encode() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(encode)

@@ -46,6 +46,7 @@ class JobStream(ABC):
     def __init__(self, job: Job) -> None:
         self.job = job
         self._started = False
+        self._last = b""  # frames that the end goes out with
 
     def response(self, headers: dict[str, str]) -> TokenStream:
         """The response that it fills. The job is closed when that ends, however it ends."""
@@ -76,11 +77,14 @@ class JobStream(ABC):
         self.job.run(self)
 
     def consume(self, deltas: list[Delta]) -> None:
-        if frames := self.frames(deltas):
+        frames = self.frames(deltas)
+        if not self.job.open_choices:
+            self._last = frames
+        elif frames:
             self._stream.push(frames)
 
     def ended(self, error: Exception | None) -> None:
-        self._stream.finish(self.tail() if error is None else self.failure(error))
+        self._stream.finish(self._last + (self.tail() if error is None else self.failure(error)))
 
     def pause(self) -> None:
         self.job.pause()

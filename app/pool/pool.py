@@ -118,7 +118,7 @@ class RunnerPool(SequencePool):
         self._changed()
 
     def _changed(self) -> None:
-        self._house()
+        self._heard()
         self._on_change()
 
     async def _keep(self, index: int) -> None:

@@ -32,6 +32,8 @@ class SequencePool(ABC):
         self._prefix = prefix
         self._counter = 0
         self._homeless: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
+        self.info: EngineInfo | None = None
+        """Facts of the engine, the same for every runner; None until one was ready."""
         self.restarts = 0
         """How often a runner was started again."""
         self.moved = 0
@@ -68,11 +70,6 @@ class SequencePool(ABC):
     def status(self) -> PoolStatus:
         """Where the pool stands now."""
         return PoolStatus.of(self.states())
-
-    @property
-    def info(self) -> EngineInfo | None:
-        """Facts of the engine, the same for every runner; None until one was ready."""
-        return next((link.info for link in self.links if link.info is not None), None)
 
     @property
     def stats(self) -> EngineStats:
@@ -128,6 +125,11 @@ class SequencePool(ABC):
         self.moved += 1
         asyncio.get_running_loop().call_soon(self._house)
         return True
+
+    def _heard(self) -> None:
+        """A runner changed its state: something may be known now, or go on."""
+        self.info = next((link.info for link in self.links if link.info is not None), self.info)
+        self._house()
 
     def _house(self) -> None:
         """Send what lost its runner to the ones that are ready; give it up when none will be."""

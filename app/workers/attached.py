@@ -100,5 +100,5 @@ class AttachedPool(SequencePool):
         self._owner.tell(Quiet(link.address, link.seen, seconds))
 
     def _changed(self) -> None:
-        self._house()
+        self._heard()
         self._on_change()

@@ -1,0 +1,106 @@
+"""Encoding a text piece by piece, between the special tokens in it, and remembering the pieces.
+
+A chat prompt is pieces that were seen before: the system message, every turn but the last. A special token
+splits a text before anything else looks at it, so that what lies between two of them has the same ids
+wherever it stands, if the rest of the tokenizer looks at one piece at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from array import array
+
+import tokenizers
+from tokenizers import AddedToken
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
+
+BUDGET = 8 << 20
+"""Characters to remember; the ids take about as much memory as the text."""
+LONGEST = BUDGET // 8
+_PIECEWISE = {
+    "ByteLevel",
+    "Split",
+    "Digits",
+    "Punctuation",
+    "Whitespace",
+    "WhitespaceSplit",
+    "BertPreTokenizer",
+}
+"""Pre-tokenizers that do not ask whether a piece is the first."""
+_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Replace", "Prepend"}
+
+
+class PieceEncoder:
+    """Encodes without adding special tokens. May be called from any thread."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, splitting: list[str], budget: int = BUDGET) -> None:
+        """`splitting`: the text of every token that splits a text."""
+        self._backend = backend
+        # The longest first, since the tokenizer too takes the longest of those that begin at one place.
+        longest_first = sorted(splitting, key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+        self._budget = budget
+        self._known: dict[str | tuple[str, str], array[int]] = {}  # the least recently used first
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer) -> PieceEncoder | None:
+        """None where the ids of a piece depend on what is around it, or may."""
+        added = backend.get_added_tokens_decoder().values()
+        splitting = [token for token in added if not token.normalized]
+        if not splitting or any(map(_looks_around, splitting)):
+            return None
+        parts = [*_types(backend.pre_tokenizer), *_types(backend.normalizer)]
+        if type(backend.model).__name__ != "BPE" or not set(parts) <= _PIECEWISE | _NORMALIZERS:
+            return None
+        return cls(backend, [token.content for token in splitting])
+
+    def encode(self, text: str, salt: str = "") -> list[int]:
+        """Token ids. What one `salt` has had remembered another does not find."""
+        ids: list[int] = []
+        for piece in self._split(text):
+            if piece:
+                ids += self._ids(piece, salt)
+        return ids
+
+    def _ids(self, piece: str, salt: str) -> array[int]:
+        key = (salt, piece) if salt else piece
+        with self._lock:
+            known = self._known.pop(key, None)
+            if known is not None:
+                self._known[key] = known
+                return known
+        # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
+        (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
+        ids = array("I", encoding.ids)
+        if len(piece) <= LONGEST:
+            with self._lock:
+                self._remember(key, ids, len(piece))
+        return ids
+
+    def _remember(self, key: str | tuple[str, str], ids: array[int], size: int) -> None:
+        if key in self._known:  # by another thread
+            return
+        self._known[key] = ids
+        self._size += size
+        while self._size > self._budget:
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._size -= len(oldest if isinstance(oldest, str) else oldest[1])
+
+
+def _looks_around(token: AddedToken) -> bool:
+    return bool(token.lstrip or token.rstrip or token.single_word)
+
+
+def _types(part: PreTokenizer | Normalizer | None) -> list[str]:
+    """The types of what a pre-tokenizer or normalizer consists of."""
+    if part is None:
+        return []
+    state = json.loads(part.__getstate__())
+    nested = [*state.get("pretokenizers", []), *state.get("normalizers", [])]
+    return [item["type"] for item in nested] or [state["type"]]
