@@ -66,8 +66,12 @@ class RunnerPool(SequencePool):
     def states(self) -> list[RunnerState]:
         return [self._state_of(index, runner) for index, runner in enumerate(self._slots)]
 
-    async def report(self) -> RunnerReport:
+    def report_now(self) -> RunnerReport:
+        """Each runner as it is now."""
         return RunnerReport(self.states(), self.restarts)
+
+    async def report(self) -> RunnerReport:
+        return self.report_now()
 
     def start(self) -> None:
         """Begin to start every runner; returns at once, `on_change` tells the rest."""

@@ -33,8 +33,8 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     """Where it can be reached, while it has a process."""
 
 
-class RunnerReport(msgspec.Struct, frozen=True):
-    """Every runner, for an admin."""
+class RunnerReport(msgspec.Struct, frozen=True, tag="runners", array_like=True):
+    """Every runner: for an admin, and for workers, who attach to them."""
 
     runners: list[RunnerState]
     restarts: int

@@ -57,10 +57,10 @@ class AttachedPool(SequencePool):
         if not await self._owner.restart(index, patience):
             raise LookupError(f"There is no runner {index}; there are {len(self._states)}.")
 
-    def update(self, states: list[RunnerState], restarts: int) -> None:
+    def update(self, report: RunnerReport) -> None:
         """The owner told where the runners are now."""
-        self._states, self.restarts = states, restarts
-        for state in states:
+        self._states, self.restarts = report.runners, report.restarts
+        for state in report.runners:
             link = self._links.get(state.index)
             if link is not None and link.address != state.address:
                 self._links.pop(state.index).close("the model runner failed while generating", lost=True)

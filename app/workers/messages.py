@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.deployment import Operation
-from app.pool.state import RunnerState
+from app.pool.state import RunnerReport
 from app.telemetry.values import Snapshot
 
 
@@ -29,17 +29,10 @@ class Converting(msgspec.Struct, tag="converting", array_like=True):
 
 
 class Opened(msgspec.Struct, tag="opened", array_like=True):
-    """To workers: the model was found."""
+    """To workers: the model was found. A `RunnerReport` follows, and another whenever a runner changes."""
 
     name: str
     tokenizer_dir: str
-
-
-class Runners(msgspec.Struct, tag="runners", array_like=True):
-    """To workers, after `Opened` and whenever a runner changed its state."""
-
-    states: list[RunnerState]
-    restarts: int
 
 
 class Report(msgspec.Struct, tag="report", array_like=True):
@@ -97,7 +90,7 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     result: bytes
 
 
-Message = Begin | Converting | Opened | Runners | Report | Quiet | Ask | Answer
+Message = Begin | Converting | Opened | RunnerReport | Report | Quiet | Ask | Answer
 
 REPORT_INTERVAL = 1.0
 

@@ -31,7 +31,6 @@ from app.workers.messages import (
     Question,
     Quiet,
     Report,
-    Runners,
     WantMetrics,
     WantRestart,
     WantRunners,
@@ -145,15 +144,11 @@ class Supervisor:
         self._on_progress(fraction, what)
         self._tell_all(self._converting)
 
-    def _runners(self) -> Runners:
-        assert self._model is not None
-        return Runners(self._model.pool.states(), self._model.pool.restarts)
-
     def _tell_runners(self) -> None:
         """Something about the runners changed."""
         if self._model is None:
             return
-        self._tell_all(self._runners())
+        self._tell_all(self._model.pool.report_now())
         status = self._model.pool.status()
         if status.failed:
             self._fail(status.reason)
@@ -217,7 +212,7 @@ class Supervisor:
             worker.channel.tell(self._converting)
         else:
             worker.channel.tell(self._opened())
-            worker.channel.tell(self._runners())
+            worker.channel.tell(self._model.pool.report_now())
 
     def _forget(self, row: int, worker: WorkerProcess) -> None:
         self._workers[row] = None
@@ -244,7 +239,7 @@ class Supervisor:
                         return await worker.channel.ask(question, bytes | None)  # type: ignore[arg-type]
                 return None
             case WantRunners() if self._model is not None:
-                return await self._model.pool.report()
+                return self._model.pool.report_now()
             case WantRestart(index, patience) if self._model is not None:
                 try:
                     await self._model.pool.restart(index, patience)

@@ -27,7 +27,6 @@ from app.workers.messages import (
     Question,
     Quiet,
     Report,
-    Runners,
     WantMetrics,
     WantRestart,
     WantRunners,
@@ -123,8 +122,8 @@ class Worker:
                 self._converting(fraction, what)
             case Opened() if self._opened is not None and not self._opened.done():
                 self._opened.set_result(message)
-            case Runners(states, restarts) if self._pool is not None:
-                self._pool.update(states, restarts)
+            case RunnerReport() if self._pool is not None:
+                self._pool.update(message)
 
     async def _answer(self, question: Question) -> Any:
         match question:

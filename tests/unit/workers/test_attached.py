@@ -24,14 +24,14 @@ class Owner:
 
     def tell_all(self) -> None:
         for pool in self.attached:
-            pool.update(self.pool.states(), self.pool.restarts)
+            pool.update(self.pool.report_now())
 
     def tell(self, message: Quiet) -> None:
         self.heard.append(message)
         self.pool.heard_quiet(message.address, message.words, message.seconds)
 
     async def runners(self) -> RunnerReport:
-        return await self.pool.report()
+        return self.pool.report_now()
 
     async def restart(self, index: int, patience: float) -> bool:
         await self.pool.restart(index, patience)
