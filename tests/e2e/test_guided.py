@@ -141,7 +141,7 @@ def test_required_calls_hold(server: RunningServer, choice: Any) -> None:
             "max_tokens": 900,
             "parallel_tool_calls": seed % 2 == 0,
         }
-        for seed in range(50 if FULL else 8)
+        for seed in range(50 if FULL else 4)
     ]
     for body, answer in zip(bodies, run_all(server.url, bodies), strict=True):
         assert answer["end"] == "tool_calls", answer

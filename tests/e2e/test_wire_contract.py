@@ -98,8 +98,8 @@ def test_05_an_error_in_a_stream_is_an_event(http: httpx.Client) -> None:
 
 def test_06_no_half_characters(http: httpx.Client) -> None:
     messages = [{"role": "user", "content": "Repeat: 안녕하세요 👩‍👩‍👧 こんにちは"}]
-    for seed in range(3):
-        body = {"messages": messages, "max_tokens": 60, "seed": seed, "temperature": 0.5}
+    for seed in range(2):
+        body = {"messages": messages, "max_tokens": 48, "seed": seed, "temperature": 0.5}
         whole = post(http, CHAT, body)["choices"][0]["message"]["content"]
         pieces = [chunk["choices"][0]["delta"].get("content", "") for chunk in stream(http, CHAT, body)[:-1]]
         assert "".join(pieces) == whole
@@ -147,9 +147,9 @@ def test_09_keep_alive_and_line_ends() -> None:
 
 def test_10_default_length(http: httpx.Client) -> None:
     assert post(http, TEXT, {"prompt": "Once", "ignore_eos": True})["usage"]["completion_tokens"] == 16
-    near_the_end = {"messages": [{"role": "user", "content": "word " * 1900}]}
+    near_the_end = {"messages": [{"role": "user", "content": "word " * 1980}]}
     usage = post(http, CHAT, {**near_the_end, "ignore_eos": True})["usage"]
-    assert usage["prompt_tokens"] > 1900
+    assert usage["prompt_tokens"] > 1980
     assert usage["total_tokens"] == 2048
 
 

@@ -353,7 +353,7 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
         for path, body in short * 2:  # each gives its place back
             for more in ({}, {"stream": True}):
                 assert alice.post(path, json=body | more).status_code == 200
-        stream = Stream(victim.url, LONG, {"authorization": f"Bearer {user}"})
+        stream = Stream(victim.url, {**LONG, "max_tokens": 200}, {"authorization": f"Bearer {user}"})
         stream.wait_for_text()
         second = alice.post(TEXT, json={"prompt": "x", "max_tokens": 1})
         assert (second.status_code, second.json()["error"]["code"]) == (429, "key_concurrency")
