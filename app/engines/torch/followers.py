@@ -1,15 +1,13 @@
-"""The other ranks of a tensor-parallel engine: processes that compute what rank 0 tells them to.
+"""The other ranks of a tensor-parallel engine, as rank 0 sees them: processes that compute what it says.
 
-Rank 0 writes to each one's standard input: first what to load, then every step. The end of that pipe ends a
-follower, and a follower that ends by itself ends rank 0, so that no rank is ever alone.
+It writes to each one's standard input (`follower.py` reads it): first what to load, then every step. The end
+of that pipe ends a follower, and a follower that ends by itself ends rank 0, so that no rank is ever alone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import torch
@@ -26,16 +23,14 @@ import torch.distributed as dist
 import app
 from app.config import TorchSettings
 from app.engines.torch.parallel import Ranks
-from app.engines.torch.scheduler import Chunk, Plan
+from app.engines.torch.scheduler import Plan
 from app.engines.torch.sequence import Sequence
-from app.generation import GenerationRequest, SamplingParams
-from app.telemetry.logs import setup_logging
+from app.framing import framed
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS = 2.0
 """Seconds in which rank 0 can say by itself what went wrong, once a follower has ended."""
-LENGTH_BYTES = 4
 
 
 class Join(msgspec.Struct):
@@ -82,9 +77,9 @@ class Followers:
             [_part(sequence, sequence.computed, 1) for sequence in plan.decode],
             [_part(chunk.sequence, chunk.start, chunk.length) for chunk in plan.prefill],
         )
-        frame = msgspec.msgpack.encode(step)
+        body = msgspec.msgpack.encode(step)
         for process in self.processes:
-            _write(process, frame)
+            _write(process, body)
 
     def end(self, patience: float) -> None:
         """End them: politely, then, after `patience` seconds, by force."""
@@ -124,7 +119,7 @@ def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
     level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
     for rank in range(1, settings.tensor_parallel_size):
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.engines.torch.followers"], stdin=subprocess.PIPE, env=environment
+            [sys.executable, "-m", "app.engines.torch.follower"], stdin=subprocess.PIPE, env=environment
         )
         followers.processes.append(process)
         message = Join(
@@ -156,25 +151,6 @@ def join(ranks: Ranks, at: Path, device: torch.device) -> None:
     )
 
 
-def follow(source: BinaryIO) -> None:
-    """Be the rank that the first message says, to the end of `source`."""
-    from app.engines.torch.executor import EagerExecutor
-    from app.engines.torch.loader import load_rank
-
-    told = msgspec.msgpack.decode(_read(source), type=Join)
-    setup_logging(told.log_level, process=f"rank {told.rank}")
-    ranks = Ranks(told.rank, told.size)
-    settings = TorchSettings.model_validate(told.settings)
-    steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
-    own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
-    assert isinstance(own.executor, EagerExecutor)
-    decoder = msgspec.msgpack.Decoder(Step)
-    with torch.inference_mode():
-        while True:
-            own.executor.follow(_plan(decoder.decode(steps.get())))
-
-
 def _part(sequence: Sequence, start: int, length: int) -> Part:
     return Part(
         start,
@@ -187,41 +163,7 @@ def _part(sequence: Sequence, start: int, length: int) -> Part:
     )
 
 
-def _plan(step: Step) -> Plan:
-    plan = Plan([_sequence(part) for part in step.decode])
-    plan.prefill = [Chunk(_sequence(part), part.start, part.length) for part in step.prefill]
-    return plan
-
-
-def _sequence(part: Part) -> Sequence:
-    """A sequence that is right as far as the step looks at it."""
-    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0 if part.scored else None)
-    sequence = Sequence(GenerationRequest("", [0] * part.start + part.tokens, sampling))
-    sequence.computed, sequence.blocks = part.start, part.blocks
-    sequence.prefill_end, sequence.prompt_tokens = part.prefill_end, part.prompt_tokens
-    return sequence
-
-
-def _write(process: subprocess.Popen[bytes], frame: bytes) -> None:
+def _write(process: subprocess.Popen[bytes], body: bytes) -> None:
     assert process.stdin is not None
-    process.stdin.write(len(frame).to_bytes(LENGTH_BYTES, "big") + frame)
+    process.stdin.write(framed(body))
     process.stdin.flush()
-
-
-def _read(source: BinaryIO) -> bytes:
-    """The next message; empty at the end."""
-    length = source.read(LENGTH_BYTES)
-    return source.read(int.from_bytes(length, "big"))
-
-
-def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
-    """Read along with the computation, which may hang when rank 0 is gone."""
-    while frame := _read(source):
-        steps.put(frame)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 decides
-        signal.signal(number, signal.SIG_IGN)
-    follow(sys.stdin.buffer)

@@ -1,0 +1,78 @@
+"""`python -m app.engines.torch.follower`: a rank of a tensor-parallel engine other than the first.
+
+Computes what rank 0 writes to its standard input (`followers.py`), until that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+
+from app.config import TorchSettings
+from app.engines.torch.executor import EagerExecutor
+from app.engines.torch.followers import Join, Part, Step
+from app.engines.torch.loader import load_rank
+from app.engines.torch.parallel import Ranks
+from app.engines.torch.scheduler import Chunk, Plan
+from app.engines.torch.sequence import Sequence
+from app.framing import LENGTH
+from app.generation import GenerationRequest, SamplingParams
+from app.telemetry.logs import setup_logging
+
+
+def follow(source: BinaryIO) -> None:
+    """Be the rank that the first message says, to the end of `source`."""
+    told = msgspec.msgpack.decode(_read(source), type=Join)
+    setup_logging(told.log_level, process=f"rank {told.rank}")
+    ranks = Ranks(told.rank, told.size)
+    settings = TorchSettings.model_validate(told.settings)
+    steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
+    own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
+    assert isinstance(own.executor, EagerExecutor)
+    decoder = msgspec.msgpack.Decoder(Step)
+    with torch.inference_mode():
+        while True:
+            own.executor.follow(_plan(decoder.decode(steps.get())))
+
+
+def _plan(step: Step) -> Plan:
+    plan = Plan([_sequence(part) for part in step.decode])
+    plan.prefill = [Chunk(_sequence(part), part.start, part.length) for part in step.prefill]
+    return plan
+
+
+def _sequence(part: Part) -> Sequence:
+    """A sequence that is right as far as the step looks at it."""
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0 if part.scored else None)
+    sequence = Sequence(GenerationRequest("", [0] * part.start + part.tokens, sampling))
+    sequence.computed, sequence.blocks = part.start, part.blocks
+    sequence.prefill_end, sequence.prompt_tokens = part.prefill_end, part.prompt_tokens
+    return sequence
+
+
+def _read(source: BinaryIO) -> bytes:
+    """The next message; empty at the end."""
+    head = source.read(LENGTH.size)
+    return source.read(*LENGTH.unpack(head)) if len(head) == LENGTH.size else b""
+
+
+def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
+    """Read along with the computation, which may hang when rank 0 is gone."""
+    while body := _read(source):
+        steps.put(body)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 decides
+        signal.signal(number, signal.SIG_IGN)
+    follow(sys.stdin.buffer)
