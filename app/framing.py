@@ -6,7 +6,7 @@ process, whatever ended it; what it had sent until then is still read.
 
 from __future__ import annotations
 
-import contextlib
+import select
 import socket
 import struct
 
@@ -73,13 +73,18 @@ class FramedSocket:
                 return bodies
         return []
 
+    def drain(self, patience: float) -> None:
+        """Send what waits for as long as the other end goes on reading: it may pause for so many seconds."""
+        writable = select.poll()
+        writable.register(self._end, select.POLLOUT)
+        while self._unsent and writable.poll(patience * 1000):
+            self.flush()
+
     def close(self, patience: float = 0.0) -> None:
-        """Close it; what waits to be sent has so many seconds. Idempotent."""
-        if self._unsent and patience:
-            self._end.settimeout(patience)
-            with contextlib.suppress(OSError):
-                self._end.sendall(self._unsent)
-        self._unsent.clear()
+        """Close it, `drain`ed before. Idempotent."""
+        if self._unsent:
+            self.drain(patience)
+            self._unsent.clear()
         self._end.close()
 
     def _read(self) -> int:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from app.framing import FramedSocket
 
 BACKLOG = 128
+SEND_BUFFER = 1 << 20
+"""Bytes that a worker need not have read yet; the system may allow less (Linux: net.core.wmem_max)."""
+PATIENCE = 0.01
+"""Seconds that a worker may pause in reading what is more than that."""
 
 
 class Workers:
@@ -40,11 +44,13 @@ class Workers:
                 self.owner_gone = True
 
     def send(self, worker: FramedSocket, body: bytes) -> None:
-        """Send without waiting, whether or not the worker reads now."""
-        blocked = worker.blocked
+        """Send. A worker that does not read is waited for once; what it has not taken goes out as it does."""
+        deaf = worker.blocked
         worker.send(body)
-        if worker.blocked and not blocked:
-            self._selector.modify(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        if worker.blocked and not deaf:
+            worker.drain(PATIENCE)
+            if worker.blocked:
+                self._selector.modify(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def send_all(self, body: bytes) -> None:
         """Send to every worker."""
@@ -59,7 +65,9 @@ class Workers:
             worker.close(patience)
 
     def _attach(self) -> FramedSocket:
-        worker = FramedSocket(self._listener.accept()[0])
+        connection, _ = self._listener.accept()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        worker = FramedSocket(connection)
         self._selector.register(worker, selectors.EVENT_READ)
         self.attached.append(worker)
         return worker

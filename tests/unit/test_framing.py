@@ -27,6 +27,11 @@ def everything(end: FramedSocket) -> list[bytes]:
     return found
 
 
+def read_until(end: FramedSocket, found: list[bytes], number: int) -> None:
+    while len(found) < number:
+        found += end.receive()
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(1, 30), min_size=1, max_size=40))
 def test_it_does_not_matter_how_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
     raw, end = socket.socketpair()
@@ -91,6 +96,20 @@ def test_last_words_that_nobody_hears_hold_nobody_up(pair: tuple[FramedSocket, F
     assert not second.gone
     while not second.gone:
         assert second.receive() == []  # what came of it is no message
+
+
+def test_draining_goes_on_while_the_other_end_reads(pair: tuple[FramedSocket, FramedSocket]) -> None:
+    first, second = pair
+    found: list[bytes] = []
+    reading = threading.Thread(target=lambda: read_until(second, found, 1))
+    first.send(b"x" * 5_000_000)
+    reading.start()
+    first.drain(5.0)
+    assert not first.blocked
+    reading.join()
+    first.send(b"x" * 5_000_000)
+    first.drain(0.01)
+    assert first.blocked
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
