@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from array import array
 
@@ -17,9 +18,12 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
-BUDGET = 8 << 20
-"""Characters to remember; the ids take about as much memory as the text."""
-LONGEST = BUDGET // 8
+BUDGET = 16 << 20
+"""Bytes of memory for what is remembered."""
+OVERHEAD = 120
+"""Bytes that the table takes for a piece, beside the piece itself and its ids."""
+Key = str | tuple[str, str]
+"""A piece, or a salt and a piece."""
 _PIECEWISE = {
     "ByteLevel",
     "Split",
@@ -43,7 +47,7 @@ class PieceEncoder:
         longest_first = sorted(splitting, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
         self._budget = budget
-        self._known: dict[str | tuple[str, str], array[int]] = {}  # the least recently used first
+        self._known: dict[Key, array[int]] = {}  # the least recently used first
         self._size = 0
         self._lock = threading.Lock()
 
@@ -68,7 +72,7 @@ class PieceEncoder:
         return ids
 
     def _ids(self, piece: str, salt: str) -> array[int]:
-        key = (salt, piece) if salt else piece
+        key: Key = (salt, piece) if salt else piece
         with self._lock:
             known = self._known.pop(key, None)
             if known is not None:
@@ -77,20 +81,25 @@ class PieceEncoder:
         # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
         (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
         ids = array("I", encoding.ids)
-        if len(piece) <= LONGEST:
-            with self._lock:
-                self._remember(key, ids, len(piece))
+        with self._lock:
+            self._remember(key, ids)
         return ids
 
-    def _remember(self, key: str | tuple[str, str], ids: array[int], size: int) -> None:
-        if key in self._known:  # by another thread
+    def _remember(self, key: Key, ids: array[int]) -> None:
+        size = _size(key, ids)
+        if size > self._budget // 8 or key in self._known:  # the latter by another thread
             return
         self._known[key] = ids
         self._size += size
         while self._size > self._budget:
             oldest = next(iter(self._known))
-            del self._known[oldest]
-            self._size -= len(oldest if isinstance(oldest, str) else oldest[1])
+            self._size -= _size(oldest, self._known.pop(oldest))
+
+
+def _size(key: Key, ids: array[int]) -> int:
+    """Bytes of memory; a salt's are not counted, since its pieces share it."""
+    text = key if isinstance(key, str) else key[1]
+    return sys.getsizeof(text) + sys.getsizeof(ids) + OVERHEAD
 
 
 def _looks_around(token: AddedToken) -> bool:

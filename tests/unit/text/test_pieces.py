@@ -1,5 +1,6 @@
 """Piece by piece the ids are those of the whole text, and what is remembered is bounded and apart."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from app.text.pieces import PieceEncoder
+from app.text.pieces import PieceEncoder, _size
 from app.text.tokenizer import Tokenizer
 
 Change = Callable[[tokenizers.Tokenizer], object]
@@ -108,35 +109,41 @@ def counting(backend: tokenizers.Tokenizer, budget: int) -> tuple[PieceEncoder, 
 
 
 def test_only_what_is_new_is_encoded(backend: tokenizers.Tokenizer) -> None:
-    encoder, asked = counting(backend, 1000)
+    encoder, asked = counting(backend, 100_000)
     encoder.encode("a|b")
     encoder.encode("a|b|c")
     assert asked == ["a", "|", "b", "c"]
 
 
 def test_what_was_used_longest_ago_is_forgotten_first(backend: tokenizers.Tokenizer) -> None:
-    encoder, asked = counting(backend, 8)
-    for text in ("aaa", "bbb", "aaa", "ccc"):
-        encoder.encode(text)
+    encoder, asked = counting(backend, 100_000)
+    encoder.encode("first")
+    encoder.encode("second")
+    number = 0
+    while "second" in encoder._known:
+        number += 1
+        encoder.encode(f"{number}|first")
     asked.clear()
-    encoder.encode("aaa|ccc")
-    assert "bbb" not in asked
-    assert "aaa" not in asked
-    encoder.encode("bbb")
-    assert asked[-1] == "bbb"
+    encoder.encode("first|second")
+    assert asked == ["second"]
 
 
 def test_memory_is_bounded(backend: tokenizers.Tokenizer) -> None:
-    encoder, _ = counting(backend, 100)
-    for number in range(1000):
-        encoder.encode(f"number {number}|{number}", salt=str(number % 3))
-    assert sum(len(key if isinstance(key, str) else key[1]) for key in encoder._known) == encoder._size <= 100
+    encoder = PieceEncoder(backend, ["|"], 100_000)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(10_000):
+        encoder.encode(f"number {number}|{number}", salt=str(number % 3) if number % 2 else "")
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 50_000 < grown < 150_000
+    assert encoder._size == sum(_size(*item) for item in encoder._known.items()) <= 100_000
     encoder.encode("x" * 2_000_000)
-    assert encoder._size <= 100
+    assert encoder._size <= 100_000
 
 
 def test_a_salt_finds_only_its_own(backend: tokenizers.Tokenizer) -> None:
-    encoder, asked = counting(backend, 1000)
+    encoder, asked = counting(backend, 100_000)
     for salt in ("", "a", "b", "a"):
         encoder.encode("secret", salt)
     assert asked == ["secret"] * 3
