@@ -62,6 +62,7 @@ class Streams:
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     with serve(*FLAGS, "--log-level", "warning") as running:
+        running.wait(lambda: running.metric("runners_ready") == 2, 20)
         yield running
 
 

@@ -153,6 +153,7 @@ def run_victim(model: Path, directory: Path, *flags: str, key: str = "", **env: 
     ) as server:
         server.key = key
         victim = Victim(server, fault)
+        server.wait(lambda: server.metric("runners_ready") == server.metric("runners"), 60)
         if not key:
             server.wait(victim.answers, 60)
         yield victim
