@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 from array import array
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken
@@ -20,7 +21,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 BUDGET = 16 << 20
 """Bytes of memory for what is remembered."""
-OVERHEAD = 120
+OVERHEAD = 200
 """Bytes that the table takes for a piece, beside the piece itself and its ids."""
 Key = str | tuple[str, str]
 """A piece, or a salt and a piece."""
@@ -37,6 +38,12 @@ _PIECEWISE = {
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Replace", "Prepend"}
 
 
+class _Known(NamedTuple):
+    ids: array[int]
+    size: int
+    """Bytes of memory, as it was counted: an equal text may take more or less (it may keep its UTF-8)."""
+
+
 class PieceEncoder:
     """Encodes without adding special tokens. May be called from any thread."""
 
@@ -47,7 +54,7 @@ class PieceEncoder:
         longest_first = sorted(splitting, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
         self._budget = budget
-        self._known: dict[Key, array[int]] = {}  # the least recently used first
+        self._known: dict[Key, _Known] = {}  # the least recently used first
         self._size = 0
         self._lock = threading.Lock()
 
@@ -77,7 +84,7 @@ class PieceEncoder:
             known = self._known.pop(key, None)
             if known is not None:
                 self._known[key] = known
-                return known
+                return known.ids
         # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
         (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
         ids = array("I", encoding.ids)
@@ -86,20 +93,14 @@ class PieceEncoder:
         return ids
 
     def _remember(self, key: Key, ids: array[int]) -> None:
-        size = _size(key, ids)
+        text = key if isinstance(key, str) else key[1]
+        size = sys.getsizeof(text) + sys.getsizeof(ids) + OVERHEAD
         if size > self._budget // 8 or key in self._known:  # the latter by another thread
             return
-        self._known[key] = ids
+        self._known[key] = _Known(ids, size)
         self._size += size
         while self._size > self._budget:
-            oldest = next(iter(self._known))
-            self._size -= _size(oldest, self._known.pop(oldest))
-
-
-def _size(key: Key, ids: array[int]) -> int:
-    """Bytes of memory; a salt's are not counted, since its pieces share it."""
-    text = key if isinstance(key, str) else key[1]
-    return sys.getsizeof(text) + sys.getsizeof(ids) + OVERHEAD
+            self._size -= self._known.pop(next(iter(self._known))).size
 
 
 def _looks_around(token: AddedToken) -> bool:
