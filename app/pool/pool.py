@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -29,6 +30,18 @@ MAX_BACKOFF = 30.0
 MAX_FAILURES = 5
 STABLE_AFTER = 60.0
 STOP_TIMEOUT = 5.0
+LONGEST_DIRECTORY = 80
+"""Bytes of a directory's path; that of a Unix socket has at most 107."""
+
+
+def directory_for_sockets() -> Path:
+    """A new directory that is nobody else's (mode 0700), whose path leaves room for a socket's name."""
+    prefix = "trtllm-openai-"
+    usual = tempfile.mkdtemp(prefix=prefix)
+    if len(os.fsencode(usual)) <= LONGEST_DIRECTORY:
+        return Path(usual)
+    os.rmdir(usual)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
 
 
 class RunnerPool(SequencePool):
@@ -48,7 +61,7 @@ class RunnerPool(SequencePool):
         self._stall_timeout = stall_timeout
         self._load_timeout = load_timeout
         self._on_change = on_change
-        self._directory = Path(tempfile.mkdtemp(prefix="trtllm-openai-"))  # mode 0700
+        self._directory = directory_for_sockets()
         self._slots: list[Runner | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []

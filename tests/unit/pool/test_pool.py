@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import stat
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -247,5 +249,23 @@ def test_runner_ends_when_its_owner_is_gone() -> None:
             runner._process.stdin.close()
             await until(lambda: runner._process is not None and runner._process.returncode is not None)
             assert runner._process.returncode == 0
+
+    run(test())
+
+
+def test_a_long_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A socket's path has at most 107 bytes."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    async def test() -> None:
+        async with pool() as (subject, _):
+            directory = Path(subject.links[0].address).parent
+            assert directory.parent == Path("/tmp")
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            assert len(await drain(subject.submit([request(subject)]))) >= 1
+        assert not directory.exists()
+        assert not list(long.iterdir())
 
     run(test())
