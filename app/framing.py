@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from collections.abc import Callable
 
 LENGTH = struct.Struct(">I")
 BUFFER = 1 << 16
@@ -17,6 +18,21 @@ BUFFER = 1 << 16
 def framed(body: bytes) -> bytes:
     """A message as it goes over the socket."""
     return LENGTH.pack(len(body)) + body
+
+
+def read_framed(read: Callable[[int], bytes]) -> bytes:
+    """The body of the next message. `read` waits, and may bring less than asked. Raises `EOFError`."""
+    return _exactly(read, *LENGTH.unpack(_exactly(read, LENGTH.size)))
+
+
+def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        piece = read(size - len(found))
+        if not piece:
+            raise EOFError("the other process is gone")
+        found += piece
+    return bytes(found)
 
 
 class FramedSocket:

@@ -164,5 +164,5 @@ async def encode(
     service: InferenceService, text: str, *, add_special_tokens: bool, salt: str | None = None
 ) -> list[int]:
     """Token ids of `text`; a long one is tokenised off the event loop."""
-    encode = partial(service.tokenizer.encode, text, add_special_tokens=add_special_tokens, salt=salt or "")
-    return encode() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(encode)
+    work = partial(service.tokenizer.encode, text, add_special_tokens=add_special_tokens, salt=salt)
+    return work() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(work)

@@ -30,18 +30,14 @@ MAX_BACKOFF = 30.0
 MAX_FAILURES = 5
 STABLE_AFTER = 60.0
 STOP_TIMEOUT = 5.0
-LONGEST_DIRECTORY = 80
-"""Bytes of a directory's path; that of a Unix socket has at most 107."""
+LONGEST_TEMPORARY = 57
+"""Bytes of the path in which the sockets' directory is made: its 23 and a socket's name must fit into 107."""
 
 
 def directory_for_sockets() -> Path:
     """A new directory that is nobody else's (mode 0700), whose path leaves room for a socket's name."""
-    prefix = "trtllm-openai-"
-    usual = tempfile.mkdtemp(prefix=prefix)
-    if len(os.fsencode(usual)) <= LONGEST_DIRECTORY:
-        return Path(usual)
-    os.rmdir(usual)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    fits = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMPORARY
+    return Path(tempfile.mkdtemp(prefix="trtllm-openai-", dir=None if fits else "/tmp"))
 
 
 class RunnerPool(SequencePool):

@@ -38,6 +38,14 @@ _PIECEWISE = {
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Replace", "Prepend"}
 
 
+def encode_whole(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
+    """Token ids of a text that is not taken apart."""
+    # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
+    (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    ids: list[int] = encoding.ids
+    return ids
+
+
 class _Known(NamedTuple):
     ids: array[int]
     size: int
@@ -70,7 +78,7 @@ class PieceEncoder:
             return None
         return cls(backend, [token.content for token in splitting])
 
-    def encode(self, text: str, salt: str = "") -> list[int]:
+    def encode(self, text: str, salt: str | None = None) -> list[int]:
         """Token ids. What one `salt` has had remembered another does not find."""
         ids: list[int] = []
         for piece in self._split(text):
@@ -78,16 +86,14 @@ class PieceEncoder:
                 ids += self._ids(piece, salt)
         return ids
 
-    def _ids(self, piece: str, salt: str) -> array[int]:
+    def _ids(self, piece: str, salt: str | None) -> array[int]:
         key: Key = (salt, piece) if salt else piece
         with self._lock:
             known = self._known.pop(key, None)
             if known is not None:
                 self._known[key] = known
                 return known.ids
-        # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
-        (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
-        ids = array("I", encoding.ids)
+        ids = array("I", encode_whole(self._backend, piece, add_special_tokens=False))
         with self._lock:
             self._remember(key, ids)
         return ids

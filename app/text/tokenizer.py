@@ -17,7 +17,7 @@ from tokenizers.decoders import Decoder
 
 from app.checkpoints import CheckpointError
 from app.checkpoints.metadata import read_eos_token_ids, read_optional_json
-from app.text.pieces import PieceEncoder
+from app.text.pieces import PieceEncoder, encode_whole
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 SPACE_MARK = "\u2581"
@@ -74,17 +74,14 @@ class Tokenizer:
             chat_template=_chat_template(directory, config, chat_template),
         )
 
-    def encode(self, text: str, *, add_special_tokens: bool, salt: str = "") -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> list[int]:
         """Token ids; special tokens written out in `text` become themselves.
 
         Parts that were encoded before take less time, but for those that came with another `salt`.
         """
         if self._pieces is not None and not add_special_tokens:
             return self._pieces.encode(text, salt)
-        # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
-        return ids
+        return encode_whole(self._backend, text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int]) -> str:
         """Text of whole answers, special tokens left out. Streams use `app.text.detokenizer`."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.framing import LENGTH, framed
+from app.framing import LENGTH, framed, read_framed
 from app.workers.messages import Answer, Ask, Message, Question, decode, encode
 
 log = logging.getLogger(__name__)
@@ -31,18 +31,8 @@ def frame(message: Message) -> bytes:
 
 def read_blocking(end: socket.socket) -> Message:
     """One message, before there is an event loop. Raises `EOFError`."""
-    message: Message = decode(_exactly(end, *LENGTH.unpack(_exactly(end, LENGTH.size))))
+    message: Message = decode(read_framed(end.recv))
     return message
-
-
-def _exactly(end: socket.socket, size: int) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        piece = end.recv(size - len(found))
-        if not piece:
-            raise EOFError("the other process is gone")
-        found += piece
-    return bytes(found)
 
 
 class Channel:

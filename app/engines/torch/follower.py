@@ -5,6 +5,7 @@ Computes what rank 0 writes to its standard input (`followers.py`), until that e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -23,14 +24,14 @@ from app.engines.torch.loader import load_rank
 from app.engines.torch.parallel import Ranks
 from app.engines.torch.scheduler import Chunk, Plan
 from app.engines.torch.sequence import Sequence
-from app.framing import LENGTH
+from app.framing import read_framed
 from app.generation import GenerationRequest, SamplingParams
 from app.telemetry.logs import setup_logging
 
 
 def follow(source: BinaryIO) -> None:
     """Be the rank that the first message says, to the end of `source`."""
-    told = msgspec.msgpack.decode(_read(source), type=Join)
+    told = msgspec.msgpack.decode(read_framed(source.read), type=Join)
     setup_logging(told.log_level, process=f"rank {told.rank}")
     ranks = Ranks(told.rank, told.size)
     settings = TorchSettings.model_validate(told.settings)
@@ -59,16 +60,11 @@ def _sequence(part: Part) -> Sequence:
     return sequence
 
 
-def _read(source: BinaryIO) -> bytes:
-    """The next message; empty at the end."""
-    head = source.read(LENGTH.size)
-    return source.read(*LENGTH.unpack(head)) if len(head) == LENGTH.size else b""
-
-
 def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
     """Read along with the computation, which may hang when rank 0 is gone."""
-    while body := _read(source):
-        steps.put(body)
+    with contextlib.suppress(EOFError):
+        while True:
+            steps.put(read_framed(source.read))
     os._exit(0)
 
 
