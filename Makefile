@@ -13,7 +13,7 @@ setup:           ## make .venv with all dependencies and the demo model
 	@scripts/setup.sh
 
 serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for flags)
-	@exec $(BIN)/python -m app serve $(ARGS)
+	@exec $(BIN)/python -m trtllm_openai serve $(ARGS)
 
 test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
 	$(PYTEST_ALL) $(ARGS)

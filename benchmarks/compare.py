@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "app"), str(ROOT / "benchmarks")]
 
 from compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
 
@@ -92,8 +92,9 @@ class Comparison:
         self._scratch = scratch
         own = arguments.peer == "self"
         env = dict(os.environ)
+        found_first = os.pathsep.join(filter(None, [str(ROOT / "app"), env.get("PYTHONPATH")]))
         path = {} if arguments.peer_path is None else {"PYTHONPATH": arguments.peer_path}
-        self.ours = Side("ours", OURS, sys.executable, ROOT, env, flags)
+        self.ours = Side("ours", OURS, sys.executable, ROOT, env | {"PYTHONPATH": found_first}, flags)
         # elsewhere than here: directories of this repository must not shadow the peer's modules
         where = ROOT if own else scratch
         kind, more = PEERS[arguments.peer], flags if own else []
@@ -147,7 +148,7 @@ class Comparison:
         flags = ["--url", url, "--model", "m", "--warmup", "2", "--extra", EXTRA, "--json", str(file)]
         flags += ["--concurrency", str(load["concurrency"]), "--requests", str(load["requests"])]
         flags += ["--input-tokens", str(load["input"]), "--output-tokens", str(load["output"])]
-        text = run([sys.executable, "-m", "app", "bench", *flags], ROOT, self.ours.env)
+        text = run([sys.executable, "-m", "trtllm_openai", "bench", *flags], ROOT, self.ours.env)
         return (read_bench(json.loads(file.read_text())["loads"][0]) if file.exists() else {}), text
 
 

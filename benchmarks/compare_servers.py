@@ -41,8 +41,8 @@ class Kind:
 
 
 OURS = Kind(
-    module="app",
-    start="-m app serve --engine torch --model {model} --port {port} --served-model-name m "
+    module="trtllm_openai",
+    start="-m trtllm_openai serve --engine torch --model {model} --port {port} --served-model-name m "
     "--torch.enable-prefix-caching false",
     dummy="--torch.load-format dummy",
     health="/health/ready",

@@ -31,14 +31,14 @@ import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from app import checkpoints
-from app.config import Settings, TorchSettings
-from app.engines.torch import load
-from app.engines.torch.engine import TorchEngine
-from app.engines.torch.linear import make_linear
-from app.engines.torch.model_config import read_config
-from app.generation import GenerationRequest, SamplingParams, StepOutput
-from app.text.tokenizer import Tokenizer
+from trtllm_openai import checkpoints
+from trtllm_openai.config import Settings, TorchSettings
+from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.linear import make_linear
+from trtllm_openai.engines.torch.model_config import read_config
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.text.tokenizer import Tokenizer
 
 TEXT = (
     "The harbour was quiet in the early morning, and the fishermen had not yet returned with their catch. "

@@ -29,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "app"), str(ROOT / "benchmarks")]
 
 from frontend_load import Body, Load  # noqa: E402 - a sibling, whatever the working directory
 
@@ -70,7 +70,9 @@ def ours(itl: float = ITL, ttft: float = 0.0, workers: int = 1) -> Iterator[Serv
     flags += ["--synthetic.max-batch-size", "8192", "--limits.max-waiting-requests", "100000"]
     flags += ["--limits.max-waiting-tokens", "100000000"]
     flags += ["--workers", str(workers), "--replicas", str(workers)]
-    with _started([sys.executable, "-m", "app", "serve", *flags], r"is ready on http://\S+:(\d+)") as server:
+    with _started(
+        [sys.executable, "-m", "trtllm_openai", "serve", *flags], r"is ready on http://\S+:(\d+)"
+    ) as server:
         yield server
 
 

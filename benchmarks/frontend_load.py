@@ -14,9 +14,9 @@ from typing import Any
 
 import uvloop
 
-from app.bench.client import Client, Connection
-from app.bench.plan import Record, Target
-from app.bench.sse import AnswerReader
+from trtllm_openai.bench.client import Client, Connection
+from trtllm_openai.bench.plan import Record, Target
+from trtllm_openai.bench.sse import AnswerReader
 
 Body = dict[str, Any]
 

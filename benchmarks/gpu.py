@@ -21,20 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from app.config import TorchSettings
-from app.engines.torch import load
-from app.engines.torch.cuda.executor import CudaExecutor
-from app.engines.torch.cuda.kernels.attention import PagedDecode
-from app.engines.torch.cuda.kernels.gemv import gemv
-from app.engines.torch.cuda.kernels.norm import add_rms_norm
-from app.engines.torch.cuda.kernels.rope import rope_and_store
-from app.engines.torch.cuda.kernels.sampling import Sampler
-from app.engines.torch.cuda.kernels.swiglu import swiglu
-from app.engines.torch.kv_cache import blocks_for, bytes_per_token
-from app.engines.torch.model_config import ModelConfig, read_config
-from app.engines.torch.scheduler import Plan
-from app.engines.torch.sequence import Sequence
-from app.generation import GenerationRequest, SamplingParams
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
+from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
+from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm
+from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
+from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
+from trtllm_openai.engines.torch.kv_cache import blocks_for, bytes_per_token
+from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
+from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 BLOCK_SIZE = 16

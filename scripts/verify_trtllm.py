@@ -9,6 +9,7 @@ the engine and asked the things that matter over HTTP. Exit status 0: all of it 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,10 +23,10 @@ from typing import Any
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 
-from app.config import ConfigError
-from app.engines.tensorrt_llm.loader import import_bindings
+from trtllm_openai.config import ConfigError
+from trtllm_openai.engines.tensorrt_llm.loader import import_bindings
 
 KOREAN = "대한민국의 수도는"
 STARTUP = 1800.0
@@ -237,10 +238,11 @@ def verify(engine: str, tokenizer: str, flags: list[str]) -> list[Row]:
     except ConfigError as error:
         return [Row("import", False, str(error))]
     rows = [Row("import", True, f"tensorrt_llm {package.__version__}"), *check_names(bindings)]
-    command = [sys.executable, "-m", "app", "serve", "--engine", "tensorrt_llm", "--model", engine]
+    command = [sys.executable, "-m", "trtllm_openai", "serve", "--engine", "tensorrt_llm", "--model", engine]
     command += ["--tokenizer", tokenizer, "--port", "0", "--log-level", "warning", *flags]
     with tempfile.TemporaryFile("w+") as printed:
-        process = subprocess.Popen(command, stdout=printed, cwd=Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(command, stdout=printed, env={**os.environ, "PYTHONPATH": path})
         try:
             started = time.monotonic()
             url = None

@@ -1,6 +1,7 @@
 """What tests of several parts share: the demo model, as the server itself would find it, and a part of it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,19 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from app import checkpoints
-from app.config import Settings
-from app.text.tokenizer import Tokenizer
+from trtllm_openai import checkpoints
+from trtllm_openai.config import Settings
+from trtllm_openai.text.tokenizer import Tokenizer
+
+PACKAGE_ROOT = Path(__file__).parents[1] / "app"
+
+
+def python_path(*directories: Path) -> str:
+    """A PYTHONPATH of these directories and this checkout's package."""
+    return os.pathsep.join(map(str, (*directories, PACKAGE_ROOT)))
+
+
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [python_path(), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")

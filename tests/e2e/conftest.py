@@ -1,4 +1,4 @@
-"""Starts the real server as a user does: `python -m app serve`, on a free port."""
+"""Starts the real server as a user does: `python -m trtllm_openai serve`, on a free port."""
 
 import os
 import re
@@ -41,7 +41,7 @@ class RunningServer:
         return sum(map(float, values))
 
     def processes(self, module: str) -> list[int]:
-        """Process ids of its children that run this module: app.runner or app.workers."""
+        """Process ids of its children that run this module, e.g. trtllm_openai.engine_host."""
         return [pid for pid in children(self.process.pid) if module in _command(pid)]
 
     def wait(self, condition: Callable[[], bool], patience: float) -> float:
@@ -84,7 +84,7 @@ def _collect(stream: IO[str] | None, lines: list[str]) -> threading.Thread:
 def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
     """Run the server until the block ends; it must then stop by itself on SIGTERM with status 0."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", "0", *flags],
+        [sys.executable, "-m", "trtllm_openai", "serve", "--port", "0", *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

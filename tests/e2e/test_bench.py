@@ -10,7 +10,7 @@ from tests.e2e.conftest import ROOT, RunningServer
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", "bench", *flags]
+    command = [sys.executable, "-m", "trtllm_openai", "bench", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

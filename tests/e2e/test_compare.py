@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.compare_servers import family, living
+from tests.conftest import python_path
 from tests.e2e.conftest import ROOT
 
 CONTROL = ["--model", "demo", "--peer", "self", "--input-tokens", "16"]
@@ -18,8 +19,8 @@ import os, sys
 if sys.argv[1] == "serve":
     flags = ["--engine", "synthetic", "--synthetic.max-seq-len", "20", "--served-model-name", "m"]
     flags += ["--model", sys.argv[2], "--port", sys.argv[sys.argv.index("--port") + 1]]
-    os.environ["PYTHONPATH"] = {str(ROOT)!r}
-    os.execv(sys.executable, [sys.executable, "-m", "app", "serve", *flags])
+    os.environ["PYTHONPATH"] = {python_path()!r}
+    os.execv(sys.executable, [sys.executable, "-m", "trtllm_openai", "serve", *flags])
 print("Output token throughput (tok/s):  500.00\\nMedian TPOT (ms):  4.00\\nMedian TTFT (ms):  20.00")
 print("P99 TTFT (ms):  40.00\\nP99 ITL (ms):  6.00")
 """

@@ -153,7 +153,7 @@ def test_killed_runner_is_an_error_event_and_the_server_recovers() -> None:
 
         result = thread.submit(read)
         assert begun.wait(10)
-        os.kill(running.processes("app.runner")[0], signal.SIGKILL)
+        os.kill(running.processes("trtllm_openai.engine_host")[0], signal.SIGKILL)
         last = json.loads(result.result()[-1].removeprefix("data: "))
         assert last["error"]["type"] == "server_error"
         running.wait(lambda: httpx.get(running.url + "/health/ready").status_code == 200, patience=30)

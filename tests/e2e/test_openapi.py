@@ -12,8 +12,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.protocol.documented import ChatCompletionChunk, CompletionChunk
 from tests.e2e.conftest import RunningServer, serve
+from trtllm_openai.protocol.documented import ChatCompletionChunk, CompletionChunk
 
 CHECKS = [
     not_a_server_error,  # the first: see _try

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.auth import make_key
 from tests.e2e.conftest import ROOT, RunningServer, serve
+from trtllm_openai.api.auth import make_key
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -282,9 +282,8 @@ def test_without_the_settings_there_is_none_of_it(receiver: Receiver) -> None:
     said = "".join(server.stderr)
     assert SECRET not in said
     (line,) = [line for line in server.stderr if "request_id=plain" in line]
-    expected = (
-        rf"INFO +http\S* app.access: request request_id=plain method=POST path={CHAT} status=200 ms=\S+"
-    )
+    expected = r"INFO +http\S* trtllm_openai.access: request request_id=plain "
+    expected += rf"method=POST path={CHAT} status=200 ms=\S+"
     assert re.search(expected + r" prompt_tokens=\d+ completion_tokens=6 finish_reason=length ttft_ms=", line)
 
 
@@ -292,7 +291,7 @@ def test_without_the_settings_there_is_none_of_it(receiver: Receiver) -> None:
 def test_a_full_disk_for_logs_hurts_no_request(form: str) -> None:
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", "--port", "0", *SYNTHETIC, "--log-format", form],
+            [sys.executable, "-m", "trtllm_openai", "serve", "--port", "0", *SYNTHETIC, "--log-format", form],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=full,

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import python_path
 from tests.e2e.conftest import RunningServer, children, serve
 from tests.fakes.engine_dir import make_engine_dir
 
@@ -35,7 +36,7 @@ def start(tmp_path: Path, demo_dir: Path) -> Start:
     ) -> Iterator[RunningServer]:
         model = make_engine_dir(tmp_path / "llama", world, tokenizer=demo_dir)
         env = {
-            "PYTHONPATH": str(FAKES),
+            "PYTHONPATH": python_path(FAKES),
             "CUDA_VISIBLE_DEVICES": gpus,
             "FAKE_TRTLLM": json.dumps({"record": str(tmp_path / "record"), **behaviour}),
         }
@@ -240,7 +241,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_the_pytorch_backend(demo_dir: Path) -> None:
-    env = {"PYTHONPATH": str(FAKES), "CUDA_VISIBLE_DEVICES": "0", "FAKE_TRTLLM": "{}"}
+    env = {"PYTHONPATH": python_path(FAKES), "CUDA_VISIBLE_DEVICES": "0", "FAKE_TRTLLM": "{}"}
     with serve("--engine", "tensorrt_llm_pytorch", "--model", str(demo_dir), env=env) as server:
         assert httpx.get(server.url + "/version").json()["engine"] == "tensorrt_llm_pytorch"
         body = {"prompt": "one two three", "temperature": 0, "logprobs": 2}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import python_path
 from tests.fakes.engine_dir import make_engine_dir
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def verify(model: Path, tokenizer: Path, **environment: str) -> subprocess.Compl
 
 def test_it_passes_on_the_fake(tmp_path: Path, demo_dir: Path) -> None:
     model = make_engine_dir(tmp_path, tokenizer=demo_dir)
-    done = verify(model, model / "tokenizer", PYTHONPATH=str(FAKES))
+    done = verify(model, model / "tokenizer", PYTHONPATH=python_path(FAKES))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 24
@@ -40,7 +41,7 @@ def test_it_fails_where_a_name_is_gone(tmp_path: Path, demo_dir: Path) -> None:
     bindings = changed / "bindings" / "executor.py"
     bindings.write_text(bindings.read_text().replace("    allotted_time_ms=None,\n", ""))
     model = make_engine_dir(tmp_path / "m", tokenizer=demo_dir)
-    done = verify(model, model / "tokenizer", PYTHONPATH=str(changed.parent))
+    done = verify(model, model / "tokenizer", PYTHONPATH=python_path(changed.parent))
     assert done.returncode == 1
     assert "FAIL  name Request" in done.stdout
     assert "allotted_time_ms" in done.stdout

@@ -270,7 +270,7 @@ def test_18_retry_headers_while_loading() -> None:
     port = httpx.URL(_free_url()).port
     slow = ["--engine", "synthetic", "--synthetic.load-time", "3"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", str(port), *slow],
+        [sys.executable, "-m", "trtllm_openai", "serve", "--port", str(port), *slow],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

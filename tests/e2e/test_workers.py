@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.auth import make_key
 from tests.e2e.conftest import RunningServer, children, serve
+from trtllm_openai.api.auth import make_key
 
 TEXT, RESPONSES = "/v1/completions", "/v1/responses"
 FLAGS = ("--engine", "synthetic", "--workers", "2", "--replicas", "2", "--synthetic.itl", "0.02")
@@ -21,7 +21,7 @@ LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "stream": True}
 
 
 def workers(server: RunningServer) -> list[int]:
-    return server.processes("app.workers")
+    return server.processes("trtllm_openai.serve.workers")
 
 
 def connections(server: RunningServer, pid: int) -> int:
@@ -172,14 +172,16 @@ def test_bounds_hold_for_all_workers_together(tmp_path: Path) -> None:
         for _ in range(4):
             listed = httpx.get(f"{server.url}/admin/runners", headers=bearer["admin"]).json()
             assert [one["state"] for one in listed["runners"]] == ["ready", "ready"]
-            assert {one["pid"] for one in listed["runners"]} == set(server.processes("app.runner"))
+            assert {one["pid"] for one in listed["runners"]} == set(
+                server.processes("trtllm_openai.engine_host")
+            )
         missing = httpx.post(f"{server.url}/admin/runners/7/restart", headers=bearer["admin"])
         assert missing.status_code == 404
-        before = set(server.processes("app.runner"))
+        before = set(server.processes("trtllm_openai.engine_host"))
         assert httpx.post(f"{server.url}/admin/runners/1/restart", headers=bearer["admin"]).status_code == 202
         server.wait(lambda: server.metric("runner_restarts_total") == 1, 30)
         server.wait(lambda: server.metric("runners_ready") == 2, 30)
-        assert len(before & set(server.processes("app.runner"))) == 1
+        assert len(before & set(server.processes("trtllm_openai.engine_host"))) == 1
 
 
 def test_a_worker_that_dies_takes_only_its_own_requests_along(
@@ -216,7 +218,7 @@ def test_a_worker_that_dies_takes_only_its_own_requests_along(
 
 def test_a_runner_that_dies_is_replaced_for_every_worker(server: RunningServer) -> None:
     restarts = server.metric("runner_restarts_total")
-    os.kill(server.processes("app.runner")[0], signal.SIGKILL)
+    os.kill(server.processes("trtllm_openai.engine_host")[0], signal.SIGKILL)
     server.wait(lambda: server.metric("runner_restarts_total") == restarts + 1, 20)
     server.wait(lambda: server.metric("runners_ready") == 2, 20)
     for _ in range(8):

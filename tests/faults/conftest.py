@@ -36,7 +36,7 @@ class Victim:
 
     def runners(self) -> list[int]:
         """Process ids of the runners."""
-        return self.server.processes("app.runner")
+        return self.server.processes("trtllm_openai.engine_host")
 
     def fault(self, kind: str) -> None:
         """Have the next engine step fail."""
@@ -163,7 +163,7 @@ def run_victim(model: Path, directory: Path, *flags: str, key: str = "", **env: 
 def launched(*flags: str, stderr: Any = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
     """A server process that may not get as far as serving; gone when the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", *flags],
+        [sys.executable, "-m", "trtllm_openai", "serve", *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -321,7 +321,7 @@ def test_deadlines(start: Start, outcome: Say) -> None:
 
 
 def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path: Path) -> None:
-    from app.api.auth import make_key
+    from trtllm_openai.api.auth import make_key
 
     user, line = make_key("alice", "api")
     admin, admin_line = make_key("ops", "admin")

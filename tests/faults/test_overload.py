@@ -23,7 +23,7 @@ PLACES = "24"
 
 
 def bench(url: str, report: Path, *load: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "app", "bench", "--url", url, "--output-tokens", str(TOKENS)]
+    command = [sys.executable, "-m", "trtllm_openai", "bench", "--url", url, "--output-tokens", str(TOKENS)]
     command += ["--input-tokens", "16", "--json", str(report), *load]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=280)
     loads: list[dict[str, Any]] = json.loads(report.read_text())["loads"]

@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 
-from app.engines.torch.linear import padded_rows
-from app.runner.loop import IDLE_WAIT
 from tests.faults.conftest import CHAT, TEXT, Start, Victim
+from trtllm_openai.engine_host.loop import IDLE_WAIT
+from trtllm_openai.engines.torch.linear import padded_rows
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
 WARM_UP = max(6.0, SECONDS / 10)

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from app.engines.torch.cuda.kernels.attention import PagedDecode
-from app.engines.torch.cuda.kernels.gemv import gemv
-from app.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
-from app.engines.torch.cuda.kernels.rope import rope_and_store
-from app.engines.torch.cuda.kernels.sampling import Sampler
-from app.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
+from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
+from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
+from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
+from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPS = 1e-5

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from app.engines.torch.cuda.prefill import Chunks, attend_chunks
 from tests.gpu.test_kernels import TOLERANCE, error, random
+from trtllm_openai.engines.torch.cuda.prefill import Chunks, attend_chunks
 
 BLOCK_SIZE = 16
 

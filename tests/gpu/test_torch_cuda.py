@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers
 
-from app.config import ConfigError
 from tests.unit.engines.torch.conftest import (
     CONFIGS,
     SIZES,
@@ -19,6 +18,7 @@ from tests.unit.engines.torch.conftest import (
     request,
     run,
 )
+from trtllm_openai.config import ConfigError
 
 LENGTHS = (1, 5, 16, 64, 130, 200)
 

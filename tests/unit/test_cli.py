@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
-from app.text.tokenizer import Tokenizer
 from tests.fakes.engine_dir import make_engine_dir
+from trtllm_openai.cli import main
+from trtllm_openai.text.tokenizer import Tokenizer
 
 FAKES = Path(__file__).parents[1] / "fakes"
 KOREAN = "대한민국의 수도는"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.config import ConfigError, Section, Settings, add_flags, load_settings
+from trtllm_openai.config import ConfigError, Section, Settings, add_flags, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

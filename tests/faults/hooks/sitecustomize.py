@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-TARGET = "app.engines.torch.engine"
+TARGET = "trtllm_openai.engines.torch.engine"
 
 
 class Patch(importlib.abc.MetaPathFinder):

@@ -8,18 +8,18 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.chat import ChatChunks, chat_choice
-from app.api.collect import collect
-from app.api.job import Choice, Job
-from app.api.stream import ChunkStream, UsageWanted
-from app.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
-from app.chat.parsers.reasoning import ReasoningSplitter
-from app.config import LimitSettings
-from app.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
-from app.pool import Admission, Board, Generation
-from app.telemetry.metrics import Metrics
-from app.text.choice import ChoiceDecoder, TextRules
-from app.text.tokenizer import Tokenizer
+from trtllm_openai.api.chat import ChatChunks, chat_choice
+from trtllm_openai.api.collect import collect
+from trtllm_openai.api.job import Choice, Job
+from trtllm_openai.api.stream import ChunkStream, UsageWanted
+from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
+from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
+from trtllm_openai.config import LimitSettings
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
+from trtllm_openai.runners import Admission, Board, Generation
+from trtllm_openai.telemetry.metrics import Metrics
+from trtllm_openai.text.choice import ChoiceDecoder, TextRules
+from trtllm_openai.text.tokenizer import Tokenizer
 
 ARGUMENTS = '{"a": [1, "}</tool_call>", {"b": null}], "한": "👩‍👩‍👧"}'
 CALL = f'<tool_call>\n{{"name": "f", "arguments": {ARGUMENTS}}}\n</tool_call>'

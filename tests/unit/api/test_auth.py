@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from app.api import auth
-from app.api.auth import Keys, make_key
-from app.api.errors import ApiError
-from app.config import ConfigError
+from trtllm_openai.api import auth
+from trtllm_openai.api.auth import Keys, make_key
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.config import ConfigError
 
 
 def bearer(key: str) -> Headers:

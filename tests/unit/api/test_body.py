@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.body import deeper_than
+from trtllm_openai.api.body import deeper_than
 
 VALUES = st.recursive(
     st.integers() | st.none() | st.text(max_size=2),

@@ -5,11 +5,11 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from app.api.errors import ApiError, from_exception, place
-from app.generation import InvalidRequest
-from app.pool import PoolError
-from app.protocol.chat import ChatRequest
-from app.protocol.completions import CompletionRequest
+from trtllm_openai.api.errors import ApiError, from_exception, place
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.protocol.chat import ChatRequest
+from trtllm_openai.protocol.completions import CompletionRequest
+from trtllm_openai.runners import PoolError
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from app.api.auth import Keys, make_key
-from app.api.errors import ApiError
-from app.api.middleware import RequestLayer, clean_path
-from app.config import Settings
-from app.telemetry.metrics import Metrics, render
+from trtllm_openai.api.auth import Keys, make_key
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.middleware import RequestLayer, clean_path
+from trtllm_openai.config import Settings
+from trtllm_openai.telemetry.metrics import Metrics, render
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.sse import DONE, PING, ChunkFrames, TokenStream, event
+from trtllm_openai.api.sse import DONE, PING, ChunkFrames, TokenStream, event
 
 HEAD = {"id": 'a"b', "object": "o", "created": 1, "model": "m/\\é"}
 CHAT = ('"delta":{"content":', "}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bench.sse import AnswerReader, BadAnswer
+from trtllm_openai.bench.sse import AnswerReader, BadAnswer
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bench.plan import Load, Record
-from app.bench.stats import meets, parse_slo, percentiles, summarise, tpot
+from trtllm_openai.bench.plan import Load, Record
+from trtllm_openai.bench.stats import meets, parse_slo, percentiles, summarise, tpot
 
 
 def record(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.chat.messages import normalise
-from app.generation import InvalidRequest
+from trtllm_openai.chat.messages import normalise
+from trtllm_openai.generation import InvalidRequest
 
 
 def test_forms_that_are_accepted() -> None:

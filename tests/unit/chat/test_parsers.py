@@ -9,14 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.chat.parsers import TOOL_FORMATS, ChatOutput, detect_reasoning, detect_tools
-from app.chat.parsers.hermes import Hermes
-from app.chat.parsers.json_array import JsonArray
-from app.chat.parsers.llama_json import LlamaJson
-from app.chat.parsers.mistral import Mistral
-from app.chat.parsers.pythonic import Pythonic
-from app.chat.parsers.tool_parser import ToolParser
-from app.text.events import CallArguments, CallStart, Content, Event, merged
+from trtllm_openai.chat.parsers import TOOL_FORMATS, ChatOutput, detect_reasoning, detect_tools
+from trtllm_openai.chat.parsers.hermes import Hermes
+from trtllm_openai.chat.parsers.json_array import JsonArray
+from trtllm_openai.chat.parsers.llama_json import LlamaJson
+from trtllm_openai.chat.parsers.mistral import Mistral
+from trtllm_openai.chat.parsers.pythonic import Pythonic
+from trtllm_openai.chat.parsers.tool_parser import ToolParser
+from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, merged
 
 NAMES = ("get_weather", "f", "math.add-2")
 PARSERS = (Hermes, LlamaJson, Mistral, Pythonic, JsonArray)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.chat.parsers import REASONING
-from app.chat.parsers.reasoning import ReasoningSplitter
-from app.text.events import Reasoning
+from trtllm_openai.chat.parsers import REASONING
+from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
+from trtllm_openai.text.events import Reasoning
 
 TEXTS = st.lists(
     st.sampled_from(["<think>", "</think>", "<", "</", "think>", "hm", "한", " ", "\n", "x < y "]),

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from app.chat.template import ChatTemplate
-from app.checkpoints import CheckpointError
-from app.generation import InvalidRequest
-from app.text.tokenizer import Tokenizer
+from trtllm_openai.chat.template import ChatTemplate
+from trtllm_openai.checkpoints import CheckpointError
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.text.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "<b>&안녕</b>"}]
 TEMPLATES = {

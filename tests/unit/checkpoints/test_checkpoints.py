@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from app.checkpoints import CheckpointError, cache, display_name, resolve
-from app.checkpoints.convert import unpermute
-from app.checkpoints.metadata import read_eos_token_ids
-from app.checkpoints.safetensors_file import to_bfloat16
-from app.text.tokenizer import Tokenizer
+from trtllm_openai.checkpoints import CheckpointError, cache, display_name, resolve
+from trtllm_openai.checkpoints.convert import unpermute
+from trtllm_openai.checkpoints.metadata import read_eos_token_ids
+from trtllm_openai.checkpoints.safetensors_file import to_bfloat16
+from trtllm_openai.text.tokenizer import Tokenizer
 
 
 def quiet(fraction: float, what: str) -> None:
@@ -93,7 +93,7 @@ def test_files_that_cannot_be_served(tmp_path: Path, name: str, content: bytes |
 
 
 def test_cut_off_demo(tmp_path: Path, demo_dir: Path) -> None:
-    from app.checkpoints.resolve import _demo_file
+    from trtllm_openai.checkpoints.resolve import _demo_file
 
     path, _ = _demo_file()
     cut = tmp_path / "cut.gguf"

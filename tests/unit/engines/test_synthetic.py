@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from app.config import SyntheticSettings
-from app.engines.synthetic import SyntheticEngine
-from app.generation import GenerationRequest, InvalidRequest, SamplingParams, StepOutput
+from trtllm_openai.config import SyntheticSettings
+from trtllm_openai.engines.synthetic import SyntheticEngine
+from trtllm_openai.generation import GenerationRequest, InvalidRequest, SamplingParams, StepOutput
 
 
 def engine(**settings: float) -> SyntheticEngine:

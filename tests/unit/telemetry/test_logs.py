@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.telemetry.logs import JsonFormatter, QuietHandler, TextFormatter, fields
+from trtllm_openai.telemetry.logs import JsonFormatter, QuietHandler, TextFormatter, fields
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
 def record(message: str, values: dict[str, Any], exc_info: Any = None) -> logging.LogRecord:
-    made = logging.LogRecord("app.access", logging.INFO, "", 0, "%s", (message,), exc_info)
+    made = logging.LogRecord("trtllm_openai.access", logging.INFO, "", 0, "%s", (message,), exc_info)
     made.__dict__.update(fields(values))
     return made
 
@@ -28,7 +28,7 @@ def test_json_is_one_valid_line_whatever_it_holds(message: str, value: Any) -> N
     assert "\n" not in line
     found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert found["message"].encode("utf-16", "surrogatepass") == message.encode("utf-16", "surrogatepass")
-    assert (found["level"], found["process"], found["logger"]) == ("info", "http", "app.access")
+    assert (found["level"], found["process"], found["logger"]) == ("info", "http", "trtllm_openai.access")
 
 
 @given(message=ANY_TEXT, value=ANY_TEXT)

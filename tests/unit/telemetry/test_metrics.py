@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.generation import EngineStats
-from app.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, render
-from app.telemetry.values import Definition, Snapshot, merged
+from trtllm_openai.generation import EngineStats
+from trtllm_openai.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, render
+from trtllm_openai.telemetry.values import Definition, Snapshot, merged
 
 ROOT = Path(__file__).resolve().parents[3]
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from app.config import ConfigError, Settings
-from app.telemetry.record import RequestRecord
-from app.telemetry.traces import VARIABLES, make_tracer
+from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.telemetry.record import RequestRecord
+from trtllm_openai.telemetry.traces import VARIABLES, make_tracer
 
 
 @pytest.fixture(autouse=True)

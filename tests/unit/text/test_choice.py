@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.generation import StepOutput, TokenLogprobs
-from app.text.choice import ChoiceDecoder, TextDelta, TextRules
-from app.text.tokenizer import Tokenizer
 from tests.unit.text.test_tokenizer import CHARACTERS
+from trtllm_openai.generation import StepOutput, TokenLogprobs
+from trtllm_openai.text.choice import ChoiceDecoder, TextDelta, TextRules
+from trtllm_openai.text.tokenizer import Tokenizer
 
 
 def decode(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from app.text.pieces import PieceEncoder
-from app.text.tokenizer import Tokenizer
+from trtllm_openai.text.pieces import PieceEncoder
+from trtllm_openai.text.tokenizer import Tokenizer
 
 Change = Callable[[tokenizers.Tokenizer], object]
 

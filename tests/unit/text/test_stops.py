@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.text.stops import StopMatcher
+from trtllm_openai.text.stops import StopMatcher
 
 LETTERS = st.text(alphabet="ab", min_size=1, max_size=5)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.config import TensorRTLLMSettings
-from app.engines.tensorrt_llm import load
-from app.engines.tensorrt_llm.executor import ExecutorEngine
 from tests.fakes.engine_dir import make_engine_dir
+from trtllm_openai.config import TensorRTLLMSettings
+from trtllm_openai.engines.tensorrt_llm import load
+from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 
 FAKES = Path(__file__).parents[3] / "fakes"
 EOS = (2, 4)

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.config import ConfigError, TensorRTLLMSettings
-from app.engines.tensorrt_llm import pytorch
-from app.engines.tensorrt_llm.pytorch import LLMEngine
-from app.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput
 from tests.unit.engines.tensorrt_llm.conftest import EOS, FAKES
+from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.engines.tensorrt_llm import pytorch
+from trtllm_openai.engines.tensorrt_llm.pytorch import LLMEngine
+from trtllm_openai.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput
 
 Make = Callable[..., LLMEngine]
 PROMPT = [10, 11, 12]

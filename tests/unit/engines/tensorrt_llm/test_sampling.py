@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.engines.tensorrt_llm.sampling import to_executor
-from app.generation import SamplingParams
+from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
+from trtllm_openai.generation import SamplingParams
 
 EOS = (128001, 128008, 128009)
 

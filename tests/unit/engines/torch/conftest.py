@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from app.config import TorchSettings
-from app.engines.torch import load
-from app.engines.torch.engine import TorchEngine
-from app.generation import GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 
 VOCAB = 500
 LLAMA3_ROPE = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.engines.torch.block_pool import BlockPool, block_name, first_name
+from trtllm_openai.engines.torch.block_pool import BlockPool, block_name, first_name
 
 
 def test_refuses_what_it_does_not_have() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.checkpoints import CheckpointError
-from app.engines.torch.model_config import read_config
 from tests.unit.engines.torch.conftest import make_engine
+from trtllm_openai.checkpoints import CheckpointError
+from trtllm_openai.engines.torch.model_config import read_config
 
 
 @pytest.fixture

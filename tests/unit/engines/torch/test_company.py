@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.generation import StepOutput
 from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
 from tests.unit.engines.torch.test_linear import vnni
+from trtllm_openai.generation import StepOutput
 
 PROMPTS = [list(range(3, 3 + length)) for length in (1, 7, 30, 50, 90, 180)]
 SAMPLING: dict[str, Any] = {"max_tokens": 60, "temperature": 1.0, "logprobs": 3, "ignore_eos": True}

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.config import ConfigError
-from app.engines.torch import executor as executor_module
-from app.engines.torch import loader
-from app.engines.torch.engine import TorchEngine
-from app.engines.torch.sequence import Sequence
-from app.generation import QUEUE_TIMEOUT, InvalidRequest
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
+from trtllm_openai.config import ConfigError
+from trtllm_openai.engines.torch import executor as executor_module
+from trtllm_openai.engines.torch import loader
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import QUEUE_TIMEOUT, InvalidRequest
 
 PROMPT = range(3, 12)
 

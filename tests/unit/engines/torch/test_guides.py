@@ -8,11 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from app.config import TorchSettings
-from app.engines.torch import load
-from app.engines.torch.engine import TorchEngine
-from app.generation import GenerationRequest, Guide, SamplingParams, StepOutput
-from app.text.tokenizer import Tokenizer
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
+from trtllm_openai.text.tokenizer import Tokenizer
 
 SCHEMA = {
     "type": "object",

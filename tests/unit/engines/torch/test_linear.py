@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from app.config import ConfigError
-from app.engines.torch.linear import (
+from trtllm_openai.config import ConfigError
+from trtllm_openai.engines.torch.linear import (
     MIN_ROWS,
     Int8Linear,
     PackedLinear,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from app.engines.torch.engine import TorchEngine
-from app.engines.torch.executor import DoneStep, Executor
-from app.engines.torch.sampler import Sampled
-from app.engines.torch.scheduler import Plan
-from app.engines.torch.sequence import Sequence
 from tests.unit.engines.torch.conftest import finish, make_engine, request, run
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.executor import DoneStep, Executor
+from trtllm_openai.engines.torch.sampler import Sampled
+from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.sequence import Sequence
 
 
 class LateStep:

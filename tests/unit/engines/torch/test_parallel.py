@@ -13,10 +13,10 @@ import pytest
 import torch
 import transformers
 
-from app.config import ConfigError
-from app.engines.torch.parallel import Ranks
-from app.engines.torch.weights import Weights
 from tests.unit.engines.torch.conftest import SIZES, make_checkpoint, make_engine, request, run
+from trtllm_openai.config import ConfigError
+from trtllm_openai.engines.torch.parallel import Ranks
+from trtllm_openai.engines.torch.weights import Weights
 
 PROMPTS = {"short": [5, 9, 7], "long": [(i * 17) % 300 + 3 for i in range(150)]}
 PROMPTS |= {"again": PROMPTS["long"][:140], "scored": list(range(3, 40))}
@@ -82,8 +82,8 @@ def test_parts_are_all_there_is_once(total: int, size: int) -> None:
 
 RANK_0 = """
 import sys, time, pathlib
-from app.config import TorchSettings
-from app.engines.torch import load
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import load
 engine = load(
     pathlib.Path(sys.argv[1]), TorchSettings(device="cpu", tensor_parallel_size=2), lambda *_: None
 )

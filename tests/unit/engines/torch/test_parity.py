@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from app.text.tokenizer import Tokenizer
 from tests.unit.engines.torch.conftest import CONFIGS, VOCAB, make_checkpoint, make_engine, request, run
+from trtllm_openai.text.tokenizer import Tokenizer
 
 PROMPTS = [
     "대한민국의 수도는",

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.generation import StepOutput
 from tests.unit.engines.torch.conftest import make_engine, request, run
+from trtllm_openai.generation import StepOutput
 
 SAMPLING: dict[str, Any] = {
     "max_tokens": 12,

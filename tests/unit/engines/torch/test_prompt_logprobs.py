@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
-from app.engines.torch.engine import TorchEngine
-from app.generation import GenerationRequest, SamplingParams, StepOutput
 from tests.unit.engines.torch.conftest import VOCAB, make_engine
+from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 
 PROMPT = [(7 * index) % (VOCAB - 3) + 3 for index in range(70)]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.engines.torch.logit_rules import LogitRules
-from app.engines.torch.sampler import sample, uniform
-from app.engines.torch.sequence import Sequence
-from app.generation import GenerationRequest, SamplingParams
+from trtllm_openai.engines.torch.logit_rules import LogitRules
+from trtllm_openai.engines.torch.sampler import sample, uniform
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 VOCAB = 3000
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engines.torch.block_pool import BlockPool
-from app.engines.torch.kv_cache import blocks_for
-from app.engines.torch.scheduler import Limits, Plan, Scheduler
-from app.engines.torch.sequence import Sequence
-from app.generation import GenerationRequest, SamplingParams
+from trtllm_openai.engines.torch.block_pool import BlockPool
+from trtllm_openai.engines.torch.kv_cache import blocks_for
+from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 BLOCK = 4
 

@@ -1,6 +1,0 @@
-"""From a conversation to the model's prompt, and from its text back to an answer."""
-
-from app.chat.format import ChatFormat
-from app.chat.tools import NO_TOOLS, ToolPlan, plan_tools
-
-__all__ = ["NO_TOOLS", "ChatFormat", "ToolPlan", "plan_tools"]

@@ -1,9 +1,0 @@
-"""From what the `model` setting says to a Hugging Face style directory that every engine can load.
-
-Nothing here imports torch or transformers: it runs in the supervising process.
-"""
-
-from app.checkpoints.errors import CheckpointError
-from app.checkpoints.resolve import display_name, find_engine, resolve
-
-__all__ = ["CheckpointError", "display_name", "find_engine", "resolve"]

@@ -1,1 +1,0 @@
-"""Engines behind one interface. They know `app.generation` and nothing of HTTP, text or sockets."""

@@ -1,5 +1,0 @@
-"""TensorRT-LLM engines: NVIDIA's executor behind the Engine interface."""
-
-from app.engines.tensorrt_llm.loader import load
-
-__all__ = ["load"]

@@ -1,0 +1,98 @@
+"""Reads a JSON body into a request model: orjson first (fast on long prompts), then pydantic."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.headers import header
+from trtllm_openai.protocol.common import RequestModel
+from trtllm_openai.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=RequestModel)
+
+_NESTING = frozenset({dict, list})
+IGNORED_HEADER = "x-ignored-params"
+
+
+async def read_body(request: Request, model: type[T]) -> T:
+    """Parse the body. Raises `ApiError` 400 or 415, or pydantic's ValidationError, which answers as 400."""
+    content_type = header(request.scope, b"content-type")
+    if content_type is not None and content_type != "application/json":
+        content_type = content_type.partition(";")[0].strip().lower()
+    if content_type not in (None, "application/json", "") and not content_type.endswith("+json"):
+        raise ApiError(
+            415,
+            f"The body must be application/json, not {content_type}.",
+            code="unsupported_media_type",
+        )
+    raw = await _read(request)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    settings = request.app.state.service.settings
+    if settings.log_bodies:
+        about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
+        log.info("body", extra=fields(about))
+    limit = settings.max_json_depth
+    # What has few brackets cannot be deep, and counting them is cheaper than looking.
+    if raw.count(b"[") + raw.count(b"{") > limit and deeper_than(value, limit):
+        raise ApiError(400, f"The body is nested more than {limit} deep.", code="invalid_json")
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    return model.model_validate(value)
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises `ClientDisconnect`."""
+    message = await request.receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        chunks = [body]
+        while message.get("more_body"):
+            message = await request.receive()
+            chunks.append(message.get("body", b""))
+        body = b"".join(chunks)
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return body
+
+
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested in each other more than `limit` times."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit + 1):
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += item.values()
+            elif not _NESTING.isdisjoint(
+                map(type, item)
+            ):  # a long list of numbers is not looked into further
+                children += item
+        level = [child for child in children if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def ignored_params(body: RequestModel) -> dict[str, str]:
+    """The response header that names the fields this server does not know; empty when there are none."""
+    names = sorted(body.model_extra or ())
+    if not names:
+        return {}
+    text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)
+    return {IGNORED_HEADER: text[:1024]} if text else {}
+
+
+def documented(model: type[RequestModel]) -> dict[str, Any]:
+    """`openapi_extra` for a route that reads its body with `read_body`; see `api.openapi`."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,233 @@
+"""POST /v1/chat/completions, and /v1/chat/completions/render, which only shows the prompt."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.collect import Answer
+from trtllm_openai.api.conversation import Conversation, prepare
+from trtllm_openai.api.ids import new_id
+from trtllm_openai.api.job import Choice, Job
+from trtllm_openai.api.logprobs import chat_logprobs
+from trtllm_openai.api.params import (
+    api_key_name,
+    check_model,
+    check_serving,
+    patience,
+    request_record,
+    sampling_params,
+    text_rules,
+    usage_wanted,
+)
+from trtllm_openai.api.respond import stream, whole
+from trtllm_openai.api.sse import ChunkFrames
+from trtllm_openai.api.submit import Ask, start_job
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.protocol.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatLogprobs,
+    ChatRequest,
+    ChatResponse,
+    FunctionCall,
+    RenderResponse,
+    ToolCall,
+)
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.text.choice import TextDelta
+from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
+from trtllm_openai.text.tokenizer import Tokenizer
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", response_model=ChatResponse, openapi_extra=documented(ChatRequest))
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a conversation."""
+    started = time.perf_counter()
+    service: InferenceService = request.app.state.service
+    body = await read_body(request, ChatRequest)
+    check_model(service, body.model)
+    check_supported(body)
+    usage = usage_wanted(body)
+    headers = ignored_params(body)
+    conversation = await prepare(service, body, _max_tokens(body))
+    job = start_chat(request, body, conversation, started)
+    head: dict[str, Any] = {
+        "id": f"chatcmpl-{new_id()}",
+        "object": "chat.completion.chunk" if body.stream else "chat.completion",
+        "created": int(time.time()),
+        "model": service.model_id,
+    }
+    if body.stream:
+        form = ChatChunks(head, len(job.choices), service.tokenizer, include_usage=usage.at_end)
+        return await stream(request, job, form, headers, usage)
+
+    def build(answers: list[Answer]) -> ChatResponse:
+        choices = [chat_choice(answer, service.tokenizer) for answer in answers]
+        return ChatResponse(**head, choices=choices, usage=job.usage())
+
+    return await whole(request, job, build, headers)
+
+
+@router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
+async def render_chat_completion(request: Request) -> RenderResponse:
+    """The prompt that the conversation would be answered from; nothing is generated."""
+    service: InferenceService = request.app.state.service
+    body = await read_body(request, ChatRequest)
+    check_model(service, body.model)
+    check_supported(body)
+    conversation = await prepare(service, body, _max_tokens(body))
+    return RenderResponse(
+        prompt=conversation.prompt,
+        token_ids=conversation.token_ids,
+        count=len(conversation.token_ids),
+        max_model_len=service.info.max_seq_len,
+    )
+
+
+def start_chat(request: Request, body: ChatRequest, conversation: Conversation, started: float) -> Job:
+    """Submit a prepared conversation."""
+    service = conversation.service
+    check_serving(body, service.info)
+    sampling = sampling_params(
+        body,
+        service.info,
+        len(conversation.token_ids),
+        max_tokens=_max_tokens(body),
+        logprobs=_logprobs(body),
+        logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
+        prompt_param="messages",
+    )
+    ask = Ask(
+        prompts=[conversation.token_ids],
+        sampling=[sampling],
+        started=started,
+        n=body.n or 1,
+        rules=text_rules(service, body, conversation.markers),
+        guide=conversation.guide,
+        priority=body.priority,
+        cache_salt=body.cache_salt,
+        timeout=patience(request, body),
+        key=api_key_name(request),
+        record=request_record(request),
+        make_parser=conversation.make_parser,
+    )
+    return start_job(service, ask)
+
+
+def check_supported(body: ChatRequest) -> None:
+    """Refuse by name what would change the answer and is not done here."""
+    unsupported = {
+        "functions": bool(body.functions),
+        "function_call": body.function_call not in (None, "none", "auto"),
+        "modalities": body.modalities not in (None, [], ["text"]),
+        "chat_template": body.chat_template is not None,
+    }
+    for param, refused in unsupported.items():
+        if refused:
+            raise InvalidRequest(f"{param} is not supported.", param, "unsupported_parameter")
+    if body.max_tokens == 0:
+        raise InvalidRequest("max_tokens must be at least 1.", "max_tokens")
+
+
+@dataclass(slots=True)
+class ChatChunks:
+    """The chunks of a streamed chat; implements `api.stream.ChunkFormat`."""
+
+    head: dict[str, Any]
+    choices: int
+    tokenizer: Tokenizer
+    include_usage: bool = field(kw_only=True)
+    frames: ChunkFrames = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frames = ChunkFrames(
+            self.head, '"delta":{"content":', "}", self.choices, include_usage=self.include_usage
+        )
+
+    def opening(self, choice: Choice) -> bytes:
+        return self._chunk(choice.index, {"role": "assistant", "content": ""})
+
+    def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        if not choice.decoder.parsed and not delta.logprobs:
+            return self.frames.text(choice.index, delta.text) if delta.text else b""
+        events = delta.events if choice.decoder.parsed else [Content(delta.text)]
+        logprobs = chat_logprobs(self.tokenizer, delta.logprobs) if delta.logprobs else None
+        if logprobs is not None and not events:
+            events = [Content("")]
+        # The log-probabilities of a delta go with the first of its events.
+        return b"".join(
+            self._chunk(choice.index, _delta(event), logprobs if position == 0 else None)
+            for position, event in enumerate(events)
+        )
+
+    def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
+        return {
+            "index": index,
+            "delta": {},
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+
+    def _chunk(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> bytes:
+        return self.frames.choice(
+            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        )
+
+
+def _delta(event: Event) -> dict[str, Any]:
+    match event:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case CallStart(index, call_id, name):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+        case CallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def chat_choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
+    """A whole choice, with what a parser found in it."""
+    delta = answer.delta
+    logprobs = None
+    if answer.choice.request.sampling.logprobs is not None:
+        logprobs = ChatLogprobs(**chat_logprobs(tokenizer, delta.logprobs or []))
+    calls = [
+        ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
+        for call in answer.calls
+    ]
+    message = AssistantMessage(
+        role="assistant",
+        content=None if calls and not answer.content else answer.content,
+        reasoning_content=answer.reasoning or None,
+        tool_calls=calls or None,
+    )
+    return ChatChoice(
+        index=answer.choice.index,
+        message=message,
+        logprobs=logprobs,
+        finish_reason=delta.finish_reason or "",
+        stop_reason=delta.stop_reason,
+    )
+
+
+def _max_tokens(body: ChatRequest) -> int | None:
+    return body.max_completion_tokens or body.max_tokens
+
+
+def _logprobs(body: ChatRequest) -> int | None:
+    if not body.logprobs:
+        if body.top_logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs: true.", "top_logprobs")
+        return None
+    return body.top_logprobs or 0

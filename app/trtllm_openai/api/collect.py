@@ -1,0 +1,88 @@
+"""A Job's deltas gathered into one whole answer for each choice."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from trtllm_openai.api.job import Choice, Delta, Job
+from trtllm_openai.text.choice import TextDelta
+from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
+
+
+@dataclass(slots=True)
+class Call:
+    """A whole tool call."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole choice. `delta` holds its text, log-probabilities and end.
+
+    Where no parser takes the text apart, `content` is the text.
+    """
+
+    choice: Choice
+    delta: TextDelta = field(default_factory=TextDelta)
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Add what a parser found next."""
+        match event:
+            case Content(text):
+                self.content += text
+            case Reasoning(text):
+                self.reasoning += text
+            case CallStart(_, call_id, name):
+                self.calls.append(Call(call_id, name))
+            case CallArguments(index, text):
+                self.calls[index].arguments += text
+
+
+def collect(job: Job) -> asyncio.Future[list[Answer]]:
+    """Run the job to its end; one answer for each choice, in their order."""
+    collector = _Collector(job)
+    job.run(collector)
+    return collector.done
+
+
+class _Collector:
+    """Implements `api.job.Consumer`."""
+
+    def __init__(self, job: Job) -> None:
+        self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._answers = [Answer(choice) for choice in job.choices]
+        self._texts: list[list[str]] = [[] for _ in job.choices]
+
+    def consume(self, deltas: list[Delta]) -> None:
+        for choice, delta in deltas:
+            answer = self._answers[choice.index]
+            whole = answer.delta
+            self._texts[choice.index].append(delta.text)
+            for event in delta.events:
+                answer.add(event)
+            if delta.logprobs:
+                whole.logprobs = whole.logprobs or []
+                whole.logprobs += delta.logprobs
+                whole.text_offsets += delta.text_offsets
+            if delta.finish_reason is not None:
+                whole.finish_reason = delta.finish_reason
+                whole.stop_reason = delta.stop_reason
+
+    def ended(self, error: Exception | None) -> None:
+        if self.done.done():  # nobody waits any more
+            return
+        if error is not None:
+            self.done.set_exception(error)
+            return
+        for answer, pieces in zip(self._answers, self._texts, strict=True):
+            answer.delta.text = "".join(pieces)
+            if not answer.choice.decoder.parsed:
+                answer.content = answer.delta.text
+        self.done.set_result(self._answers)

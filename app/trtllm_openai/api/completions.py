@@ -1,0 +1,244 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.collect import Answer
+from trtllm_openai.api.echo import Echo
+from trtllm_openai.api.guides import find_guide
+from trtllm_openai.api.ids import new_id
+from trtllm_openai.api.job import Choice
+from trtllm_openai.api.logprobs import completion_logprobs
+from trtllm_openai.api.params import (
+    api_key_name,
+    check_model,
+    check_serving,
+    encode,
+    patience,
+    request_record,
+    sampling_params,
+    text_rules,
+    truncated,
+    usage_wanted,
+)
+from trtllm_openai.api.respond import stream, whole
+from trtllm_openai.api.sse import ChunkFrames
+from trtllm_openai.api.submit import Ask, start_job
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.generation.build import check_token_ids
+from trtllm_openai.protocol.common import MAX_CHOICES
+from trtllm_openai.protocol.completions import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    CompletionResponse,
+)
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.text.choice import TextDelta
+from trtllm_openai.text.tokenizer import Tokenizer
+
+router = APIRouter()
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint."""
+
+
+@router.post(
+    "/v1/completions", response_model=CompletionResponse, openapi_extra=documented(CompletionRequest)
+)
+async def create_completion(request: Request) -> Response:
+    """Continue a text."""
+    started = time.perf_counter()
+    service: InferenceService = request.app.state.service
+    body = await read_body(request, CompletionRequest)
+    check_model(service, body.model)
+    n, best_of = _counts(body)
+    info = service.info
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    texts, prompts = await _prompts(service, body)
+    prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
+    if len(prompts) * best_of > MAX_CHOICES:
+        raise InvalidRequest(
+            f"prompts x n must be at most {MAX_CHOICES}, not {len(prompts) * best_of}.",
+            "prompt" if len(prompts) > MAX_CHOICES else "n" if best_of == n else "best_of",
+        )
+    if max_tokens == 0 and not body.echo:
+        raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
+    check_serving(body, info)
+    logprobs = body.logprobs
+    if logprobs is None and best_of > n:
+        logprobs = 0  # what the best are chosen by
+    sampling = [
+        sampling_params(
+            body,
+            info,
+            len(prompt),
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            logprobs_param="logprobs" if body.logprobs is not None else "best_of",
+            prompt_param="prompt",
+            prompt_logprobs=body.logprobs if body.echo else None,
+        )
+        for prompt in prompts
+    ]
+    usage = usage_wanted(body)
+    headers = ignored_params(body)
+    head: dict[str, Any] = {
+        "id": f"cmpl-{new_id()}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": service.model_id,
+    }
+    ask = Ask(
+        prompts=prompts,
+        sampling=sampling,
+        started=started,
+        n=best_of,
+        rules=text_rules(service, body),
+        guide=find_guide(body, info),
+        priority=body.priority,
+        cache_salt=body.cache_salt,
+        timeout=patience(request, body),
+        key=api_key_name(request),
+        record=request_record(request),
+    )
+    tokenizer = service.tokenizer
+    echoes: list[Echo] = []
+    if body.echo:
+        whole_texts = texts if body.truncate_prompt_tokens is None else [None] * len(prompts)
+        echoes = [Echo.of(tokenizer, *pair) for pair in zip(prompts, whole_texts, strict=True)]
+    job = start_job(service, ask)
+    if body.stream:
+        form = _Chunks(
+            head, len(job.choices), tokenizer, echoes, body.logprobs, include_usage=usage.at_end, each=n
+        )
+        return await stream(request, job, form, headers, usage)
+
+    def build(answers: list[Answer]) -> CompletionResponse:
+        choices: list[CompletionChoice] = []
+        for first in range(0, len(answers), best_of):
+            echo = echoes[first // best_of] if echoes else None
+            for answer in _best(answers[first : first + best_of], n):
+                choices.append(_choice(len(choices), answer, tokenizer, echo, wanted=body.logprobs))
+        return CompletionResponse(**head, choices=choices, usage=job.usage())
+
+    return await whole(request, job, build, headers)
+
+
+@dataclass(slots=True)
+class _Chunks:
+    head: dict[str, Any]
+    choices: int
+    tokenizer: Tokenizer
+    echoes: Sequence[Echo]
+    logprobs: int | None
+    include_usage: bool = field(kw_only=True)
+    each: int = field(kw_only=True)
+    """Choices for one prompt."""
+    frames: ChunkFrames = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frames = ChunkFrames(self.head, '"text":', "", self.choices, include_usage=self.include_usage)
+
+    def opening(self, choice: Choice) -> bytes:
+        if not self.echoes:
+            return b""
+        echo = self._echo(choice)
+        logprobs = (
+            echo.logprobs(self.tokenizer, choice.prompt_logprobs) if self.logprobs is not None else None
+        )
+        return self._chunk(choice.index, echo.text, logprobs)
+
+    def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        if not delta.logprobs:
+            return self.frames.text(choice.index, delta.text) if delta.text else b""
+        shift = len(self._echo(choice).text) if self.echoes else 0
+        return self._chunk(choice.index, delta.text, completion_logprobs(self.tokenizer, delta, shift))
+
+    def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": "",
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+
+    def _echo(self, choice: Choice) -> Echo:
+        return self.echoes[choice.index // self.each]
+
+    def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None) -> bytes:
+        return self.frames.choice({"index": index, "text": text, "logprobs": logprobs, "finish_reason": None})
+
+
+def _choice(
+    index: int, answer: Answer, tokenizer: Tokenizer, echo: Echo | None, *, wanted: int | None
+) -> CompletionChoice:
+    delta = answer.delta
+    logprobs = None
+    if wanted is not None:
+        parts = completion_logprobs(tokenizer, delta, len(echo.text) if echo else 0)
+        if echo is not None:
+            before = echo.logprobs(tokenizer, answer.choice.prompt_logprobs)
+            parts = {key: before[key] + parts[key] for key in parts}
+        logprobs = CompletionLogprobs(**parts)
+    return CompletionChoice(
+        index=index,
+        text=(echo.text if echo else "") + delta.text,
+        logprobs=logprobs,
+        finish_reason=delta.finish_reason or "",
+        stop_reason=delta.stop_reason,
+    )
+
+
+def _best(answers: list[Answer], n: int) -> list[Answer]:
+    """The `n` answers of the highest log-probability per token, best first; all of them as they are."""
+    if len(answers) == n:
+        return answers
+
+    def mean(answer: Answer) -> float:
+        tokens = answer.delta.logprobs or []
+        return sum(token.logprob for token in tokens) / max(len(tokens), 1)
+
+    return sorted(answers, key=mean, reverse=True)[:n]
+
+
+def _counts(body: CompletionRequest) -> tuple[int, int]:
+    """How many answers to return, and how many to generate."""
+    if body.suffix:
+        raise InvalidRequest("suffix is not supported.", "suffix", "unsupported_parameter")
+    n = body.n or 1
+    best_of = n if body.best_of is None else body.best_of
+    if best_of < n:
+        raise InvalidRequest(f"best_of ({best_of}) must not be smaller than n ({n}).", "best_of")
+    if best_of > n and body.stream:
+        raise InvalidRequest("best_of larger than n cannot be streamed.", "best_of")
+    return n, best_of
+
+
+async def _prompts(
+    service: InferenceService, body: CompletionRequest
+) -> tuple[list[str | None], list[list[int]]]:
+    """The prompts as they were written, where they were text, and as token ids."""
+    prompt = body.prompt
+    special = body.add_special_tokens is not False
+    if isinstance(prompt, str):
+        return [prompt], [await encode(service, prompt, add_special_tokens=special)]
+    if not prompt:
+        raise InvalidRequest("prompt must not be an empty list.", "prompt")
+    first = prompt[0]  # all are of its type, as the request model has checked
+    if isinstance(first, str):
+        texts = cast(list[str], prompt)
+        return list(texts), [await encode(service, text, add_special_tokens=special) for text in texts]
+    ids = cast(list[list[int]], prompt) if isinstance(first, list) else [cast(list[int], prompt)]
+    for one in ids:
+        check_token_ids(service.info, one, "prompt")
+    return [None] * len(ids), ids

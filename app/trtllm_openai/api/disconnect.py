@@ -1,0 +1,69 @@
+"""Noticing that a client has left, and work that is only worth doing while it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from trtllm_openai.api.errors import ClientGone
+from trtllm_openai.api.step_coroutine import when_unblocked
+
+T = TypeVar("T")
+
+
+class Departure:
+    """Calls `left`, once, when the client is gone. Must be closed."""
+
+    __slots__ = ("_left", "_waiting", "gone")
+
+    def __init__(self, receive: Receive, left: Callable[[], object]) -> None:
+        self.gone = False
+        self._left = left
+        self._waiting: Coroutine[Any, Any, None] | None = _disconnect(receive)
+        self._go_on()
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def _go_on(self, _: object = None) -> None:
+        if self._waiting is None:
+            return
+        try:
+            blocker = self._waiting.send(None)
+        except Exception:  # the end of the coroutine, or a connection that nothing can come from any more
+            self._waiting = None
+            self.gone = True
+            self._left()
+            return
+        when_unblocked(blocker, self._go_on)
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but cancel it as soon as the client is gone (`ClientGone`)."""
+    task = asyncio.ensure_future(work)
+    departure = Departure(request.receive, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if departure.gone:
+            raise ClientGone from None
+        raise
+    finally:
+        departure.close()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

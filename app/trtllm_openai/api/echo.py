@@ -1,0 +1,48 @@
+"""The prompt as a part of the answer, with its tokens' log-probabilities when they are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trtllm_openai.api.logprobs import completion_logprobs
+from trtllm_openai.generation import TokenLogprobs
+from trtllm_openai.text.choice import TextDelta
+from trtllm_openai.text.detokenizer import Detokenizer
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """`text_offsets` has the place in `text` of each prompt token."""
+
+    token_ids: list[int]
+    text: str
+    text_offsets: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, token_ids: list[int], text: str | None) -> Echo:
+        """`text`: the prompt as it was written; None where only its tokens are known."""
+        detokenizer = Detokenizer(tokenizer)
+        pieces: list[str] = []
+        offsets = []
+        length = 0
+        for token in token_ids:
+            offsets.append(length)
+            piece = detokenizer.push(token)
+            length += len(piece)
+            pieces.append(piece)
+        decoded = "".join(pieces) + detokenizer.flush()
+        return cls(token_ids, decoded if text is None else text, offsets)
+
+    def logprobs(self, tokenizer: Tokenizer, values: list[TokenLogprobs | None] | None) -> dict[str, Any]:
+        """In the shape of `choices[].logprobs`; the first token, which nothing predicts, has null."""
+        known = [value for value in values or () if value is not None]
+        rest = completion_logprobs(tokenizer, TextDelta(logprobs=known))
+        first = len(self.token_ids) - len(known)
+        return {
+            "tokens": [tokenizer.token_text(token) for token in self.token_ids],
+            "token_logprobs": [None] * first + rest["token_logprobs"],
+            "top_logprobs": [None] * first + rest["top_logprobs"],
+            "text_offset": self.text_offsets,
+        }

@@ -1,0 +1,201 @@
+"""The one error contract: every status, inside and outside streams, has the shape
+
+{"error": {"message": …, "type": …, "param": …, "code": …, "request_id": …}}
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.runners import Overloaded, PoolError, ShuttingDown
+
+log = logging.getLogger(__name__)
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the request that is being answered."""
+
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
+LOADING_RETRY_AFTER = 5
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left."""
+
+
+class ApiError(Exception):
+    """An error the client gets: status, sentence, the parameter at fault and a code to branch on."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def type(self) -> str:
+        """OpenAI's error type for the status."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> bytes:
+        """The JSON object that says it."""
+        return msgspec.json.encode({"error": self.detail()})
+
+    def detail(self) -> dict[str, str | None]:
+        """What is in that object."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "request_id": request_id.get(),
+        }
+
+    def response(self) -> Response:
+        """The whole HTTP response."""
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not an error
+    """The client closed the connection before it had its answer."""
+
+
+def unavailable(message: str) -> ApiError:
+    """503 with the time after which another try makes sense."""
+    headers = {"retry-after": str(LOADING_RETRY_AFTER), "retry-after-ms": str(LOADING_RETRY_AFTER * 1000)}
+    return ApiError(503, message, code="service_unavailable", headers=headers)
+
+
+def _overloaded(error: Overloaded) -> ApiError:
+    seconds = -(-error.retry_after_ms // 1000)
+    headers = {"retry-after": str(seconds), "retry-after-ms": str(error.retry_after_ms)}
+    return ApiError(429, f"{error} Try again later.", code=error.code, headers=headers)
+
+
+def from_exception(error: Exception) -> ApiError:
+    """The ApiError that stands for any exception of the request path."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidRequest():
+            return ApiError(400, str(error), param=error.param, code=error.code)
+        case Overloaded():
+            return _overloaded(error)
+        case ShuttingDown():
+            return unavailable("The server is shutting down.")
+        case PoolError():
+            return unavailable(f"The model is not ready: {error}")
+        case ValidationError():
+            return from_validation(error)
+    log.error("unexpected error", exc_info=error)
+    return ApiError(500, "The server had an internal error. Its log has the details.", code="internal_error")
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """400 for a body that does not fit the model: the first fault that says most, with its place."""
+    items = error.errors(include_url=False, include_context=False)
+    # A union reports every branch it tried; the one that got furthest is the branch that was meant.
+    item = max(items, key=_how_far) if any(map(_is_tag, items[0]["loc"])) else items[0]
+    param = place(_without_union_tags(item["loc"]))
+    message = item["msg"]
+    if item["type"] == "missing":
+        return ApiError(
+            400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    code = "invalid_type" if item["type"].endswith("_type") else "invalid_value"
+    return ApiError(400, f"Invalid value for '{param}': {message}.", param=param, code=code)
+
+
+def place(loc: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "content")` as `messages[0].content`."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _how_far(item: ErrorDetails) -> tuple[int, int]:
+    loc = item["loc"]
+    return len(loc), next((part for part in reversed(loc) if isinstance(part, int)), -1)
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether pydantic added `part` to a location for a union or a key: `list[str]`, `[key]`, `str`."""
+    return isinstance(part, str) and (part.endswith("]") or part in {"str", "int", "float", "bool"})
+
+
+def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in loc if not _is_tag(part))
+
+
+def answer_to(error: Exception) -> Response:
+    """The response that any exception of the request path ends in."""
+    if isinstance(error, (ClientGone, ClientDisconnect)):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
+    return from_exception(error).response()
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` follow the contract."""
+    # The handlers are coroutines because Starlette gives plain functions to a thread each.
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return answer_to(error)
+
+    async def framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = error.status_code
+        messages = {
+            404: f"There is no {request.url.path} here.",
+            405: f"{request.url.path} does not take {request.method}.",
+        }
+        message = messages.get(status) or str(error.detail) or http.HTTPStatus(status).phrase
+        return ApiError(status, message, code=_CODES.get(status), headers=error.headers).response()
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        item = error.errors()[0]
+        param = place(tuple(item["loc"][1:]))
+        return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
+
+    for kind in (
+        ApiError,
+        ClientDisconnect,
+        ClientGone,
+        InvalidRequest,
+        Overloaded,
+        PoolError,
+        ShuttingDown,
+        ValidationError,
+    ):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, answer)

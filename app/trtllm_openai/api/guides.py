@@ -1,0 +1,207 @@
+"""The form a request demands of its text, from any of the fields that can say so; faults name their place."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import jsonschema
+import msgspec
+from jsonschema.exceptions import SchemaError, best_match
+
+from trtllm_openai.generation import EngineInfo, Guide, InvalidRequest
+from trtllm_openai.generation.build import unsupported
+from trtllm_openai.protocol.common import JsonObject, SamplingFields
+
+MAX_GUIDE = 128 * 1024
+"""Characters of a schema, expression or grammar: compiling takes the longer the longer it is."""
+MAX_DEPTH = 64
+FIELDS = frozenset({"guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs"})
+
+
+def find_guide(
+    body: SamplingFields, info: EngineInfo, response_format: JsonObject | None = None
+) -> Guide | None:
+    """The one guide of a request. Raises `InvalidRequest` for two, or one this engine cannot follow."""
+    if response_format is None and body.model_fields_set.isdisjoint(FIELDS):
+        return None
+    found = [
+        guide
+        for guide in (
+            _from_response_format(response_format),
+            _from_schema(body.guided_json, "guided_json"),
+            _text("regex", body.guided_regex, "guided_regex"),
+            _text("grammar", body.guided_grammar, "guided_grammar"),
+            _choice(body.guided_choice, "guided_choice"),
+            *_from_structured_outputs(body.structured_outputs),
+        )
+        if guide is not None
+    ]
+    if len(found) > 1:
+        names = " and ".join(guide.param for guide in found)
+        raise InvalidRequest(f"Only one of {names} may be given.", found[-1].param)
+    if not found:
+        return None
+    check_guide(info, found[0])
+    if body.min_tokens:
+        raise InvalidRequest(
+            f"min_tokens cannot be combined with {found[0].param}, which decides where the text ends.",
+            "min_tokens",
+        )
+    return found[0]
+
+
+def check_guide(info: EngineInfo, guide: Guide) -> None:
+    """Refuse a guide that the engine cannot follow."""
+    if guide.kind not in info.capabilities.guides:
+        raise unsupported(info, guide.param)
+
+
+def schema_guide(schema: Any, param: str) -> Guide:
+    """A JSON schema as a guide. Raises `InvalidRequest` with the place of the fault in the schema."""
+    if not isinstance(schema, (dict, bool)):
+        raise InvalidRequest(f"'{param}' must be a JSON schema.", param, "invalid_type")
+    text = msgspec.json.encode(schema).decode()
+    if len(text) > MAX_GUIDE:
+        raise InvalidRequest(f"'{param}' is longer than {MAX_GUIDE} characters.", param)
+    if (fault := _schema_fault(text)) is not None:
+        place, message = fault
+        raise InvalidRequest(
+            f"'{param}{place}' is not valid in a JSON schema: {message}.", param + place, "invalid_schema"
+        )
+    return Guide("json_schema", text, param)
+
+
+@functools.lru_cache(256)
+def _schema_fault(text: str) -> tuple[str, str] | None:
+    """Where the schema is wrong, and what is; None when it is not."""
+    schema = json.loads(text)
+    if _depth(schema) > MAX_DEPTH:
+        return "", f"it is nested more than {MAX_DEPTH} deep"
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    error = best_match(validator(validator.META_SCHEMA).iter_errors(schema))
+    if not isinstance(error, (SchemaError, jsonschema.ValidationError)):
+        return None
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    return place, error.message[:300]
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _from_schema(schema: JsonObject | str | None, param: str) -> Guide | None:
+    if schema is None:
+        return None
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
+    return schema_guide(schema, param)
+
+
+def _text(kind: Any, text: str | None, param: str) -> Guide | None:
+    if text is None:
+        return None
+    if not text or len(text) > MAX_GUIDE:
+        raise InvalidRequest(f"'{param}' must have 1 to {MAX_GUIDE} characters.", param)
+    return Guide(kind, text, param)
+
+
+def _choice(choices: list[str] | None, param: str) -> Guide | None:
+    if choices is None:
+        return None
+    if not choices or "" in choices:
+        raise InvalidRequest(f"'{param}' must be a list of texts that are not empty.", param)
+    options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return _text("grammar", f"root ::= {options}", param)
+
+
+def _from_response_format(response_format: JsonObject | None) -> Guide | None:
+    kind = response_format.get("type") if response_format is not None else "text"
+    match kind:
+        case "text":
+            return None
+        case "json_object":
+            return Guide("json_object", param="response_format")
+        case "json_schema":
+            named = response_format.get("json_schema") if response_format else None
+            schema = named.get("schema") if isinstance(named, dict) else None
+            return schema_guide(schema, "response_format.json_schema.schema")
+        case "structural_tag":
+            return _structural_tag(response_format, "response_format")
+    known = "text, json_object, json_schema or structural_tag"
+    raise InvalidRequest(f"'response_format.type' must be {known}, not {kind!r}.", "response_format.type")
+
+
+def _structural_tag(tag: Any, param: str) -> Guide | None:
+    """XGrammar's format, or its older one of `structures` and `triggers`."""
+    if tag is None:
+        return None
+    if isinstance(tag, str):
+        try:
+            tag = json.loads(tag)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
+    if not isinstance(tag, dict) or (tag.get("format") is None and tag.get("structures") is None):
+        raise InvalidRequest(f"'{param}.format' must say what the text looks like.", f"{param}.format")
+    form = tag.get("format")
+    if form is None:
+        structures = tag["structures"] if isinstance(tag.get("structures"), list) else []
+        form = {
+            "type": "triggered_tags",
+            "triggers": tag.get("triggers"),
+            "tags": [
+                {
+                    "type": "tag",
+                    "begin": one.get("begin"),
+                    "content": {"type": "json_schema", "json_schema": one.get("schema")},
+                    "end": one.get("end"),
+                }
+                for one in structures
+                if isinstance(one, dict)
+            ],
+        }
+    if _depth(form) > MAX_DEPTH:
+        raise InvalidRequest(f"'{param}' is nested more than {MAX_DEPTH} deep.", param)
+    text = msgspec.json.encode({"type": "structural_tag", "format": form}).decode()
+    return _text("structural_tag", text, param)
+
+
+def _from_structured_outputs(wanted: JsonObject | None) -> list[Guide | None]:
+    """vLLM's way to say it: one object with one of these keys."""
+    if wanted is None:
+        return []
+    place = "structured_outputs"
+    kinds: dict[str, tuple[type | tuple[type, ...], Any]] = {
+        "json": ((dict, str), _from_schema),
+        "regex": (str, functools.partial(_text, "regex")),
+        "grammar": (str, functools.partial(_text, "grammar")),
+        "choice": (list, _choice),
+        "structural_tag": ((dict, str), _structural_tag),
+        "json_object": (bool, lambda on, param: Guide("json_object", param=param) if on else None),
+    }
+    guides: list[Guide | None] = []
+    for key, value in wanted.items():
+        param = f"{place}.{key}"
+        if value is None:
+            continue
+        if key not in kinds:
+            raise InvalidRequest(f"'{param}' is not supported.", param, "unsupported_parameter")
+        types, make = kinds[key]
+        texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+        if not isinstance(value, types) or not texts:
+            raise InvalidRequest(f"'{param}' has the wrong type.", param, "invalid_type")
+        guides.append(make(value, param))
+    return guides

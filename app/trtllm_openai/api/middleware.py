@@ -1,0 +1,130 @@
+"""The outermost layer of a request, as plain ASGI: id, path clean-up, body limit, one log line, counting."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Awaitable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trtllm_openai.api.auth import OPEN_PATHS, Keys
+from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
+from trtllm_openai.api.headers import header
+from trtllm_openai.api.ids import new_id
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.telemetry.record import RequestRecord
+from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
+
+REQUEST_ID = b"x-request-id"
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_QUIET = ("/metrics", "/health", "/health/live", "/health/ready")
+_SLASHES = re.compile(r"//+")
+
+
+class RequestLayer:
+    """Wraps the whole application. Bodies are bounded, declared or chunked; `keys` None asks for none."""
+
+    def __init__(self, app: ASGIApp, service: InferenceService, keys: Keys | None) -> None:
+        self._app = app
+        self._service = service
+        self._keys = keys
+        self._max_body_bytes = service.settings.max_body_bytes
+        self._metrics = service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["path"] = path = clean_path(scope["path"])
+        own_id = header(scope, REQUEST_ID)
+        if own_id is None or not _SANE_ID.fullmatch(own_id):
+            own_id = new_id()
+        state = scope.setdefault("state", {})
+        state["request_id"] = own_id
+        request_id.set(own_id)
+        record = state["record"] = RequestRecord(own_id, scope["method"], path)
+        status = 0
+        gone = False
+
+        def send_with_id(message: Message) -> Awaitable[None]:  # no coroutine of its own for each token
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, own_id.encode())]
+            return send(message)
+
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received, gone
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                gone = True
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise _too_large(self._max_body_bytes)
+            return message
+
+        try:
+            declared = header(scope, b"content-length") or ""
+            refusal = self._refusal(scope)
+            if declared.isdigit() and int(declared) > self._max_body_bytes:
+                refusal = _too_large(self._max_body_bytes)
+            if refusal is not None:
+                self._metrics.rejected.labels(refusal.code or "unavailable").inc()
+                await refusal.response()(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive_bounded, send_with_id)
+        finally:
+            # A client that leaves before the answer began, or before a stream ended, is 499 here only.
+            complete = state.get("complete", status != 0)
+            if gone and not complete:
+                status = CLIENT_CLOSED_REQUEST
+            record.status = status or 500
+            record.seconds = time.perf_counter() - record.begun
+            record.route = getattr(scope.get("route"), "path", "other")
+            record.key = state.get("key", "")
+            self._tell(record, scope)
+
+    def _tell(self, record: RequestRecord, scope: Scope) -> None:
+        """Count it, log it, trace it."""
+        self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
+        if not record.detached:
+            record.log(logging.DEBUG if record.route in _QUIET else logging.INFO)
+        tracer = self._service.tracer
+        if tracer is not None and record.route in OPERATIONS:
+            headers = Headers(scope=scope)
+            record.trace_context = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
+            if not record.detached:
+                tracer.record(record, self._service.model_id)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        """Why this request is not even looked at."""
+        path = scope["path"]
+        if self._keys is not None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
+            try:
+                scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
+            except ApiError as error:
+                return error
+        if self._service.draining and scope["method"] == "POST":
+            return unavailable("The server is shutting down.")
+        return None
+
+
+def clean_path(path: str) -> str:
+    """`//v1//models/` as `/v1/models`: clients that join base URLs carelessly are served."""
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
+    return path.rstrip("/") or "/"
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The request body is larger than the limit of {limit} bytes.",
+        code="payload_too_large",
+        headers={"connection": "close"},
+    )

@@ -1,0 +1,107 @@
+"""How one model chats: its template, its format of tool calls and the tags of its thinking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trtllm_openai.chat.messages import Message, normalise
+from trtllm_openai.chat.parsers.json_array import JsonArray
+from trtllm_openai.chat.parsers.output import ChatOutput
+from trtllm_openai.chat.parsers.reasoning import REASONING, ReasoningSplitter
+from trtllm_openai.chat.parsers.registry import TOOL_FORMATS, detect_reasoning, detect_tools
+from trtllm_openai.chat.parsers.tool_parser import ToolParser
+from trtllm_openai.chat.template import ChatTemplate
+from trtllm_openai.chat.tool_prompt import without_tools
+from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan
+from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.text.tokenizer import Tokenizer
+
+OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "chat_template"})
+"""What `chat_template_kwargs` may not set."""
+
+
+class ChatFormat:
+    """Made once for the served model; renders prompts and reads answers."""
+
+    def __init__(self, tokenizer: Tokenizer, tool_parser: str, reasoning_parser: str) -> None:
+        """`tool_parser` and `reasoning_parser` name a format, or are `auto` or `none`.
+
+        Raises `CheckpointError` when the template cannot be compiled.
+        """
+        source = tokenizer.chat_template or ""
+        self._template = ChatTemplate(source, tokenizer.special_tokens) if source else None
+        taught = detect_tools(source)
+        self._knows_tools = taught is not None
+        name = (taught or "hermes") if tool_parser == "auto" else tool_parser
+        self.tool_format = name if name in TOOL_FORMATS else None
+        self.tools = TOOL_FORMATS.get(name)
+        tags = detect_reasoning(source) if reasoning_parser == "auto" else reasoning_parser
+        self.reasoning_format = tags if tags in REASONING else None
+        self.reasoning = REASONING.get(tags or "none")
+        self._tool_markers = tokenizer.ids_of(self.tools.markers if self.tools else ())
+        self._reasoning_markers = tokenizer.ids_of(
+            (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
+        )
+
+    def render(
+        self,
+        messages: list[Message],
+        tools: ToolPlan = NO_TOOLS,
+        variables: dict[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:
+        """The prompt of a conversation as sent by a client. Raises `InvalidRequest`."""
+        if self._template is None:
+            raise InvalidRequest(
+                "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
+            )
+        for name in variables or ():
+            if name in OWN_VARIABLES:
+                place = f"chat_template_kwargs.{name}"
+                raise InvalidRequest(f"'{place}' cannot be set.", place)
+        normal = normalise(messages)
+        if not self._knows_tools:
+            normal = without_tools(normal, tools.tools)
+        text = self._template.render(
+            normal,
+            **{
+                **(variables or {}),
+                "tools": list(tools.tools) or None,
+                "add_generation_prompt": add_generation_prompt and not continue_final_message,
+            },
+        )
+        return _cut_after(text, normal[-1]) if continue_final_message else text
+
+    def output(self, prompt: str, tools: ToolPlan, *, guided: bool) -> ChatOutput | None:
+        """What takes the answer to `prompt` apart; None when it can only be plain text."""
+        parser: ToolParser | None = None
+        if tools.schema is not None:
+            make_id = self.tools.parser(()).call_id if self.tools else None
+            parser = JsonArray(tools.names, make_id=make_id)
+        elif tools.tools and self.tools is not None:
+            parser = self.tools.parser(tools.names)
+        splitter = None
+        if self.reasoning is not None and not guided:
+            opened = prompt.rstrip().endswith(self.reasoning.begin)
+            splitter = ReasoningSplitter(self.reasoning, opened=opened)
+        if parser is None and splitter is None:
+            return None
+        return ChatOutput(splitter, parser, parallel=tools.parallel)
+
+    def shown(self, tools: ToolPlan) -> frozenset[int]:
+        """Special tokens whose text the parsers need."""
+        return self._reasoning_markers | (self._tool_markers if tools.tools else frozenset())
+
+
+def _cut_after(text: str, message: Message) -> str:
+    """The prompt up to the end of its last message's content, so that the model goes on writing it."""
+    content = message["content"].strip()
+    place = text.rfind(content) if content else -1
+    if place < 0:
+        raise InvalidRequest(
+            "continue_final_message needs a last message whose content the template repeats as it is.",
+            "continue_final_message",
+        )
+    return text[: place + len(content)]

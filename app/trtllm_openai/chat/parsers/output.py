@@ -1,0 +1,48 @@
+"""A chat answer taken apart: thinking first, then content and tool calls."""
+
+from __future__ import annotations
+
+from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
+from trtllm_openai.chat.parsers.tool_parser import ToolParser
+from trtllm_openai.text.events import Content, Event
+
+
+class ChatOutput:
+    """Implements `text.events.OutputParser`. Either part may be missing."""
+
+    def __init__(
+        self, reasoning: ReasoningSplitter | None, tools: ToolParser | None, *, parallel: bool = True
+    ) -> None:
+        """`parallel`: more than one call is wanted; else all but the first are left out."""
+        self._parallel = parallel
+        self._reasoning = reasoning
+        self._tools = tools
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the next text is thinking."""
+        return self._reasoning is not None and self._reasoning.in_reasoning
+
+    def push(self, text: str) -> list[Event]:
+        events: list[Event] = []
+        if self._reasoning is not None:
+            found, text = self._reasoning.push(text)
+            events += found
+        return events + self._answer(text) if text else events
+
+    def finish(self) -> list[Event]:
+        events: list[Event] = []
+        if self._reasoning is not None:
+            found, text = self._reasoning.finish()
+            events += found
+            if text:
+                events += self._answer(text)
+        return events + self._wanted(self._tools.finish()) if self._tools is not None else events
+
+    def _answer(self, text: str) -> list[Event]:
+        return [Content(text)] if self._tools is None else self._wanted(self._tools.push(text))
+
+    def _wanted(self, events: list[Event]) -> list[Event]:
+        if self._parallel:
+            return events
+        return [event for event in events if getattr(event, "index", 0) == 0]

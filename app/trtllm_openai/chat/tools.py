@@ -1,0 +1,145 @@
+"""The tools of a request: checked, chosen from, and, where a call is required, turned into a JSON schema."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from trtllm_openai.generation import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+MAX_TOOLS = 256
+
+Tool = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPlan:
+    """The tools that the model is told of, and what is demanded of the answer.
+
+    `schema` is what the whole answer must match when a call is required: an array of calls.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    schema: dict[str, Any] | None = None
+    parallel: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the tools that may be called."""
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+
+NO_TOOLS = ToolPlan()
+
+
+def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) -> ToolPlan:
+    """Read `tools`, `tool_choice` and `parallel_tool_calls`. Raises `InvalidRequest` naming the place."""
+    known = {}
+    for index, tool in enumerate(tools or []):
+        name = _check_tool(tool, f"tools[{index}]")
+        if name in known:
+            raise InvalidRequest(f"There are two tools named {name!r}.", f"tools[{index}].function.name")
+        known[name] = tool
+    if len(known) > MAX_TOOLS:
+        raise InvalidRequest(f"There may be at most {MAX_TOOLS} tools, not {len(known)}.", "tools")
+    mode, names = _read_choice(choice, known)
+    if mode == "none" or not known:
+        if mode == "required":
+            raise InvalidRequest("tool_choice demands a call, but there are no tools.", "tool_choice")
+        return NO_TOOLS
+    chosen = tuple(tool for name, tool in known.items() if names is None or name in names)
+    several = parallel is not False and not (isinstance(choice, dict) and choice.get("type") == "function")
+    schema = _calls_schema(chosen, several=several) if mode == "required" else None
+    return ToolPlan(chosen, schema, several)
+
+
+def _check_tool(tool: object, place: str) -> str:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise InvalidRequest(f"'{place}.type' must be function.", f"{place}.type", "unsupported_parameter")
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"'{place}.function.name' must be 1 to 128 letters, digits, _, - or dots.",
+            f"{place}.function.name",
+        )
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidRequest(
+            f"'{place}.function.parameters' must be a JSON schema.", f"{place}.function.parameters"
+        )
+    return name
+
+
+def _read_choice(choice: object, known: dict[str, Tool]) -> tuple[str, frozenset[str] | None]:
+    """The mode (none, auto or required), and the names it is limited to."""
+    if choice is None:
+        return "auto", None
+    if isinstance(choice, str):
+        if choice not in ("none", "auto", "required"):
+            raise InvalidRequest(
+                f"'tool_choice' must be none, auto, required or an object, not {choice!r}.", "tool_choice"
+            )
+        return choice, None
+    if not isinstance(choice, dict):
+        raise InvalidRequest("'tool_choice' must be a text or an object.", "tool_choice", "invalid_type")
+    if choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        entries = allowed.get("tools") if isinstance(allowed, dict) else None
+        if not isinstance(entries, list) or allowed.get("mode", "auto") not in ("auto", "required"):
+            raise InvalidRequest("'tool_choice.allowed_tools' needs a mode and tools.", "tool_choice")
+        names = [_named(entry, known) for entry in entries]
+        return allowed.get("mode", "auto"), frozenset(names)
+    if choice.get("type") != "function":
+        raise InvalidRequest("'tool_choice.type' must be function or allowed_tools.", "tool_choice.type")
+    return "required", frozenset([_named(choice, known)])
+
+
+def _named(entry: object, known: dict[str, Tool]) -> str:
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or name not in known:
+        raise InvalidRequest(
+            f"tool_choice names {name!r}, which is not among the tools.", "tool_choice.function.name"
+        )
+    return name
+
+
+def _calls_schema(tools: tuple[Tool, ...], *, several: bool) -> dict[str, Any]:
+    """An array of one call, or of one and more."""
+    calls, definitions = [], {}
+    for index, tool in enumerate(tools):
+        function = tool["function"]
+        key = f"tool_{index}"
+        definitions[key] = _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, "arguments": {"$ref": f"#/$defs/{key}"}},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    schema = {
+        "type": "array",
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "minItems": 1,
+        "$defs": definitions,
+    }
+    return schema if several else {**schema, "maxItems": 1}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """The schema with its references to itself pointing below `root`, where it now lives."""
+    if isinstance(schema, list):
+        return [_moved(item, root) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, root)
+        for key, value in schema.items()
+    }

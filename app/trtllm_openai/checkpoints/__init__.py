@@ -1,0 +1,9 @@
+"""From what the `model` setting says to a Hugging Face style directory that every engine can load.
+
+Nothing here imports torch or transformers: it runs in the supervising process.
+"""
+
+from trtllm_openai.checkpoints.errors import CheckpointError
+from trtllm_openai.checkpoints.resolve import display_name, find_engine, resolve
+
+__all__ = ["CheckpointError", "display_name", "find_engine", "resolve"]

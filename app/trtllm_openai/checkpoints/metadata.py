@@ -1,0 +1,36 @@
+"""Facts that several parts read from a checkpoint directory's small JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trtllm_openai.checkpoints.errors import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises `CheckpointError` naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return content
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, empty when there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
+    """The token ids that end an answer: generation_config.json's, else config.json's; maybe none."""
+    for name in ("generation_config.json", "config.json"):
+        value = read_optional_json(directory / name).get("eos_token_id")
+        if isinstance(value, int):
+            return (value,)
+        if isinstance(value, list) and value:
+            return tuple(int(token) for token in value)
+    return ()

@@ -1,0 +1,1 @@
+"""The commands other than `serve` and `bench`, a module each."""

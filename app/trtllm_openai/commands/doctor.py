@@ -1,0 +1,184 @@
+"""`doctor`: what this machine has of what the configured engine needs, each line OK or how to mend it."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from trtllm_openai.checkpoints import CheckpointError
+from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
+from trtllm_openai.processes.cores import usable_cores
+from trtllm_openai.runners.gpus import assign_gpus
+from trtllm_openai.serve.location import locate
+from trtllm_openai.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+SHM = Path("/dev/shm")
+SHM_WANTED = 2**30
+"""Bytes; NCCL's buffers between the ranks of one engine."""
+FILES_WANTED = 4096
+"""Open files: a socket for each client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `mend` is empty when all is well."""
+
+    name: str
+    fact: str
+    mend: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings for the engine of `settings`. Nothing is loaded; a .gguf file is converted if need be."""
+    findings = [_open_files(), *_model(settings)]
+    if settings.engine == "tensorrt_llm":
+        engine = _engine_of(settings)
+        findings += [
+            _driver(),
+            _package(engine),
+            *_gpus(settings, engine),
+            _shared_memory(),
+            _locked_memory(),
+        ]
+        if engine is not None and engine.world_size > 1 and settings.tensorrt_llm.launch == "leader":
+            findings.append(_mpi(settings))
+    elif settings.engine == "tensorrt_llm_pytorch":
+        findings += [_driver(), _package(None), _shared_memory(), _locked_memory()]
+    elif settings.engine == "torch":
+        findings.append(_torch(settings))
+    return findings
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as lines."""
+    width = max(len(finding.name) for finding in findings)
+    return "\n".join(
+        f"{'MEND' if finding.mend else 'OK':4}  {finding.name:{width}}  {finding.fact}"
+        + (f"\n      {'':{width}}  -> {finding.mend}" if finding.mend else "")
+        for finding in findings
+    )
+
+
+def _model(settings: Settings) -> list[Finding]:
+    try:
+        found = locate(settings, lambda *_: None)
+    except CheckpointError as error:
+        return [Finding("model", "cannot be used", str(error))]
+    _, tokenizer = _tried(
+        "tokenizer",
+        lambda: Tokenizer.load(found.tokenizer_dir, settings.chat_template),
+        lambda tokenizer: (
+            f"{tokenizer.vocab_size} tokens, ends with {list(tokenizer.eos_token_ids)}, "
+            + ("a chat template" if tokenizer.chat_template else "no chat template: /v1/completions only")
+        ),
+    )
+    return [Finding("model", str(found.model_dir)), tokenizer]
+
+
+def _engine_of(settings: Settings) -> EngineDir | None:
+    try:
+        return read_engine_dir(locate(settings, lambda *_: None).model_dir)
+    except CheckpointError:
+        return None  # said under "model"
+
+
+def _driver() -> Finding:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return Finding("driver", "nvidia-smi is not here", "install NVIDIA's driver, or run with --gpus all")
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding("driver", "nvidia-smi hangs", "restart the machine: its driver is stuck")
+    if done.returncode != 0:
+        fact = (done.stderr or done.stdout).strip().split("\n")[0]
+        return Finding("driver", fact, "reload or reinstall NVIDIA's driver")
+    return Finding("driver", "; ".join(line.strip() for line in done.stdout.strip().split("\n")))
+
+
+def _package(engine: EngineDir | None) -> Finding:
+    if importlib.util.find_spec("tensorrt_llm") is None:
+        return Finding(
+            "tensorrt_llm", "not installed", "use NVIDIA's TensorRT-LLM image 1.2.1, or --engine torch"
+        )
+    try:
+        version = metadata.version("tensorrt_llm")
+    except metadata.PackageNotFoundError:
+        return Finding("tensorrt_llm", "installed without metadata", "install it with pip")
+    if engine is not None:
+        try:
+            check_version(engine, version)
+        except CheckpointError as error:
+            return Finding("tensorrt_llm", version, str(error))
+    return Finding("tensorrt_llm", version)
+
+
+def _gpus(settings: Settings, engine: EngineDir | None) -> list[Finding]:
+    if engine is None:
+        return []
+    each = settings.gpus_per_replica or engine.world_size
+    _, finding = _tried(
+        "GPUs",
+        lambda: assign_gpus(settings, each),
+        lambda sets: "; ".join(f"replica {index}: {gpus or 'any'}" for index, gpus in enumerate(sets)),
+    )
+    return [finding]
+
+
+def _torch(settings: Settings) -> Finding:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if settings.torch.device == "cuda" and not cuda:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        return Finding("torch", f"{torch.__version__}, {built}", "install a CUDA build of torch and a driver")
+    where = torch.cuda.get_device_name() if cuda else f"{usable_cores()} CPU cores"
+    return Finding("torch", f"{torch.__version__} on {where}")
+
+
+def _mpi(settings: Settings) -> Finding:
+    command = settings.tensorrt_llm.mpi_command.split()[0]
+    found = shutil.which(command)
+    if found is None:
+        return Finding("MPI", f"{command} is not here", "install Open MPI, or set tensorrt_llm.mpi_command")
+    return Finding("MPI", found)
+
+
+def _shared_memory() -> Finding:
+    size = shutil.disk_usage(SHM).total if SHM.is_dir() else 0
+    fact = f"{size / 2**20:.0f} MiB in {SHM}"
+    if size < SHM_WANTED:
+        return Finding("shared memory", fact, "run the container with --ipc host or --shm-size 1g")
+    return Finding("shared memory", fact)
+
+
+def _locked_memory() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft != resource.RLIM_INFINITY:
+        return Finding("locked memory", f"{soft} bytes", "run with --ulimit memlock=-1 (ulimit -l unlimited)")
+    return Finding("locked memory", "unlimited")
+
+
+def _open_files() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES_WANTED:
+        return Finding("open files", str(soft), f"raise it: ulimit -n {FILES_WANTED}")
+    return Finding("open files", str(soft))
+
+
+def _tried(name: str, do: Callable[[], T], fact: Callable[[T], str]) -> tuple[T | None, Finding]:
+    """What `do` gives with its fact, or the sentence it was refused with."""
+    try:
+        result = do()
+    except (CheckpointError, ConfigError) as error:
+        return None, Finding(name, "cannot be used", str(error))
+    return result, Finding(name, fact(result))

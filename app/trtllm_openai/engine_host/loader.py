@@ -1,0 +1,56 @@
+"""The configured engine, loaded. Only here, and only the configured one, is engine code imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from trtllm_openai.config import Settings
+from trtllm_openai.engines.base import Engine, Progress
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+class ModelFiles(msgspec.Struct, frozen=True):
+    """Where a model is, and what its tokenizer says, for engines whose own files do not."""
+
+    model_dir: str
+    tokenizer_dir: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+
+
+def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
+    """Load it. Raises `CheckpointError` or `ConfigError`."""
+    match settings.engine:
+        case "synthetic":
+            from trtllm_openai.engines import synthetic
+
+            return synthetic.load(settings.synthetic, files.vocab_size, files.eos_token_ids, progress)
+        case "tensorrt_llm":
+            from trtllm_openai.engines import tensorrt_llm
+
+            return tensorrt_llm.load(
+                Path(files.model_dir),
+                Path(files.tokenizer_dir),
+                settings.tensorrt_llm,
+                files.eos_token_ids,
+                progress,
+            )
+        case "tensorrt_llm_pytorch":
+            from trtllm_openai.engines.tensorrt_llm import pytorch
+
+            return pytorch.load(
+                Path(files.model_dir),
+                Path(files.tokenizer_dir),
+                settings.tensorrt_llm,
+                files.eos_token_ids,
+                progress,
+            )
+        case "torch":
+            from trtllm_openai.engines import torch
+
+            def vocabulary() -> list[bytes]:
+                return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()
+
+            return torch.load(Path(files.model_dir), settings.torch, progress, vocabulary)

@@ -1,0 +1,163 @@
+"""The runner's loop: receive, submit, step, send. One thread, no locks.
+
+Idle, it sleeps in poll() until a message comes. Busy, it takes what has arrived without waiting and steps
+the engine; each worker gets one message a step with every delta that is its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import msgspec
+
+from trtllm_openai.engine_host.frontends import Workers
+from trtllm_openai.engine_host.messages import (
+    STATS_INTERVAL,
+    Abort,
+    Failed,
+    FromRunner,
+    Loading,
+    Outputs,
+    Ready,
+    Stats,
+    Submit,
+    decode_to_runner,
+    encode,
+)
+from trtllm_openai.engines.base import Engine
+from trtllm_openai.generation import EngineStats, GenerationRequest, InvalidRequest, StepOutput
+from trtllm_openai.processes.framing import FramedSocket
+from trtllm_openai.processes.memory import release_free_memory
+
+log = logging.getLogger(__name__)
+
+STEP_TIMEOUT = 0.02
+"""Seconds an engine may hold the loop without a new token; bounds how long a new request waits."""
+IDLE_WAIT = 1.0
+FAREWELL = 2.0
+"""Seconds for a worker to attach, and to hear why this runner ends."""
+
+
+class RunnerLoop:
+    """Connects an engine to its workers, until it is stopped or nobody owns it any more."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._state: FromRunner = Loading(0.0, "starting")
+        self._owner: dict[str, FramedSocket] = {}  # live request id -> worker
+        self._sent = EngineStats()
+        self._stats_due = 0.0
+        self._stop = False
+
+    def progress(self, fraction: float, what: str) -> None:
+        """Tell the workers how far loading is. Raises SystemExit when nobody waits for it any more."""
+        self._set_state(Loading(fraction, what))
+        self._receive(None)
+        if self._stop:
+            raise SystemExit(0)
+
+    def fail(self, message: str, *, final: bool) -> None:
+        """Say why this runner ends, also to a worker that is only just attaching."""
+        if not self._workers.attached:
+            self._workers.wait(FAREWELL)
+        self._receive(None)
+        self._set_state(Failed(message, final))
+
+    def run(self, engine: Engine) -> None:
+        """Serve until stopped. An exception of `engine.step` passes through: the engine is then unusable."""
+        self._set_state(Ready(engine.info))
+        worked = True
+        while not self._stop:
+            if not self._owner:
+                self._send_stats(engine, now=True)
+                if not self._workers.wait(IDLE_WAIT) and worked:
+                    release_free_memory()
+                    worked = False
+            self._receive(engine)
+            if self._owner:
+                worked = True
+                self._send(engine.step(STEP_TIMEOUT))
+                self._send_stats(engine, now=False)
+
+    def stop(self) -> None:
+        """End `run` after the step under way."""
+        self._stop = True
+
+    def _set_state(self, state: FromRunner) -> None:
+        self._state = state
+        self._workers.send_all(encode(state))
+
+    def _receive(self, engine: Engine | None) -> None:
+        for worker, body in self._workers.poll():
+            if body is not None:
+                self._handle(engine, worker, body)
+            elif worker.gone:
+                self._abort(engine, [mine for mine, owner in self._owner.items() if owner is worker])
+            else:
+                self._workers.send(worker, encode(self._state))
+        if self._workers.owner_gone:
+            log.info("the owning process is gone; ending")
+            self._stop = True
+
+    def _handle(self, engine: Engine | None, worker: FramedSocket, body: bytes) -> None:
+        try:
+            message = decode_to_runner(body)
+        except msgspec.DecodeError as error:
+            log.error("undecodable message of %d bytes dropped: %s", len(body), error)
+            return
+        match message:
+            case Submit(requests):
+                self._submit(engine, worker, requests)
+            case Abort(request_ids):
+                self._abort(engine, request_ids)
+
+    def _abort(self, engine: Engine | None, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            if engine is not None and request_id in self._owner:
+                engine.abort(request_id)
+
+    def _submit(self, engine: Engine | None, worker: FramedSocket, requests: list[GenerationRequest]) -> None:
+        refused = []
+        for request in requests:
+            try:
+                if engine is None:
+                    raise InvalidRequest("the engine is still loading")
+                engine.submit(request)
+                self._owner[request.request_id] = worker
+            except InvalidRequest as error:
+                refused.append(
+                    StepOutput(
+                        request.request_id,
+                        [],
+                        "error",
+                        error=str(error),
+                        error_code=error.code,
+                        error_param=error.param,
+                    )
+                )
+        if refused:
+            self._workers.send(worker, encode(Outputs(refused)))
+
+    def _send(self, outputs: list[StepOutput]) -> None:
+        by_worker: dict[FramedSocket, list[StepOutput]] = {}
+        for output in outputs:
+            worker = self._owner.get(output.request_id)
+            if worker is None:
+                continue
+            by_worker.setdefault(worker, []).append(output)
+            if output.finish_reason:
+                del self._owner[output.request_id]
+        for worker, mine in by_worker.items():
+            self._workers.send(worker, encode(Outputs(mine)))
+
+    def _send_stats(self, engine: Engine, *, now: bool) -> None:
+        clock = time.monotonic()
+        if not now and clock < self._stats_due:
+            return
+        self._stats_due = clock + STATS_INTERVAL
+        stats = engine.stats()
+        if stats == self._sent:
+            return
+        self._sent = msgspec.structs.replace(stats)
+        self._workers.send_all(encode(Stats(stats)))

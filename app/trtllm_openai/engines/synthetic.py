@@ -1,0 +1,155 @@
+"""The synthetic engine: tokens at a set pace, costing next to nothing.
+
+For load tests of everything that is not the engine. Each sequence gets its first token `ttft` seconds after
+it starts running and one more every `itl` seconds, all sequences in lockstep as a real batch would be. The
+token ids walk through the vocabulary as a function of seed and position, so that the text is repeatable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from trtllm_openai.config import SyntheticSettings
+from trtllm_openai.engines.base import Progress
+from trtllm_openai.generation import (
+    QUEUE_TIMEOUT,
+    Capabilities,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+    InvalidRequest,
+    StepOutput,
+)
+
+
+@dataclass(slots=True)
+class _Sequence:
+    request: GenerationRequest
+    due: float
+    """When the next token is out (monotonic seconds)."""
+    token: int
+    made: int = 0
+    submitted: float = 0.0
+    queued_ms: float | None = None
+
+
+class SyntheticEngine:
+    """An Engine without a model. `vocabulary` bounds the token ids it emits."""
+
+    def __init__(self, settings: SyntheticSettings, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        self.info = EngineInfo(
+            engine="synthetic",
+            architecture="synthetic",
+            dtype="none",
+            device="cpu",
+            vocab_size=vocab_size,
+            eos_token_ids=eos_token_ids,
+            max_seq_len=settings.max_seq_len,
+            max_batch_size=settings.max_batch_size,
+            capabilities=Capabilities(seed=True),
+        )
+        self._settings = settings
+        self._waiting: deque[_Sequence] = deque()
+        self._running: dict[str, _Sequence] = {}
+        self._aborted: set[str] = set()
+        self._banned = frozenset(eos_token_ids)
+        self._stats = EngineStats()
+
+    def submit(self, request: GenerationRequest) -> None:
+        total = len(request.prompt_token_ids) + request.sampling.max_tokens
+        if total > self.info.max_seq_len:
+            raise InvalidRequest(
+                f"{total} tokens exceed the limit of {self.info.max_seq_len}",
+                "prompt",
+                "context_length_exceeded",
+            )
+        first = (request.sampling.seed or 0) * 7919 + len(request.prompt_token_ids)
+        self._waiting.append(
+            _Sequence(request, 0.0, first % self.info.vocab_size, submitted=time.monotonic())
+        )
+        self._stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def abort(self, request_id: str) -> None:
+        self._aborted.add(request_id)
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        outputs = self._drop_aborted()
+        now = time.monotonic()
+        outputs += self._drop_late(now)
+        while self._waiting and len(self._running) < self._settings.max_batch_size:
+            sequence = self._waiting.popleft()
+            sequence.due = now + self._settings.ttft
+            sequence.queued_ms = (now - sequence.submitted) * 1000
+            self._running[sequence.request.request_id] = sequence
+        if self._running and not outputs:
+            wait = min(sequence.due for sequence in self._running.values()) - now
+            if wait > 0:
+                time.sleep(min(wait, timeout))
+                now = time.monotonic()
+        outputs += [self._advance(sequence) for sequence in self._running.values() if sequence.due <= now]
+        for output in outputs:
+            if output.finish_reason:
+                self._running.pop(output.request_id, None)
+        self._stats.steps += bool(outputs)
+        return outputs
+
+    def stats(self) -> EngineStats:
+        self._stats.waiting = len(self._waiting)
+        self._stats.running = len(self._running)
+        return self._stats
+
+    def shutdown(self, deadline: float) -> None:
+        self._waiting.clear()
+        self._running.clear()
+
+    def _drop_aborted(self) -> list[StepOutput]:
+        if not self._aborted:
+            return []
+        gone = [request_id for request_id in self._aborted if self._running.pop(request_id, None)]
+        waiting = {sequence.request.request_id for sequence in self._waiting}
+        if dropped := self._aborted & waiting:
+            self._waiting = deque(s for s in self._waiting if s.request.request_id not in dropped)
+            gone += dropped
+        self._aborted.clear()
+        return [StepOutput(request_id, [], "abort") for request_id in gone]
+
+    def _drop_late(self, now: float) -> list[StepOutput]:
+        late = []
+        while self._waiting:  # all have the same patience, so the first is the first to lose it
+            request, submitted = self._waiting[0].request, self._waiting[0].submitted
+            if request.queue_ms is None or (now - submitted) * 1000 <= request.queue_ms:
+                break
+            self._waiting.popleft()
+            late.append(
+                StepOutput(
+                    request.request_id, [], "error", error="it waited too long", error_code=QUEUE_TIMEOUT
+                )
+            )
+        return late
+
+    def _advance(self, sequence: _Sequence) -> StepOutput:
+        token = sequence.token
+        while token in self._banned:
+            token = (token + 1) % self.info.vocab_size
+        sequence.token = (token + 1) % self.info.vocab_size
+        sequence.made += 1
+        sequence.due += self._settings.itl
+        self._stats.generated_tokens += 1
+        request = sequence.request
+        done = sequence.made >= request.sampling.max_tokens
+        output = StepOutput(request.request_id, [token], "length" if done else None)
+        output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
+        return output
+
+
+def load(
+    settings: SyntheticSettings, vocab_size: int, eos_token_ids: tuple[int, ...], progress: Progress
+) -> SyntheticEngine:
+    """Make the engine, after pretending to load for `settings.load_time` seconds."""
+    end = time.monotonic() + settings.load_time
+    while (left := end - time.monotonic()) > 0:
+        progress(1 - left / settings.load_time, "pretending to load")
+        time.sleep(min(left, 0.1))
+    return SyntheticEngine(settings, vocab_size, eos_token_ids)

@@ -1,0 +1,223 @@
+"""The Engine over `tensorrt_llm.bindings.executor.Executor`, NVIDIA's C++ runtime with in-flight batching.
+
+The executor schedules, batches and samples by itself, on threads of its own; `step` collects what is ready.
+The bindings are passed in, so that this module imports without tensorrt_llm.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
+from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
+from trtllm_openai.generation import (
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    InvalidRequest,
+    StepOutput,
+    TokenLogprobs,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Live:
+    request: GenerationRequest
+    generated: int = 0
+    cached_told: bool = False
+    ends: frozenset[int] = field(default_factory=frozenset)
+
+
+class ExecutorEngine:
+    """Implements `engines.base.Engine`. `bindings` is the module `tensorrt_llm.bindings.executor`.
+
+    An executor's final answer to a cancelled request is not waited for: whether one comes differs between
+    versions. The request is over for us at once, and what still arrives for it is dropped.
+    """
+
+    def __init__(self, info: EngineInfo, executor: Any, bindings: Any) -> None:
+        self.info = info
+        self._executor = executor
+        self._bindings = bindings
+        self._ids: dict[str, int] = {}
+        self._live: dict[int, _Live] = {}
+        self._aborted: list[str] = []
+        self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
+
+    def submit(self, request: GenerationRequest) -> None:
+        total = len(request.prompt_token_ids) + request.sampling.max_tokens
+        if not request.prompt_token_ids:
+            raise InvalidRequest("The prompt is empty.", "prompt")
+        if total > self.info.max_seq_len:
+            raise InvalidRequest(
+                f"{total} tokens exceed the engine's limit of {self.info.max_seq_len}.",
+                "prompt",
+                "context_length_exceeded",
+            )
+        try:
+            number = self._executor.enqueue_request(self._request(request))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InvalidRequest(f"TensorRT-LLM refuses the request: {first_line(error)}") from error
+        self._ids[request.request_id] = number
+        ends = frozenset(request.sampling.stop_token_ids)
+        if not request.sampling.ignore_eos:
+            ends = ends.union(self.info.eos_token_ids)
+        self._live[number] = _Live(request, ends=ends)
+        self._stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def abort(self, request_id: str) -> None:
+        if request_id in self._ids:
+            self._aborted.append(request_id)
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        outputs: dict[int, StepOutput] = {}
+        cancelled = self._cancel_aborted()
+        wait = datetime.timedelta(seconds=0 if cancelled else timeout)
+        for response in self._executor.await_responses(timeout=wait):
+            number = response.request_id
+            if number in self._live:
+                output = outputs.setdefault(number, StepOutput(self._live[number].request.request_id, []))
+                self._take(number, response, output)
+        self._stats.steps += bool(outputs)
+        return cancelled + list(outputs.values())
+
+    def stats(self) -> EngineStats:
+        """Read what the executor recorded since the last call; reading drains it."""
+        for iteration in self._executor.get_latest_iteration_stats():
+            facts = _facts(iteration)
+            self._stats.running = int(facts.get("numActiveRequests", 0))
+            self._stats.waiting = int(facts.get("numQueuedRequests", 0))
+            cache = facts.get("kvCacheStats") or {}
+            self._stats.kv_blocks_used = int(cache.get("usedNumBlocks", 0))
+            self._stats.kv_blocks_reused = int(cache.get("reusedBlocks", 0))
+            self._stats.kv_blocks_total = int(cache.get("maxNumBlocks", self._stats.kv_blocks_total))
+        if not self._live:  # nothing iterates any more, so nothing would say it
+            self._stats.running = self._stats.waiting = 0
+        return self._stats
+
+    def shutdown(self, deadline: float) -> None:
+        """Blocks until the executor's workers are gone; the owner of the process bounds it."""
+        self._executor.shutdown()
+
+    def _request(self, request: GenerationRequest) -> Any:
+        bindings = self._bindings
+        mapped = to_executor(request.sampling, self.info.eos_token_ids)
+        extra: dict[str, Any] = {}
+        if mapped.stop_words:
+            extra["stop_words"] = mapped.stop_words
+        if mapped.embedding_bias:
+            extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
+        if request.priority is not None:
+            extra["priority"] = request.priority
+        if request.allotted_ms is not None:
+            extra["allotted_time_ms"] = request.allotted_ms
+        if request.guide is not None:
+            extra["guided_decoding_params"] = guided_decoding_params(request.guide, bindings)
+        return bindings.Request(
+            input_token_ids=request.prompt_token_ids,
+            max_tokens=request.sampling.max_tokens,
+            streaming=True,
+            sampling_config=bindings.SamplingConfig(beam_width=1, **mapped.config),
+            output_config=bindings.OutputConfig(
+                return_log_probs=request.sampling.logprobs is not None,
+                exclude_input_from_output=True,
+                return_perf_metrics=True,
+            ),
+            end_id=mapped.end_id,
+            **extra,
+        )
+
+    def _cancel_aborted(self) -> list[StepOutput]:
+        outputs = []
+        for request_id in self._aborted:
+            number = self._ids.get(request_id)
+            if number is not None:
+                self._executor.cancel_request(number)
+                self._forget(number)
+                outputs.append(StepOutput(request_id, [], "abort"))
+        self._aborted.clear()
+        return outputs
+
+    def _take(self, number: int, response: Any, output: StepOutput) -> None:
+        """Add a response to the step's output of its request."""
+        live = self._live[number]
+        if response.has_error():  # a method; touching `result` of such a response raises
+            output.finish_reason, output.error = "error", first_line(response.error_msg)
+            self._forget(number)
+            return
+        result = response.result
+        tokens = list(result.output_token_ids[0])
+        output.token_ids += tokens
+        live.generated += len(tokens)
+        self._stats.generated_tokens += len(tokens)
+        if live.request.sampling.logprobs is not None and tokens:
+            output.logprobs = (output.logprobs or []) + _logprobs(tokens, result.log_probs, live.generated)
+        if not live.cached_told and (cached := self._cached_tokens(result)):
+            live.cached_told = True
+            output.cached_tokens = cached
+        if result.is_final:
+            self._finish(live, result, output)
+            self._forget(number)
+
+    def _finish(self, live: _Live, result: Any, output: StepOutput) -> None:
+        reasons = self._bindings.FinishReason
+        reason = result.finish_reasons[0] if result.finish_reasons else reasons.NOT_FINISHED
+        if reason == reasons.TIMED_OUT:
+            output.finish_reason, output.error = "error", "the request ran out of its time"
+            return
+        known: dict[Any, FinishReason] = {
+            reasons.END_ID: "stop",
+            reasons.STOP_WORDS: "stop",
+            reasons.LENGTH: "length",
+            reasons.CANCELLED: "abort",
+        }
+        output.finish_reason = known.get(reason, "length")
+        # Whether the end token is among the tokens differs; where it is, it has no text.
+        if output.finish_reason == "stop" and output.token_ids and output.token_ids[-1] in live.ends:
+            output.stop_token_id = output.token_ids[-1]
+
+    def _cached_tokens(self, result: Any) -> int:
+        metrics = getattr(result, "request_perf_metrics", None)
+        if metrics is None:
+            return 0
+        return int(metrics.kv_cache_metrics.num_reused_blocks) * self.info.kv_block_size
+
+    def _forget(self, number: int) -> None:
+        live = self._live.pop(number)
+        del self._ids[live.request.request_id]
+
+
+def _logprobs(tokens: list[int], log_probs: Any, generated: int) -> list[TokenLogprobs]:
+    """The new tokens' log-probabilities: the last ones, whether all so far or only the new are given."""
+    values = list(log_probs[0])[-len(tokens) :] if log_probs else []
+    if len(values) != len(tokens):
+        log.warning("%d log-probabilities for %d tokens (of %d)", len(values), len(tokens), generated)
+        values += [float("-inf")] * (len(tokens) - len(values))
+    return [TokenLogprobs(token, value, []) for token, value in zip(tokens, values, strict=True)]
+
+
+def bias_tensor(biases: dict[int, float], vocab_size: int) -> Any:
+    """A float32 tensor [vocab_size]."""
+    import torch
+
+    tensor = torch.zeros(vocab_size, dtype=torch.float32)
+    tensor[list(biases)] = torch.tensor(list(biases.values()), dtype=torch.float32)
+    return tensor
+
+
+def _facts(iteration: Any) -> dict[str, Any]:
+    text = iteration if isinstance(iteration, str) else iteration.to_json_str()
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def first_line(error: object) -> str:
+    """C++ errors bring a backtrace after their first line."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

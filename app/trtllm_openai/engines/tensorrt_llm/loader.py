@@ -1,0 +1,170 @@
+"""From an engine directory and the settings to a ready executor."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.tensorrt_llm.engine_dir import (
+    EngineDir,
+    check_gpus,
+    check_version,
+    read_engine_dir,
+)
+from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
+from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
+from trtllm_openai.generation import Capabilities, EngineInfo
+from trtllm_openai.processes.mpi import RANK_VARIABLES, mpi_rank
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    engine_dir: Path,
+    tokenizer_dir: Path,
+    settings: TensorRTLLMSettings,
+    eos_token_ids: tuple[int, ...],
+    progress: Progress,
+) -> ExecutorEngine:
+    """Load the engine in `engine_dir` on this process's GPUs. Raises `CheckpointError` or `ConfigError`."""
+    progress(0.0, "reading the engine's configuration")
+    engine = read_engine_dir(engine_dir)
+    package, bindings = import_bindings()
+    check_version(engine, package.__version__)
+    mode = launch_mode(engine, settings)
+    if mode != "leader":  # there, the ranks may be on other machines
+        check_gpus(engine, visible_gpus())
+    progress(0.1, f"loading {engine.architecture} on {engine.world_size} GPU(s)")
+    config = executor_config(engine, settings, mode, package, bindings)
+    if settings.guided_decoding:
+        config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
+    executor = bindings.Executor(str(engine_dir), bindings.ModelType.DECODER_ONLY, config)
+    if mode == "leader" and not executor.can_enqueue_requests():
+        executor.shutdown()  # blocks until the leader stops
+        raise SystemExit(0)
+    progress(1.0, "ready")
+    return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings)
+
+
+def import_bindings() -> tuple[Any, Any]:
+    """`tensorrt_llm` and its executor bindings. Raises `ConfigError` where they cannot be imported."""
+    try:
+        package = importlib.import_module("tensorrt_llm")
+        bindings = importlib.import_module("tensorrt_llm.bindings.executor")
+    except ImportError as error:
+        raise ConfigError(
+            f"engine: tensorrt_llm cannot be imported here ({error}); use NVIDIA's TensorRT-LLM image, or "
+            "--engine torch for a Hugging Face checkpoint"
+        ) from None
+    return package, bindings
+
+
+def launch_mode(engine: EngineDir, settings: TensorRTLLMSettings) -> str:
+    """`process` for one GPU, else what the settings say. Raises `ConfigError`."""
+    if engine.world_size == 1:
+        return "process"
+    if settings.launch == "leader" and mpi_rank() is None:
+        raise ConfigError(
+            "tensorrt_llm.mpi_command: it started the runner without telling it its rank; it must be an "
+            f"mpirun or srun that sets one of {', '.join(RANK_VARIABLES)}"
+        )
+    return settings.launch
+
+
+def executor_config(
+    engine: EngineDir, settings: TensorRTLLMSettings, mode: str, package: Any, bindings: Any
+) -> Any:
+    """The executor's configuration; each value comes from one key of the settings."""
+    optional: dict[str, Any] = {}
+    if settings.max_batch_size is not None:
+        optional["max_batch_size"] = min(settings.max_batch_size, engine.max_batch_size)
+    if settings.max_queue_size is not None:
+        optional["max_queue_size"] = settings.max_queue_size
+    if mode != "process":
+        optional["parallel_config"] = parallel_config(engine, mode, package, bindings)
+    policies = bindings.CapacitySchedulerPolicy
+    return bindings.ExecutorConfig(
+        max_beam_width=1,
+        scheduler_config=bindings.SchedulerConfig(
+            capacity_scheduler_policy={
+                "guaranteed_no_evict": policies.GUARANTEED_NO_EVICT,
+                "max_utilization": policies.MAX_UTILIZATION,
+            }[settings.scheduler_policy]
+        ),
+        kv_cache_config=bindings.KvCacheConfig(
+            enable_block_reuse=settings.enable_block_reuse and engine.paged_context_fmha,
+            max_tokens=settings.kv_cache_tokens,
+            free_gpu_memory_fraction=settings.kv_cache_memory_fraction,
+        ),
+        enable_chunked_context=settings.enable_chunked_context and engine.paged_context_fmha,
+        # Said always: left out, an engine built for more runs at 8192.
+        max_num_tokens=min(settings.max_num_tokens or engine.max_num_tokens, engine.max_num_tokens),
+        gpu_weights_percent=settings.gpu_weights_percent,
+        **optional,
+    )
+
+
+def parallel_config(engine: EngineDir, mode: str, package: Any, bindings: Any) -> Any:
+    """How several ranks are reached: spawned by this process, or already there under mpirun."""
+    if mode == "leader":
+        return bindings.ParallelConfig(
+            communication_type=bindings.CommunicationType.MPI,
+            communication_mode=bindings.CommunicationMode.LEADER,
+        )
+    worker = Path(package.__file__).parent / "bin" / "executorWorker"
+    return bindings.ParallelConfig(
+        communication_type=bindings.CommunicationType.MPI,
+        communication_mode=bindings.CommunicationMode.ORCHESTRATOR,
+        device_ids=list(range(engine.world_size)),  # of those this process sees
+        orchestrator_config=bindings.OrchestratorConfig(
+            is_orchestrator=True, worker_executable_path=str(worker), spawn_processes=True
+        ),
+    )
+
+
+def visible_gpus() -> int:
+    """GPUs this process may use."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([gpu for gpu in listed.split(",") if gpu.strip()])
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def engine_info(
+    engine: EngineDir, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...]
+) -> EngineInfo:
+    """What the API may promise. Only the chosen token's log-probability is to be had from an engine."""
+    longest = engine.max_seq_len
+    if not (settings.enable_chunked_context and engine.paged_context_fmha):
+        longest = min(longest, engine.max_num_tokens)
+    quantised = f" {engine.quantization}" if engine.quantization else ""
+    return EngineInfo(
+        engine="tensorrt_llm",
+        architecture=engine.architecture,
+        dtype=engine.dtype + quantised,
+        device=f"{engine.world_size} GPU(s)",
+        vocab_size=engine.vocab_size,
+        eos_token_ids=eos_token_ids,
+        max_seq_len=longest,
+        max_batch_size=min(settings.max_batch_size or engine.max_batch_size, engine.max_batch_size),
+        capabilities=Capabilities(
+            max_logprobs=0,
+            seed=True,
+            logit_bias=True,
+            min_p=True,
+            penalties=True,
+            min_tokens=True,
+            priority=True,
+            guides=GUIDES if settings.guided_decoding else (),
+        ),
+        tensor_parallel=engine.tensor_parallel,
+        pipeline_parallel=engine.pipeline_parallel,
+        kv_block_size=engine.tokens_per_block,
+    )

@@ -1,0 +1,204 @@
+"""Computes steps on an NVIDIA GPU. Nothing here waits for the device but `CudaStep.collect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trtllm_openai.engines.torch.cuda.graphs import Graphs
+from trtllm_openai.engines.torch.cuda.inputs import BUFFERS, Inputs, Mixed
+from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.model import CudaModel
+from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
+from trtllm_openai.engines.torch.guides import constrain
+from trtllm_openai.engines.torch.kv_cache import KVCache
+from trtllm_openai.engines.torch.model_config import ModelConfig
+from trtllm_openai.engines.torch.sampler import Sampled, prompt_logprobs
+from trtllm_openai.engines.torch.scheduler import Limits, Plan
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """What some rows of a step asked for, on its way to the host."""
+
+    rows: list[int]
+    counts: list[int]
+    chosen: torch.Tensor
+    top: torch.Tensor
+    top_ids: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CudaStep:
+    """A step under way; `tokens` (pinned) are there when `done` is."""
+
+    sampled: list[Sequence]
+    tokens: torch.Tensor
+    logprobs: Logprobs | None
+    done: torch.cuda.Event
+
+    def collect(self) -> list[Sampled]:
+        self.done.synchronize()
+        tokens: list[int] = self.tokens.tolist()
+        found: dict[int, TokenLogprobs] = {}
+        if (wanted := self.logprobs) is not None:
+            columns = (part.tolist() for part in (wanted.chosen, wanted.top, wanted.top_ids))
+            for row, count, chosen, top, ids in zip(wanted.rows, wanted.counts, *columns, strict=True):
+                best = list(zip(ids[:count], top[:count], strict=True))
+                found[row] = TokenLogprobs(tokens[row], chosen, best)
+        return [Sampled(token, found.get(row)) for row, token in enumerate(tokens)]
+
+
+class CudaExecutor:
+    """Implements `engines.torch.executor.Executor`."""
+
+    overlaps = True
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: CudaModel,
+        limits: Limits,
+        max_length: int,
+        device: torch.device,
+    ) -> None:
+        self._limits = limits
+        most = limits.max_batch_size
+        self._model, self._heads = model, config.heads
+        self._width = config.heads * config.head_dim
+        self._inputs = Inputs(
+            most, limits.max_num_tokens, max_length, limits.block_size, config.vocab_size, device
+        )
+        self._paged = PagedDecode(config.heads, config.kv_heads, config.head_dim, most, device)
+        self._sampler = Sampler(config.vocab_size, most, device)
+        self._last_tokens = torch.zeros(most + 1, dtype=torch.int32, device=device)
+        self._tokens = torch.zeros(most, dtype=torch.int32, device=device)
+        self._read = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(BUFFERS)]
+        self._turn = 0
+        self._cache: KVCache | None = None
+        self._graphs: Graphs | None = None
+
+    def use(self, cache: KVCache) -> None:
+        """Keep keys and values in `cache`."""
+        self._cache = cache
+
+    def capture(self) -> None:
+        """Make CUDA graphs of the decode steps over the cache."""
+        self._graphs = Graphs(self._decode, self._limits.max_batch_size)
+
+    def launch(self, plan: Plan) -> CudaStep:
+        ends = [chunk.sequence for chunk in plan.prefill if chunk.last]
+        sampled = plan.decode + ends
+        count = len(plan.decode)
+        by_graph = self._graphs is not None and not plan.prefill
+        size = self._graphs.size(count) if by_graph and self._graphs else count
+        mixed = self._inputs.write(plan, sampled, size)
+        if mixed is None:
+            logits = self._graphs.replay(size)[:count] if self._graphs else self._decode(count)
+        else:
+            hidden = self._mixed(mixed, count)
+            self._score_prompts(plan, hidden, count)
+            if not sampled:
+                return self._under_way([], None)
+            logits = self._model.logits(hidden, mixed.sample_rows)
+        return self._choose(logits, sampled)
+
+    def _decode(self, count: int) -> torch.Tensor:
+        """A step of `count` rows at the front of the input."""
+        return self._model.logits(self._compute(count))
+
+    def _compute(self, count: int) -> torch.Tensor:
+        front = self._inputs.front
+        rows = type(front.rows)(
+            front.rows.tokens[:count],
+            front.rows.positions[:count],
+            front.rows.slots[:count],
+            front.rows.sequences[:count],
+        )
+
+        def attend(qkv: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+            out = torch.empty(count, self._width, dtype=qkv.dtype, device=qkv.device)
+            self._paged(qkv, kv, front.tables, front.table_stride, front.lengths, out)
+            return out
+
+        assert self._cache is not None
+        return self._model(rows, self._last_tokens, self._cache, attend)
+
+    def _mixed(self, mixed: Mixed, count: int) -> torch.Tensor:
+        """A step of `count` decode rows and chunks of prompts after them."""
+        front = self._inputs.front
+
+        def attend(qkv: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+            out = torch.empty(len(qkv), self._width, dtype=qkv.dtype, device=qkv.device)
+            if count:
+                self._paged(qkv, kv, front.tables, front.table_stride, front.lengths, out[:count])
+            out[count:] = attend_chunks(qkv[count:], kv, mixed.chunks, self._heads).flatten(1)
+            return out
+
+        assert self._cache is not None
+        return self._model(mixed.rows, self._last_tokens, self._cache, attend)
+
+    def _score_prompts(self, plan: Plan, hidden: torch.Tensor, first_row: int) -> None:
+        for chunk in plan.prefill:
+            if (scores := chunk.sequence.prompt_logprobs) is not None:
+                scores += prompt_logprobs(self._model, hidden, chunk, first_row)
+            first_row += chunk.length
+
+    def _choose(self, logits: torch.Tensor, sampled: list[Sequence]) -> CudaStep:
+        ruled = [row for row, sequence in enumerate(sampled) if sequence.rules is not None]
+        if ruled or any(sequence.matcher is not None for sequence in sampled):
+            logits = logits.float()
+            for row in ruled:
+                sampled[row].rules.apply(logits[row], sampled[row].generated + sampled[row].unread)  # type: ignore[union-attr]
+            constrain(logits, sampled)
+        count, front = len(sampled), self._inputs.front
+        tokens = self._tokens[:count]
+        self._sampler(
+            logits,
+            front.cuts,
+            front.top_k,
+            front.uniform,
+            front.sampled,
+            self._last_tokens,
+            tokens,
+        )
+        for row in ruled:
+            sampled[row].rules.add(tokens[row : row + 1])  # type: ignore[union-attr]
+        return self._under_way(sampled, self._logprobs(logits, sampled, tokens))
+
+    def _logprobs(
+        self, logits: torch.Tensor, sampled: list[Sequence], tokens: torch.Tensor
+    ) -> Logprobs | None:
+        counts = {
+            row: sequence.request.sampling.logprobs
+            for row, sequence in enumerate(sampled)
+            if sequence.request.sampling.logprobs is not None
+        }
+        if not counts:
+            return None
+        rows = list(counts)
+        index = torch.tensor(rows, pin_memory=True).to(logits.device, non_blocking=True)
+        values = logits.index_select(0, index).float().log_softmax(-1)
+        chosen = values.gather(1, tokens.index_select(0, index).long().unsqueeze(1)).squeeze(1)
+        top, top_ids = values.topk(max(1, *counts.values()))
+        return Logprobs(
+            rows, [counts[row] or 0 for row in rows], _to_host(chosen), _to_host(top), _to_host(top_ids)
+        )
+
+    def _under_way(self, sampled: list[Sequence], logprobs: Logprobs | None) -> CudaStep:
+        read = self._read[self._turn][: len(sampled)]
+        self._turn = (self._turn + 1) % BUFFERS
+        read.copy_(self._tokens[: len(sampled)], non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return CudaStep(sampled, read, logprobs, done)
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    """A copy under way, in pinned memory."""
+    out = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return out.copy_(values, non_blocking=True)

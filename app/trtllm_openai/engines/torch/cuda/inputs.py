@@ -1,0 +1,230 @@
+"""A step's input, written into pinned memory and brought to the device by one copy.
+
+The front of the buffer has a fixed place for everything a decode step reads, so that CUDA graphs can hold its
+addresses; block tables follow, and then what only steps with prompts need. Each running sequence has a number
+below `max_batch_size`, under which the device keeps its last token and the host its table and parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trtllm_openai.engines.torch.cuda.model import Rows
+from trtllm_openai.engines.torch.cuda.prefill import Chunks
+from trtllm_openai.engines.torch.kv_cache import blocks_for
+from trtllm_openai.engines.torch.sampler import LOWEST_TEMPERATURE, uniform
+from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.sequence import Sequence
+
+HEADER = 4
+BUFFERS = 3
+"""Steps whose input may be in use at once: one computed, one launched, one being written."""
+WORDS_PER_ROW = 13
+"""Of the front: what `Front` lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Views of the buffer's front, for `max_batch_size` rows: int32, but `uniform` and `cuts`."""
+
+    table_stride: torch.Tensor
+    uniform: torch.Tensor
+    """float64"""
+    cuts: torch.Tensor
+    """float32 [rows, 4]: temperature, top_p, min_p"""
+    top_k: torch.Tensor
+    sampled: torch.Tensor
+    """Numbers of the sequences that get a token; those that decode come first."""
+    rows: Rows
+    lengths: torch.Tensor
+    tables: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What a step with prompts has besides: all its rows, its chunks, and the rows to be sampled."""
+
+    rows: Rows
+    chunks: Chunks
+    sample_rows: torch.Tensor
+
+
+class Inputs:
+    """Builds steps' input. `vocab`: what top_k is where there is no such cut."""
+
+    def __init__(
+        self,
+        max_batch_size: int,
+        max_tokens: int,
+        max_length: int,
+        block_size: int,
+        vocab: int,
+        device: torch.device,
+    ) -> None:
+        self._most, self._block_size, self._vocab = max_batch_size, block_size, vocab
+        width = blocks_for(max_length, block_size)
+        self._tables_at = HEADER + WORDS_PER_ROW * max_batch_size
+        size = self._tables_at + max_batch_size * width + 5 * (max_tokens + max_batch_size) + 1024
+        self._device = torch.zeros(size + size % 2, dtype=torch.int32, device=device)
+        hosts = [
+            torch.zeros(size, dtype=torch.int32, pin_memory=device.type == "cuda") for _ in range(BUFFERS)
+        ]
+        self._hosts = [(host, host.numpy()) for host in hosts]
+        self._turn = 0
+        self.front = self._views()
+        self._numbers: dict[Sequence, int] = {}
+        self._unused = list(range(max_batch_size, 0, -1))  # 0 is nobody's: rows that pad a batch
+        self._tables = np.zeros((max_batch_size + 1, width), np.int32)
+        self._known: list[tuple[list[int] | None, int]] = [(None, 0)] * (max_batch_size + 1)
+        self._cuts = np.zeros((max_batch_size + 1, 4), np.float32)
+        self._top_k = np.zeros(max_batch_size + 1, np.int32)
+
+    def write(self, plan: Plan, sampled: list[Sequence], padded: int) -> Mixed | None:
+        """Bring a step's input to the device; decode rows are padded to `padded`."""
+        host, words = self._hosts[self._turn]
+        self._turn = (self._turn + 1) % BUFFERS
+        numbers = np.array([self._number(sequence) for sequence in sampled], np.int64)
+        self._write_sampling(words, sampled, numbers)
+        end = self._write_decode(words, plan.decode, numbers[: len(plan.decode)], padded)
+        mixed = None
+        if plan.prefill:
+            mixed, end = self._write_mixed(words, plan, end)
+        self._device[:end].copy_(host[:end], non_blocking=True)
+        return mixed
+
+    def _number(self, sequence: Sequence) -> int:
+        number = self._numbers.get(sequence)
+        if number is not None:
+            return number
+        if not self._unused:
+            for other in [other for other in self._numbers if not other.blocks]:  # ended, or waits again
+                self._unused.append(self._numbers.pop(other))
+        number = self._numbers[sequence] = self._unused.pop()
+        sampling = sequence.request.sampling
+        temperature = max(sampling.temperature, LOWEST_TEMPERATURE) if sampling.temperature > 0 else 0.0
+        self._cuts[number] = temperature, sampling.top_p, sampling.min_p, 0
+        self._top_k[number] = sampling.top_k if 0 < sampling.top_k < self._vocab else self._vocab
+        self._known[number] = (None, 0)
+        return number
+
+    def _write_sampling(self, words: np.ndarray, sampled: list[Sequence], numbers: np.ndarray) -> None:
+        most, count = self._most, len(sampled)
+        at = HEADER
+        words[at : at + 2 * count].view(np.float64)[:] = [
+            uniform(one.seed, one.generated + one.unread) if one.request.sampling.temperature > 0 else 0.0
+            for one in sampled
+        ]
+        at += 2 * most
+        words[at : at + 4 * count].view(np.float32)[:] = self._cuts[numbers].ravel()
+        at += 4 * most
+        words[at : at + count] = self._top_k[numbers]
+        at += most
+        words[at : at + count] = numbers
+
+    def _write_decode(
+        self, words: np.ndarray, sequences: list[Sequence], numbers: np.ndarray, padded: int
+    ) -> int:
+        most, count = self._most, len(sequences)
+        longest = 1
+        for sequence, number in zip(sequences, numbers.tolist(), strict=True):
+            self._update_table(number, sequence.blocks)
+            longest = max(longest, len(sequence.blocks))
+        positions = np.array([sequence.computed for sequence in sequences], np.int64)
+        tokens = [
+            sequence.tokens[sequence.computed] if sequence.computed < len(sequence.tokens) else -1
+            for sequence in sequences
+        ]
+        size = self._block_size
+        slots = self._tables[numbers, positions // size] * size + positions % size
+        at = HEADER + 8 * most
+        # A padding row computes token 0 at place 0, writes to the null block and attends to nothing.
+        columns = ((numbers, 0), (tokens, 0), (positions, 0), (slots, 0), (positions + 1, 0))
+        for values, padding in columns:
+            words[at : at + count] = values
+            words[at + count : at + padded] = padding
+            at += most
+        words[0] = longest
+        at = self._tables_at
+        words[at : at + count * longest].reshape(count, longest)[:] = self._tables[numbers, :longest]
+        return at + max(count, 1) * longest
+
+    def _update_table(self, number: int, blocks: list[int]) -> None:
+        """A list of blocks only grows; another list is another life of the sequence."""
+        list_, known = self._known[number]
+        if list_ is not blocks:
+            known = 0
+        if known < len(blocks):
+            self._tables[number, known : len(blocks)] = blocks[known:]
+            self._known[number] = (blocks, len(blocks))
+
+    def _write_mixed(self, words: np.ndarray, plan: Plan, end: int) -> tuple[Mixed, int]:
+        size, count = self._block_size, len(plan.decode)
+        front = HEADER + 9 * self._most
+        decode = [words[front + i * self._most : front + i * self._most + count] for i in range(3)]
+        tokens, positions, slots = [decode[0]], [decode[1]], [decode[2]]
+        sample_rows = list(range(count))
+        starts, places = count, []
+        for chunk in plan.prefill:
+            sequence, stop = chunk.sequence, chunk.start + chunk.length
+            at = np.arange(stop)
+            where = np.array(sequence.blocks)[at // size] * size + at % size
+            tokens.append(np.array(sequence.tokens[chunk.start : stop]))
+            positions.append(at[chunk.start :])
+            slots.append(where[chunk.start :])
+            places.append(where)
+            starts += chunk.length
+            if chunk.last:
+                sample_rows.append(starts - 1)
+        rows = [chunk.length for chunk in plan.prefill]
+        lengths = [chunk.start + chunk.length for chunk in plan.prefill]
+        parts = [np.concatenate(part) for part in (tokens, positions, slots)]
+        numbers = np.zeros(starts, np.int32)
+        numbers[:count] = words[front - self._most : front - self._most + count]
+        parts += [numbers, np.cumsum([0, *rows]), np.cumsum([0, *lengths]), np.array(sample_rows)]
+        again = any(chunk.start for chunk in plan.prefill)
+        views = []
+        for part in parts:
+            words[end : end + len(part)] = part
+            views.append(self._device[end : end + len(part)])
+            end += len(part)
+        # What earlier chunks left may be longer than the buffer: rare enough for a copy of its own.
+        attended = None
+        if again:
+            device = self._device.device
+            earlier = torch.from_numpy(np.concatenate(places))
+            earlier = earlier.pin_memory() if device.type == "cuda" else earlier
+            attended = earlier.to(device, non_blocking=True)
+        return (
+            Mixed(
+                Rows(views[0], views[1], views[2], views[3]),
+                Chunks(rows, lengths, views[4], views[5], attended),
+                views[6],
+            ),
+            end,
+        )
+
+    def _views(self) -> Front:
+        most, at = self._most, HEADER
+
+        def take(count: int) -> torch.Tensor:
+            nonlocal at
+            at += count
+            return self._device[at - count : at]
+
+        uniform = take(2 * most).view(torch.float64)
+        cuts = take(4 * most).view(torch.float32).view(most, 4)
+        top_k, sampled = take(most), take(most)
+        numbers, tokens, positions, slots, lengths = (take(most) for _ in range(5))
+        return Front(
+            self._device[:1],
+            uniform,
+            cuts,
+            top_k,
+            sampled,
+            Rows(tokens, positions, slots, numbers),
+            lengths,
+            self._device[self._tables_at :],
+        )

@@ -1,0 +1,136 @@
+"""One row times a matrix, at the speed of memory, with the layer's small operations in the same pass.
+
+cuBLAS needs a kernel of its own for each of them, which at one row take as long as to launch. RMSNorm costs
+nothing here: its scale is one factor of the result, and the row is read anyway.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+
+
+@triton.jit
+def _gemv(
+    x,
+    weight,
+    scales,
+    bias,
+    gain,
+    addend,
+    out,
+    inputs,
+    outputs,
+    eps,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    ADD: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < outputs
+    sums = tl.zeros([ROWS, BLOCK], tl.float32)
+    up_sums = tl.zeros([ROWS, BLOCK], tl.float32)
+    squares = tl.zeros([BLOCK], tl.float32)
+    line = weight + row.to(tl.int64)[:, None] * inputs
+    up_line = line + outputs.to(tl.int64) * inputs
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    for first in range(0, inputs, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        inside = column < inputs
+        wanted = there[:, None] & inside[None, :]
+        part = tl.load(line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first")
+        if SWIGLU:
+            up_part = tl.load(
+                up_line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first"
+            )
+        value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
+        if NORM:
+            squares += value * value
+            value *= tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
+        sums += part.to(tl.float32) * value[None, :]
+        if SWIGLU:
+            up_sums += up_part.to(tl.float32) * value[None, :]
+    if PDL:  # not before: programs that wait would take the place of those that read
+        tl.extra.cuda.gdc_launch_dependents()
+    result = tl.sum(sums, 1)
+    up = tl.sum(up_sums, 1)
+    if NORM:
+        inverse = tl.rsqrt(tl.sum(squares) / inputs + eps)
+        result *= inverse
+        up *= inverse
+    if SCALED:
+        result *= tl.load(scales + row, mask=there, other=0.0)
+    if BIAS:
+        result += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
+    if SWIGLU:
+        if SCALED:
+            up *= tl.load(scales + outputs + row, mask=there, other=0.0)
+        if BIAS:
+            up += tl.load(bias + outputs + row, mask=there, other=0.0).to(tl.float32)
+        result = result / (1 + tl.exp(-result)) * up
+    if ADD:
+        result += tl.load(addend + row, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + row, result.to(out.dtype.element_ty), mask=there)
+
+
+def gemv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    scales: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    norm: tuple[torch.Tensor, float] | None = None,
+    swiglu: bool = False,
+    addend: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[1, out]: weight x, of `x` [1, in] and `weight` [out, in] of any type, times `scales` [out].
+
+    `norm`: (gain [in], epsilon) of an RMSNorm of `x` before. `swiglu`: the weight's halves are gate and up,
+    the result [1, out / 2] is silu(gate) * up. `addend` [1, out] is added.
+    """
+    rows, inputs = weight.shape
+    outputs = rows // 2 if swiglu else rows
+    out = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
+    gain, eps = norm or (x, 0.0)
+    lines, block = _tile(outputs, inputs, swiglu)
+    block *= 2 // weight.itemsize or 1  # loads as wide for fp8
+    _gemv[(triton.cdiv(outputs, lines),)](
+        x,
+        weight,
+        x if scales is None else scales,
+        x if bias is None else bias,
+        gain,
+        x if addend is None else addend,
+        out,
+        inputs,
+        outputs,
+        eps,
+        SCALED=scales is not None,
+        BIAS=bias is not None,
+        NORM=norm is not None,
+        SWIGLU=swiglu,
+        ADD=addend is not None,
+        ROWS=lines,
+        BLOCK=min(block, triton.next_power_of_2(inputs)),
+        num_warps=4,
+        **dependent(),
+    )
+    return out
+
+
+def _tile(outputs: int, inputs: int, swiglu: bool) -> tuple[int, int]:
+    """Matrix rows and columns of one program: the fastest of those tried (docs/performance.md)."""
+    if swiglu or outputs >= 2**15:
+        return 8, 256
+    if inputs > 2**13:
+        return 1, 1024
+    return (4, 256) if outputs > inputs else (2, 1024)

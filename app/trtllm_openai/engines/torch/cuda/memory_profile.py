@@ -1,0 +1,51 @@
+"""How much memory the largest step takes: measured by running it, before the KV cache takes the rest."""
+
+from __future__ import annotations
+
+import torch
+
+from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
+from trtllm_openai.engines.torch.kv_cache import KVCache
+from trtllm_openai.engines.torch.model_config import ModelConfig
+from trtllm_openai.engines.torch.scheduler import Chunk, Limits, Plan
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import GenerationRequest, SamplingParams
+
+
+def free_after_peak(
+    executor: CudaExecutor,
+    config: ModelConfig,
+    limits: Limits,
+    max_length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """Bytes that are free on the device while the largest step runs, found by running one."""
+    small = KVCache(config, 1, limits.block_size, dtype, device)
+    small.layers = small.layers[:1] * config.layers
+    executor.use(small)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    plan = _largest(limits, max_length)
+    executor.launch(plan).collect()
+    peak = torch.cuda.max_memory_allocated(device) - before
+    for chunk in plan.prefill:
+        chunk.sequence.blocks = []  # these sequences are over
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, int(free - peak))
+
+
+def _largest(limits: Limits, max_length: int) -> Plan:
+    """Prompts that fill a step, as many as may run, all of them drawn for; they only have the null block."""
+    chunks: list[Chunk] = []
+    left, most = limits.max_num_tokens, limits.max_batch_size
+    while left and len(chunks) < most:
+        length = min(left, max_length, -(-limits.max_num_tokens // most))
+        sampling = SamplingParams(max_tokens=1)
+        sequence = Sequence(GenerationRequest(str(len(chunks)), [1] * length, sampling))
+        sequence.blocks = [0] * (-(-length // limits.block_size))
+        chunks.append(Chunk(sequence, 0, length))
+        left -= length
+    return Plan(prefill=chunks)

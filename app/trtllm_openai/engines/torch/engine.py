@@ -1,0 +1,287 @@
+"""The engine: requests in, one batch of token deltas out of every step.
+
+Where the executor can, a step is planned and launched while the one before it is still computed: its tokens
+are then read one step late. A sequence that turns out to have ended has one token more under way, which
+nobody gets.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent import futures
+from typing import Any
+
+import torch
+
+from trtllm_openai.engines.torch.block_pool import BlockPool
+from trtllm_openai.engines.torch.executor import Executor, Step
+from trtllm_openai.engines.torch.followers import Followers
+from trtllm_openai.engines.torch.guides import GuideCompiler
+from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
+from trtllm_openai.engines.torch.logit_rules import LogitRules
+from trtllm_openai.engines.torch.memory import out_of_memory
+from trtllm_openai.engines.torch.sampler import Sampled
+from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import (
+    QUEUE_TIMEOUT,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+    InvalidRequest,
+    StepOutput,
+)
+
+log = logging.getLogger(__name__)
+
+EXPIRY_INTERVAL = 0.1
+
+
+class TorchEngine:
+    """Continuous batching over one model. Implements `engines.base.Engine`."""
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        executor: Executor,
+        cache: KVCache,
+        limits: Limits,
+        guides: GuideCompiler | None = None,
+        followers: Followers | None = None,
+    ) -> None:
+        self.info = info
+        self._executor = executor
+        self._cache = cache
+        self._device = cache.layers[0].device
+        self._pool = BlockPool(info.kv_blocks)
+        self._scheduler = Scheduler(limits, self._pool, cache)
+        self._eos = frozenset(info.eos_token_ids)
+        self._guides = guides
+        self._followers = followers
+        self._live: dict[str, Sequence] = {}
+        self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
+        self._aborted: list[str] = []
+        self._expiry_due = 0.0
+        self._flying: Step | None = None  # launched, its tokens not read
+        self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
+
+    def submit(self, request: GenerationRequest) -> None:
+        self._check(request)
+        sequence = Sequence(request)
+        sampling = request.sampling
+        if LogitRules.needed(sampling):
+            sequence.rules = LogitRules(
+                sampling,
+                request.prompt_token_ids,
+                # A guide alone decides where its text may end.
+                self._eos.union(sampling.stop_token_ids) if request.guide is None else frozenset(),
+                self.info.vocab_size,
+                self._device,
+            )
+        self._live[request.request_id] = sequence
+        if request.guide is not None and self._guides is not None:
+            self._compiling[self._guides.compile(request.guide)] = sequence
+        else:
+            self._scheduler.add(sequence)
+        self._stats.prompt_tokens += sequence.prompt_tokens
+
+    def abort(self, request_id: str) -> None:
+        if request_id in self._live:
+            self._aborted.append(request_id)
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        outputs = self._end_aborted()
+        if self._compiling:
+            idle = not (outputs or self._scheduler.running or self._scheduler.waiting)
+            outputs += self._admit_guided(timeout if idle else 0.0)
+        outputs += self._end_expired()
+        with torch.inference_mode():
+            if self._pool.free < len(self._scheduler.running):
+                # Blocks may be taken from a sequence, whose tokens must all be known then.
+                outputs += self._land()
+            plan = self._scheduler.plan()
+            try:
+                launched = self._launch(plan) if plan else None
+            except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
+                # Other ranks may have gone on: then they no longer agree on what is in the cache.
+                if self._followers is not None or not out_of_memory(error):
+                    raise
+                return outputs + self._land() + self._relieve(plan)
+            outputs += self._land()
+            self._flying = launched
+            if launched is not None and not self._may_fly(launched):
+                outputs += self._land()
+        return outputs
+
+    def stats(self) -> EngineStats:
+        stats = self._stats
+        stats.waiting = len(self._scheduler.waiting) + len(self._compiling)
+        stats.running = len(self._scheduler.running)
+        stats.kv_blocks_used = self._pool.used
+        stats.kv_blocks_reused = self._scheduler.reused
+        return stats
+
+    def shutdown(self, deadline: float) -> None:
+        if self._guides is not None:
+            self._guides.close()
+        if self._followers is not None:
+            self._followers.end(deadline)
+        self._live.clear()
+        self._cache.layers.clear()
+
+    def _check(self, request: GenerationRequest) -> None:
+        prompt = request.prompt_token_ids
+        if not prompt:
+            raise InvalidRequest("The prompt is empty.", "prompt")
+        if request.request_id in self._live:
+            raise InvalidRequest(f"A request with the id {request.request_id} is running.", "request_id")
+        for token in (min(prompt), max(prompt)):
+            if not 0 <= token < self.info.vocab_size:
+                raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
+        if request.guide is not None and request.guide.kind not in self.info.capabilities.guides:
+            raise InvalidRequest("This engine cannot guide.", request.guide.param, "unsupported_parameter")
+        total = len(prompt) + request.sampling.max_tokens
+        if total > self.info.max_seq_len:
+            raise InvalidRequest(
+                f"{total} tokens exceed the limit of {self.info.max_seq_len}.",
+                "prompt",
+                "context_length_exceeded",
+            )
+
+    def _end_aborted(self) -> list[StepOutput]:
+        outputs = []
+        for request_id in self._aborted:
+            sequence = self._live.pop(request_id, None)
+            if sequence is not None:
+                self._withdraw(sequence)
+                outputs.append(StepOutput(request_id, [], "abort"))
+        self._aborted.clear()
+        return outputs
+
+    def _relieve(self, plan: Plan) -> list[StepOutput]:
+        """A step found no memory: it did nothing, and the newcomer that made it larger is given up."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        sequence = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
+        if self._live.get(sequence.request.request_id) is not sequence:
+            return []  # its last token was under way
+        log.error("a step of %d sequences ran out of memory", len(plan.decode) + len(plan.prefill))
+        output = StepOutput(sequence.request.request_id, [], "error", error="the engine ran out of memory")
+        return [self._end(sequence, output)]
+
+    def _end_expired(self) -> list[StepOutput]:
+        """End what waited too long or is out of its time; looked at now and then, since there may be many."""
+        now = time.monotonic()
+        if now < self._expiry_due:
+            return []
+        self._expiry_due = now + EXPIRY_INTERVAL
+        outputs = []
+        for request_id, sequence in list(self._live.items()):
+            if sequence.out_of_time(now):
+                error, code = "the request ran out of its time", None
+            elif sequence.late(now):
+                error, code = "it waited too long", QUEUE_TIMEOUT
+            else:
+                continue
+            del self._live[request_id]
+            self._withdraw(sequence)
+            outputs.append(StepOutput(request_id, [], "error", error=error, error_code=code))
+        return outputs
+
+    def _withdraw(self, sequence: Sequence) -> None:
+        for future, waiting in self._compiling.items():
+            if waiting is sequence:
+                future.cancel()
+                del self._compiling[future]
+                return
+        self._scheduler.remove(sequence)
+
+    def _admit_guided(self, timeout: float) -> list[StepOutput]:
+        """Queue the sequences whose grammar is compiled, after at most `timeout` seconds; refuse bad ones."""
+        done, _ = futures.wait(self._compiling, timeout, futures.FIRST_COMPLETED)
+        refused = []
+        for future in done:
+            sequence = self._compiling.pop(future)
+            try:
+                sequence.matcher = future.result()
+            except InvalidRequest as error:
+                request_id = sequence.request.request_id
+                del self._live[request_id]
+                refused.append(
+                    StepOutput(
+                        request_id,
+                        [],
+                        "error",
+                        error=str(error),
+                        error_code=error.code,
+                        error_param=error.param,
+                    )
+                )
+            else:
+                self._scheduler.add(sequence)
+        return refused
+
+    def _launch(self, plan: Plan) -> Step:
+        if self._followers is not None:
+            self._followers.compute(plan)
+        step = self._executor.launch(plan)
+        # From here on it counts: a step that found no memory is planned again as if it had not been.
+        self._scheduler.advance(plan)
+        self._stats.steps += 1
+        for sequence in step.sampled:
+            sequence.unread += 1
+        return step
+
+    def _may_fly(self, step: Step) -> bool:
+        """Whether the next step can be launched before this one's tokens are read: a guide needs them."""
+        return self._executor.overlaps and all(one.matcher is None for one in step.sampled)
+
+    def _land(self) -> list[StepOutput]:
+        """Read the tokens of the step that is under way, if there is one."""
+        step, self._flying = self._flying, None
+        outputs = []
+        for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
+            sequence.unread -= 1
+            if self._live.get(sequence.request.request_id) is sequence:
+                self._stats.generated_tokens += 1
+                outputs.append(self._advance(sequence, chosen))
+        return outputs
+
+    def _advance(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
+        sampling = sequence.request.sampling
+        output = StepOutput(sequence.request.request_id, [])
+        output.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+        output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
+        if not sequence.generated:
+            output.cached_tokens = sequence.cached_tokens or 0
+        if sampling.max_tokens == 0:
+            output.finish_reason = "length"
+            return self._end(sequence, output)
+        token = sampled.token_id
+        sequence.tokens.append(token)
+        output.token_ids.append(token)
+        if sampled.logprobs is not None:
+            output.logprobs = [sampled.logprobs]
+        if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+            output.finish_reason, output.stop_token_id = "stop", token
+        elif sequence.matcher is not None and not _follows(sequence.matcher, token):
+            output.finish_reason = "stop"
+        elif sequence.generated >= sampling.max_tokens:
+            output.finish_reason = "length"
+        return output if output.finish_reason is None else self._end(sequence, output)
+
+    def _end(self, sequence: Sequence, output: StepOutput) -> StepOutput:
+        del self._live[output.request_id]
+        self._scheduler.remove(sequence)
+        return output
+
+
+def _follows(matcher: Any, token: int) -> bool:
+    """Tell a guided sequence's matcher its new token; False when the text is complete."""
+    return bool(matcher.accept_token(token)) and not matcher.is_terminated()
+
+
+def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:
+    """Blocks for `tokens` tokens, and never fewer than one sequence of full length needs."""
+    return max(tokens // block_size, blocks_for(max_seq_len, block_size))

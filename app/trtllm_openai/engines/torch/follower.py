@@ -1,0 +1,74 @@
+"""`python -m trtllm_openai.engines.torch.follower`: a rank of a tensor-parallel engine other than the first.
+
+Computes what rank 0 writes to its standard input (`followers.py`), until that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch.executor import EagerExecutor
+from trtllm_openai.engines.torch.followers import Join, Part, Step
+from trtllm_openai.engines.torch.loader import load_rank
+from trtllm_openai.engines.torch.parallel import Ranks
+from trtllm_openai.engines.torch.scheduler import Chunk, Plan
+from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.generation import GenerationRequest, SamplingParams
+from trtllm_openai.processes.framing import read_framed
+from trtllm_openai.telemetry.logs import setup_logging
+
+
+def follow(source: BinaryIO) -> None:
+    """Be the rank that the first message says, to the end of `source`."""
+    told = msgspec.msgpack.decode(read_framed(source.read), type=Join)
+    setup_logging(told.log_level, process=f"rank {told.rank}")
+    ranks = Ranks(told.rank, told.size)
+    settings = TorchSettings.model_validate(told.settings)
+    steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
+    own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
+    assert isinstance(own.executor, EagerExecutor)
+    decoder = msgspec.msgpack.Decoder(Step)
+    with torch.inference_mode():
+        while True:
+            own.executor.follow(_plan(decoder.decode(steps.get())))
+
+
+def _plan(step: Step) -> Plan:
+    plan = Plan([_sequence(part) for part in step.decode])
+    plan.prefill = [Chunk(_sequence(part), part.start, part.length) for part in step.prefill]
+    return plan
+
+
+def _sequence(part: Part) -> Sequence:
+    """A sequence that is right as far as the step looks at it."""
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0 if part.scored else None)
+    sequence = Sequence(GenerationRequest("", [0] * part.start + part.tokens, sampling))
+    sequence.computed, sequence.blocks = part.start, part.blocks
+    sequence.prefill_end, sequence.prompt_tokens = part.prefill_end, part.prompt_tokens
+    return sequence
+
+
+def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
+    """Read along with the computation, which may hang when rank 0 is gone."""
+    with contextlib.suppress(EOFError):
+        while True:
+            steps.put(read_framed(source.read))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 decides
+        signal.signal(number, signal.SIG_IGN)
+    follow(sys.stdin.buffer)

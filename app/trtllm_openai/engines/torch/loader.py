@@ -1,0 +1,284 @@
+"""From a checkpoint directory and the settings to a ready engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trtllm_openai.config import ConfigError, TorchSettings
+from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.torch.batch import BatchBuilder
+from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
+from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
+from trtllm_openai.engines.torch.followers import Followers, join, meeting, start_followers
+from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler, available
+from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token
+from trtllm_openai.engines.torch.linear import check_quantization
+from trtllm_openai.engines.torch.memory import free_bytes
+from trtllm_openai.engines.torch.model import Model
+from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
+from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
+from trtllm_openai.engines.torch.scheduler import Limits
+from trtllm_openai.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource
+from trtllm_openai.engines.torch.weights import Weights
+from trtllm_openai.generation import Capabilities, EngineInfo
+from trtllm_openai.processes.cores import usable_cores
+
+MAX_LOGPROBS = 20
+LOADING_SHARE = 0.9
+"""Part of the progress that reading weights is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What one rank computes with."""
+
+    config: ModelConfig
+    executor: Executor
+    cache: KVCache
+    limits: Limits
+    blocks: int
+    max_seq_len: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load(
+    model_dir: Path,
+    settings: TorchSettings,
+    progress: Progress,
+    vocabulary: Callable[[], list[bytes]] | None = None,
+) -> TorchEngine:
+    """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`.
+
+    `vocabulary`: the tokens' bytes by id, empty for special ones; without it the engine cannot guide.
+    """
+    progress(0.0, "reading the configuration")
+    ranks = Ranks(0, settings.tensor_parallel_size)
+    if ranks.size == 1:
+        return _engine(load_rank(model_dir, settings, progress, ranks), settings, progress, vocabulary, None)
+    shard(read_config(model_dir), ranks)
+    followers = start_followers(model_dir, settings)
+    try:
+        own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
+        return _engine(own, settings, progress, vocabulary, followers)
+    except BaseException:
+        followers.end(0)
+        raise
+
+
+def load_rank(
+    model_dir: Path, settings: TorchSettings, progress: Progress, ranks: Ranks, meet: Path | None = None
+) -> Loaded:
+    """Load one rank's part. `meet`: the file over which the ranks find each other, when there are several."""
+    config = read_config(model_dir)
+    device = choose_device(settings.device, ranks)
+    dtype = choose_dtype(settings.dtype, device)
+    limits = make_limits(settings, device)
+    if device.type == "cpu":
+        threads = settings.threads or usable_cores()
+        torch.set_num_threads(max(1, threads // ranks.size))
+    max_seq_len = _max_seq_len(config, settings)
+    if meet is not None:
+        join(ranks, meet, device)
+
+    def reading(share: float) -> None:
+        progress(share * LOADING_SHARE, "reading weights")
+
+    check_quantization(settings.quantization, device)
+    one_gpu = device.type == "cuda" and ranks.size == 1
+    if settings.quantization == "fp8":
+        _check_fp8(config, dtype, device, ranks)
+    with torch.inference_mode():
+        weights: WeightSource
+        if settings.load_format == "dummy":
+            weights = RandomWeights(dtype, device)
+        else:
+            kind = ParallelWeights if one_gpu else Weights
+            weights = kind(model_dir, dtype, device, reading)
+        executor: Executor
+        if one_gpu:
+            executor, cache, blocks = _on_gpu(config, settings, limits, weights, max_seq_len, dtype, device)
+        else:
+            model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
+            own = shard(config, ranks)
+            room = free_bytes(device, settings.kv_cache_memory_fraction)
+            if device.type == "cpu":  # one memory for all
+                room //= ranks.size
+            blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
+            cache = KVCache(own, blocks, settings.block_size, dtype, device)
+            tile = limits.tile if limits.exact else limits.chunk
+            builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, tile)
+            executor = EagerExecutor(model, cache, builder)
+    return Loaded(config, executor, cache, limits, blocks, max_seq_len, dtype, device)
+
+
+def _on_gpu(
+    config: ModelConfig,
+    settings: TorchSettings,
+    limits: Limits,
+    weights: WeightSource,
+    max_seq_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Executor, KVCache, int]:
+    """What computes steps on a GPU of its own, the KV cache and its number of blocks. Triton is needed."""
+    from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
+    from trtllm_openai.engines.torch.cuda.memory_profile import free_after_peak
+    from trtllm_openai.engines.torch.cuda.model import CudaModel
+
+    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8")
+    executor = CudaExecutor(config, model, limits, max_seq_len, device)
+    room = free_after_peak(executor, config, limits, max_seq_len, dtype, device)
+    room = int(room * settings.kv_cache_memory_fraction)
+    blocks = _blocks(config, settings, limits, max_seq_len, dtype, room)
+    cache = KVCache(config, blocks, settings.block_size, dtype, device)
+    executor.use(cache)
+    executor.capture()
+    return executor, cache, blocks
+
+
+def _engine(
+    own: Loaded,
+    settings: TorchSettings,
+    progress: Progress,
+    vocabulary: Callable[[], list[bytes]] | None,
+    followers: Followers | None,
+) -> TorchEngine:
+    config, device = own.config, own.device
+    info = EngineInfo(
+        engine="torch",
+        architecture=config.architecture,
+        dtype=str(own.dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        vocab_size=config.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+        max_seq_len=own.max_seq_len,
+        max_batch_size=own.limits.max_batch_size,
+        capabilities=Capabilities(
+            max_logprobs=min(MAX_LOGPROBS, config.vocab_size),
+            seed=True,
+            logit_bias=True,
+            min_p=True,
+            penalties=True,
+            min_tokens=True,
+            max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
+            priority=True,
+            cache_salt=True,
+            guides=GUIDES if vocabulary is not None and available() else (),
+        ),
+        tensor_parallel=settings.tensor_parallel_size,
+        kv_blocks=own.blocks,
+        kv_block_size=settings.block_size,
+    )
+    guides = None
+    if vocabulary is not None and info.capabilities.guides:
+        guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
+    progress(1.0, "ready")
+    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers)
+
+
+def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
+    """The scheduler's limits. Raises `ConfigError` when a step has no room for prompts."""
+    batch = settings.max_batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
+    tokens = settings.max_num_tokens or (CPU_STEP if device.type == "cpu" else GPU_STEP)
+    chunk = min(tokens - batch, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+    if chunk < 1:
+        raise ConfigError(
+            f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
+            f"({batch}) sequences"
+        )
+    # Sums over ranks depend on where a number lies in the batch.
+    exact = device.type == "cpu" and settings.tensor_parallel_size == 1
+    return Limits(
+        batch,
+        tokens,
+        chunk,
+        settings.block_size,
+        tile=min(chunk, CPU_TILE) if exact else 1,
+        exact=exact,
+        prefix_caching=settings.enable_prefix_caching,
+    )
+
+
+CPU_BATCH, GPU_BATCH = 32, 256
+CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
+GPU_STEP, GPU_CHUNK = 8192, 8192
+"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode; on a
+GPU few long steps are better for them than many shorter ones (docs/performance.md). Of a tile: small enough
+to find equal beginnings, large enough for fast kernels."""
+
+
+def choose_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device of the setting, of its own for each rank. Raises `ConfigError` when it is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch.device: cuda was asked for, but PyTorch finds no usable GPU")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if ranks.size > torch.cuda.device_count():
+        raise ConfigError(
+            f"torch.tensor_parallel_size: {ranks.size} ranks need as many GPUs, "
+            f"but there are {torch.cuda.device_count()}"
+        )
+    if ranks.size > 1:
+        torch.cuda.set_device(ranks.rank)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where the device has arithmetic for it, else float32; or what the setting says."""
+    if wanted == "float32":
+        return torch.float32
+    if wanted == "bfloat16":
+        return torch.bfloat16
+    native = (
+        torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    )
+    return torch.bfloat16 if native else torch.float32
+
+
+def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
+    if settings.max_seq_len is None:
+        return config.max_context
+    if settings.max_seq_len > config.max_context:
+        raise ConfigError(
+            f"torch.max_seq_len: the model computes at most {config.max_context} tokens, "
+            f"not {settings.max_seq_len}"
+        )
+    return settings.max_seq_len
+
+
+def _blocks(
+    config: ModelConfig,
+    settings: TorchSettings,
+    limits: Limits,
+    max_seq_len: int,
+    dtype: torch.dtype,
+    room: int,
+) -> int:
+    """Blocks of the cache: as set, or what `room` bytes hold, at most what the batch can use."""
+    tokens = settings.kv_cache_tokens
+    if tokens is None:
+        most = limits.max_batch_size * (max_seq_len + settings.block_size)
+        tokens = min(room // bytes_per_token(config, dtype), most)
+    return cache_blocks(tokens, max_seq_len, settings.block_size)
+
+
+def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> None:
+    """Raises `ConfigError` when the device or the model's sizes do not allow it."""
+    if device.type == "cpu":
+        raise ConfigError("torch.quantization: fp8 needs a GPU; a CPU has int8")
+    if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
+        raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
+    if ranks.size > 1:
+        raise ConfigError("torch.quantization: fp8 is for one GPU, not torch.tensor_parallel_size of them")
+    sizes = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
+    if any(size % FP8_GRAIN for size in (*sizes, config.kv_heads * config.head_dim)):
+        raise ConfigError(f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}")
+
+
+FP8_CAPABILITY = (9, 0)
+FP8_GRAIN = 16

@@ -1,0 +1,88 @@
+"""Tensors of a checkpoint by name, single file or sharded, and nothing left over at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from trtllm_openai.checkpoints import CheckpointError
+from trtllm_openai.checkpoints.metadata import read_optional_json
+
+HARMLESS = ("rotary_emb.inv_freq",)
+"""Ends of names that old checkpoints carry though they follow from the configuration."""
+WHOLE = slice(None)
+
+
+class Weights:
+    """Hands out each tensor once, converted; `progress` is called with the share handed out (0..1)."""
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._directory, self._dtype, self._device, self._progress = directory, dtype, device, progress
+        self._files = {path: _open(path) for path in _weight_files(directory)}
+        self._where = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+        self._total = len(self._where)
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is there and was not taken yet."""
+        return name in self._where
+
+    def take(self, name: str, *shape: int, part: slice = WHOLE, axis: int = 0) -> torch.Tensor:
+        """The tensor `name`, or a `part` of it along `axis`; no more than that is read.
+
+        Raises `CheckpointError` if it is missing or as a whole not of this shape.
+        """
+        path = self._where.pop(name, None)
+        if path is None:
+            raise CheckpointError(f"The checkpoint in {self._directory} lacks the tensor {name}.")
+        file = self._files[path]
+        stored = file.get_slice(name)
+        if tuple(stored.get_shape()) != shape:
+            raise CheckpointError(
+                f"The tensor {name} has the shape {stored.get_shape()}, but config.json says {list(shape)}."
+            )
+        whole = part.indices(shape[axis]) == (0, shape[axis], 1)
+        tensor = self._load(name, file, None if whole else (WHOLE,) * axis + (part,))
+        self._progress(1 - len(self._where) / self._total)
+        return tensor.to(self._device, self._dtype)
+
+    def _load(self, name: str, file: safe_open, part: tuple[slice, ...] | None) -> torch.Tensor:
+        tensor: torch.Tensor = file.get_tensor(name) if part is None else file.get_slice(name)[part]
+        return tensor
+
+    def drop(self, name: str) -> None:
+        """Leave a tensor unread, if it is there."""
+        self._where.pop(name, None)
+
+    def check_all_taken(self) -> None:
+        """Raises `CheckpointError` naming what the model had no use for: it is not the model it says."""
+        rest = sorted(name for name in self._where if not name.endswith(HARMLESS))
+        if rest:
+            more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+            raise CheckpointError(
+                f"The checkpoint in {self._directory} has tensors that its architecture does not have: "
+                f"{', '.join(rest[:3])}{more}."
+            )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = read_optional_json(directory / "model.safetensors.index.json")
+    if index:
+        return [directory / name for name in sorted(set(index["weight_map"].values()))]
+    single = directory / "model.safetensors"
+    return [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from None

@@ -1,0 +1,123 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+
+from trtllm_openai.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
+
+MAX_TOP_LOGPROBS = 20
+
+
+TOOL_CHOICE = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {"$ref": "#/components/schemas/NamedTool"},
+        {"type": "null"},
+    ]
+}
+
+
+def _shown_as(name: str) -> WithJsonSchema:
+    """Document a part that is read leniently by a model of `protocol.documented`."""
+    return WithJsonSchema({"$ref": f"#/components/schemas/{name}"})
+
+
+class ChatRequest(SamplingFields):
+    messages: Annotated[list[Annotated[JsonObject, _shown_as("ChatMessage")]], Field(min_length=1)] = Field(
+        description="The conversation: objects with a role and a content (text or text parts)."
+    )
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Wins over max_tokens. Default: the rest of the context."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: list[Annotated[JsonObject, _shown_as("Tool")]] | None = None
+    tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE)] = None
+    functions: list[JsonObject] | None = None
+    response_format: Annotated[JsonObject, _shown_as("ResponseFormat")] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = Field(
+        None, description="Given to the chat template; none also sets its enable_thinking to false."
+    )
+    chat_template_kwargs: JsonObject | None = Field(None, description="More variables of the chat template.")
+    add_generation_prompt: bool | None = Field(None, description="Default true, unless the next one is.")
+    continue_final_message: bool | None = Field(None, description="Go on writing the last message.")
+    chat_template: Any = Field(None, description="Refused: templates of clients are not evaluated.")
+    function_call: Any = None
+    modalities: list[str] | None = None
+    metadata: JsonObject | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prediction: JsonObject | None = None
+
+
+class TopLogprob(ResponseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(ResponseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(ResponseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class FunctionCall(ResponseModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(ResponseModel):
+    id: str
+    type: str = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(ResponseModel):
+    role: str
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        fields: JsonObject = handler(self)
+        for name in ("reasoning_content", "tool_calls"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
+
+
+class ChatChoice(ResponseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+    stop_reason: str | int | None = Field(None, description="The stop string or stop token id that matched.")
+
+
+class ChatResponse(ResponseModel):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class RenderResponse(ResponseModel):
+    prompt: str
+    token_ids: list[int]
+    count: int
+    max_model_len: int

@@ -1,0 +1,48 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trtllm_openai.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Token, Usage
+
+
+class CompletionRequest(SamplingFields):
+    # Without fail_fast a long list of ids would get an error for each of them from the branch for texts.
+    prompt: str | Annotated[list[str], Field(fail_fast=True)] | list[Token] | list[list[Token]] = Field(
+        description="Text, texts, token ids, or lists of token ids."
+    )
+    logprobs: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="How many alternatives to give for each token, beside the chosen one."
+    )
+    echo: bool | None = Field(None, description="Begin the text with the prompt; logprobs cover it too.")
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="Generate this many and return the n of the highest log-probability per token."
+    )
+    suffix: str | None = None
+
+
+class CompletionLogprobs(ResponseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(ResponseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str
+    stop_reason: str | int | None = Field(None, description="The stop string or stop token id that matched.")
+
+
+class CompletionResponse(ResponseModel):
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage

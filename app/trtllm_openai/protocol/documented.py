@@ -1,0 +1,141 @@
+"""Models that only document: parts of requests that are read leniently elsewhere, and chunks of streams.
+
+The OpenAPI document takes its schemas from here. Tests hold what is really sent against the chunks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from trtllm_openai.protocol.chat import ChatLogprobs
+from trtllm_openai.protocol.common import JsonObject, ResponseModel, Usage
+from trtllm_openai.protocol.completions import CompletionLogprobs
+
+
+class TextPart(ResponseModel):
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(ResponseModel):
+    name: str
+    arguments: str
+
+
+class MadeToolCall(ResponseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(ResponseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[TextPart] | None = Field(None, description="Null only for an assistant's tool calls.")
+    name: str | None = None
+    tool_calls: list[MadeToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionDefinition(ResponseModel):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    description: str | None = None
+    parameters: JsonObject | None = Field(None, description="A JSON schema.")
+    strict: bool | None = None
+
+
+class Tool(ResponseModel):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(ResponseModel):
+    name: str
+
+
+class NamedTool(ResponseModel):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchemaFormat(ResponseModel):
+    name: str | None = None
+    json_schema: JsonObject = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(ResponseModel):
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchemaFormat | None = None
+    format: JsonObject | None = Field(None, description="XGrammar's structural tag.")
+
+
+class ToolCallDelta(ResponseModel):
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: JsonObject
+
+
+class ChatDelta(ResponseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class ChatChunkChoice(ResponseModel):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls", "abort"] | None
+    stop_reason: str | int | None = None
+
+
+class ChatCompletionChunk(ResponseModel):
+    """One event of a streamed chat. The stream ends with the event `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class CompletionChunkChoice(ResponseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length", "abort"] | None
+    stop_reason: str | int | None = None
+
+
+class CompletionChunk(ResponseModel):
+    """One event of a streamed completion. The stream ends with the event `[DONE]`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None
+
+
+class ResponseStreamEvent(ResponseModel):
+    """One event of a streamed response; what else it holds depends on its type."""
+
+    type: str
+    sequence_number: int
+    response: JsonObject | None = None
+    item: JsonObject | None = None
+    part: JsonObject | None = None
+    delta: str | None = None
+    text: str | None = None
+    arguments: str | None = None
+    item_id: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    logprobs: list[Any] | None = None

@@ -1,0 +1,37 @@
+"""`/tokenize` and `/detokenize`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel, Token
+
+
+class TokenizeRequest(RequestModel):
+    model: str | None = None
+    prompt: str | None = Field(None, description="A text; or else messages.")
+    messages: Annotated[list[JsonObject], Field(min_length=1)] | None = None
+    tools: list[JsonObject] | None = None
+    add_special_tokens: bool | None = Field(None, description="Default: true for a text, false for messages.")
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: JsonObject | None = None
+    return_token_strs: bool | None = None
+
+
+class TokenizeResponse(ResponseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(RequestModel):
+    model: str | None = None
+    tokens: list[Token]
+
+
+class DetokenizeResponse(ResponseModel):
+    prompt: str

@@ -1,0 +1,111 @@
+"""`python -m trtllm_openai.serve.workers FD`: an HTTP worker. FD: its end of the channel to its supervisor.
+
+Exit status: 0 told to end, 1 the supervisor is gone or this process failed, 2 it cannot serve as configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+
+from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.serve.application import create_app
+from trtllm_openai.serve.state import InferenceService, Readiness
+from trtllm_openai.serve.uvicorn import Server, http_config, say, spare_collector
+from trtllm_openai.serve.workers.acceptor import Acceptor
+from trtllm_openai.serve.workers.channel import read_blocking
+from trtllm_openai.serve.workers.messages import Begin
+from trtllm_openai.serve.workers.supervisor import CANNOT_SERVE
+from trtllm_openai.serve.workers.worker import Worker
+from trtllm_openai.telemetry.logs import setup_logging
+
+
+class WorkerServer(Server):
+    """A server that takes its connections from a socket which other workers read too."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: InferenceService, listener: socket.socket, worker: Worker
+    ) -> None:
+        super().__init__(config, service)
+        self._listener = listener
+        self._worker = worker
+        self._acceptor: Acceptor | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        if self.should_exit:
+            return
+        self._acceptor = Acceptor(
+            self._listener, self._worker.board, self._connect, lambda: len(self.server_state.connections)
+        )
+        self._acceptor.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        await super().shutdown(sockets=[])
+
+    async def on_tick(self, counter: int) -> bool:
+        self._worker.board.connections = len(self.server_state.connections)
+        return await super().on_tick(counter)
+
+    def give_up(self) -> None:
+        """The supervisor is gone, and the runners with it."""
+        self._service.drain()
+        self._service.interrupt()
+        self.should_exit = True
+
+    async def _connect(self, connection: socket.socket) -> None:
+        protocol: Any = self.config.http_protocol_class
+        make = functools.partial(
+            protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
+
+
+def main(channel: int) -> int:
+    """Serve as one of several workers, until told to end."""
+    end = socket.socket(fileno=channel)
+    begin = read_blocking(end)
+    assert isinstance(begin, Begin)
+    settings = Settings.model_validate(begin.settings)
+    setup_logging(settings.log_level, f"http-{begin.worker}", settings.log_format)
+    gone = ready = False
+
+    def on_gone() -> None:
+        nonlocal gone
+        gone = True
+        server.give_up()
+
+    def on_change(readiness: Readiness) -> None:
+        nonlocal ready
+        if readiness.failed:  # the supervisor hears of it, or has said it
+            return
+        if readiness.ready and not ready:
+            spare_collector()
+        if readiness.ready != ready:
+            ready = readiness.ready
+            worker.report_now()
+
+    worker = Worker(begin, end, on_gone)
+    try:
+        app = create_app(settings, on_change, worker)
+    except ConfigError as error:
+        say(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
+        return CANNOT_SERVE
+    service: InferenceService = app.state.service
+    worker.watch(service.metrics.snapshot, lambda: service.readiness.ready)
+    listener = socket.socket(fileno=begin.listener)
+    server = WorkerServer(http_config(app, settings), service, listener, worker)
+    server.run()
+    return int(gone)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,117 @@
+"""Supervisor and worker: messages both ways, and questions that are answered, over `processes.framing`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from trtllm_openai.processes.framing import LENGTH, framed, read_framed
+from trtllm_openai.serve.workers.messages import Answer, Ask, Message, Question, decode, encode
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PATIENCE = 5.0
+"""Seconds that an answer may take."""
+
+
+class Unanswered(Exception):  # noqa: N818 - an event
+    """The other side did not answer: it is gone, is too slow, or failed."""
+
+
+def frame(message: Message) -> bytes:
+    """A message as it goes over the socket."""
+    return framed(encode(message))
+
+
+def read_blocking(end: socket.socket) -> Message:
+    """One message, before there is an event loop. Raises `EOFError`."""
+    message: Message = decode(read_framed(end.recv))
+    return message
+
+
+class Channel:
+    """One end. `hear` is called with each message that is no question, `answer` gives the result of one."""
+
+    def __init__(
+        self,
+        end: socket.socket,
+        hear: Callable[[Message], None],
+        answer: Callable[[Question], Awaitable[Any]],
+    ) -> None:
+        self._end = end
+        self._hear = hear
+        self._answer = answer
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._counter = 0
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Use the socket from now on: what is told before is lost."""
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
+
+    async def run(self) -> None:
+        """Read until the other side is gone."""
+        assert self._reader is not None
+        assert self._writer is not None
+        try:
+            while True:
+                (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+                self._take(decode(await self._reader.readexactly(size)))
+        except (EOFError, OSError):  # asyncio.IncompleteReadError is the first
+            pass
+        finally:
+            self._writer.close()
+            for future in self._waiting.values():
+                future.cancel()
+            for task in self._answering:
+                task.cancel()
+
+    def tell(self, message: Message) -> None:
+        """Send; nothing happens if the other side is gone."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame(message))
+
+    async def ask(self, question: Question, kind: type[T], patience: float = PATIENCE) -> T:
+        """The answer, which is of this type. Raises `Unanswered`."""
+        self._counter += 1
+        number = self._counter
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self.tell(Ask(number, question))
+        try:
+            done, _ = await asyncio.wait({future}, timeout=patience)
+            if not done or future.cancelled() or not future.result():
+                raise Unanswered(type(question).__name__)
+            return msgspec.msgpack.decode(future.result(), type=kind)
+        finally:
+            del self._waiting[number]
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Ask():
+                task = asyncio.create_task(self._reply(message))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+            case Answer(number, result):
+                future = self._waiting.get(number)
+                if future is not None and not future.done():
+                    future.set_result(result)
+            case _:
+                self._hear(message)
+
+    async def _reply(self, ask: Ask) -> None:
+        result = b""
+        try:
+            result = encode(await self._answer(ask.question))
+        except Unanswered:
+            pass
+        except Exception:
+            log.exception("a question of another process was not answered")
+        self.tell(Answer(ask.number, result))

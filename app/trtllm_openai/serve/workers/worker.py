@@ -1,0 +1,134 @@
+"""One HTTP worker's part in the server: its channel to the supervisor as a `Deployment`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trtllm_openai.config import Settings
+from trtllm_openai.runners import PoolError, SequencePool
+from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.state import RunnerReport
+from trtllm_openai.serve.deployment import Operation, StoredAnswer
+from trtllm_openai.serve.model import Model
+from trtllm_openai.serve.workers.attached import AttachedPool
+from trtllm_openai.serve.workers.channel import Channel, Unanswered
+from trtllm_openai.serve.workers.messages import (
+    REPORT_INTERVAL,
+    Begin,
+    Converting,
+    Message,
+    Opened,
+    Question,
+    Quiet,
+    Report,
+    WantMetrics,
+    WantRestart,
+    WantRunners,
+    WantStored,
+)
+from trtllm_openai.telemetry.values import Snapshot
+from trtllm_openai.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Implements `serve.deployment.Deployment` and `serve.workers.attached.Owner`."""
+
+    def __init__(self, begin: Begin, end: socket.socket, on_gone: Callable[[], None]) -> None:
+        """`end` of the channel, from which `begin` was read. `on_gone`: the supervisor is gone."""
+        self.worker = begin.worker
+        self.workers = begin.workers
+        self.created = begin.created
+        self.board = Board.attach(begin.board, begin.workers, begin.row)
+        self._row = begin.row
+        self._on_gone = on_gone
+        self._channel = Channel(end, self._hear, self._answer)
+        self._pool: AttachedPool | None = None
+        self._opened: asyncio.Future[Opened] | None = None
+        self._converting: Callable[[float, str], None] = lambda *_: None
+        self._stored: StoredAnswer | None = None
+        self._counted: Callable[[], Snapshot] = dict
+        self._ready: Callable[[], bool] = lambda: False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def watch(self, counted: Callable[[], Snapshot], ready: Callable[[], bool]) -> None:
+        """What to report: the metrics of this process, and whether it takes requests."""
+        self._counted, self._ready = counted, ready
+
+    async def open_model(
+        self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
+    ) -> Model[SequencePool]:
+        self._opened = asyncio.get_running_loop().create_future()
+        self._converting = converting
+        self._pool = AttachedPool(
+            self.worker, self._row, self, stall_timeout=settings.stall_timeout, on_change=on_change
+        )
+        await self._channel.open()
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._report())]
+        opened = await self._opened
+        directory = Path(opened.tokenizer_dir)
+        tokenizer = await asyncio.to_thread(Tokenizer.load, directory, settings.chat_template)
+        return Model(opened.name, tokenizer, directory, self._pool)
+
+    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+        return await self._ask_owner(WantMetrics(), Snapshot)  # a part of them would look like a restart
+
+    def answer_for_stored(self, answer: StoredAnswer) -> None:
+        self._stored = answer
+
+    async def ask_for_stored(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+        try:
+            return await self._channel.ask(WantStored(owner, operation, response_id), bytes | None)  # type: ignore[arg-type]
+        except Unanswered:
+            return None
+
+    def tell(self, message: Quiet | Report) -> None:
+        """Tell the supervisor."""
+        self._channel.tell(message)
+
+    def report_now(self) -> None:
+        """Report out of turn: readiness changed."""
+        self.tell(Report(self._counted(), self._ready()))
+
+    async def runners(self) -> RunnerReport:
+        return await self._ask_owner(WantRunners(), RunnerReport)
+
+    async def restart(self, index: int, patience: float) -> bool:
+        return await self._ask_owner(WantRestart(index, patience), bool)
+
+    async def _ask_owner(self, question: Question, kind: type[T]) -> T:
+        try:
+            return await self._channel.ask(question, kind)
+        except Unanswered:
+            raise PoolError("the supervisor does not answer", loading=True) from None
+
+    async def _listen(self) -> None:
+        await self._channel.run()
+        self._on_gone()
+
+    async def _report(self) -> None:
+        while True:
+            self.report_now()
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Converting(fraction, what):
+                self._converting(fraction, what)
+            case Opened() if self._opened is not None and not self._opened.done():
+                self._opened.set_result(message)
+            case RunnerReport() if self._pool is not None:
+                self._pool.update(message)
+
+    async def _answer(self, question: Question) -> Any:
+        match question:
+            case WantMetrics():
+                return self._counted()
+            case WantStored(_, operation, response_id) if self._stored is not None:
+                return await self._stored(operation, response_id)
+        raise Unanswered

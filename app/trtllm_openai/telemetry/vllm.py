@@ -1,0 +1,60 @@
+"""The same numbers under the names and labels that dashboards for vLLM look for, made when asked for.
+
+Where vLLM renamed a metric both names are given. What a name means is what is meant here: an
+"inter_token_latency" is one between tokens of a choice, a "request" with several choices counts as several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from trtllm_openai.telemetry.values import Definition, Series, Snapshot
+
+_SAME = {
+    "num_requests_running": "requests_running",
+    "num_requests_waiting": "requests_waiting",
+    "prompt_tokens": "prompt_tokens",
+    "generation_tokens": "generation_tokens",
+    "prefix_cache_queries": "prefix_cache_queried_tokens",
+    "prefix_cache_hits": "prefix_cache_hit_tokens",
+    "time_to_first_token_seconds": "time_to_first_token_seconds",
+    "inter_token_latency_seconds": "inter_token_latency_seconds",
+    "time_per_output_token_seconds": "inter_token_latency_seconds",
+    "request_time_per_output_token_seconds": "time_per_output_token_seconds",
+    "e2e_request_latency_seconds": "e2e_request_latency_seconds",
+    "request_queue_time_seconds": "queue_time_seconds",
+    "request_prefill_time_seconds": "prefill_time_seconds",
+    "request_decode_time_seconds": "decode_time_seconds",
+    "request_prompt_tokens": "request_prompt_tokens",
+    "request_generation_tokens": "request_generation_tokens",
+}
+_FINISHED = {"stop": "stop", "tool_calls": "stop", "length": "length"}
+"""Our finish reasons as vLLM's; the rest is abort."""
+
+
+def aliases(
+    snapshot: Snapshot, definitions: Mapping[str, Definition]
+) -> Iterator[tuple[Definition, list[Series]]]:
+    """Each alias with its series. Nothing before the snapshot says which model is served."""
+    if not (build := snapshot.get("build_info")):
+        return
+    model = [build[0].labels[-1]]
+    for name, ours in _SAME.items():
+        definition = replace(
+            definitions[ours], name=f"vllm:{name}", help=f"Alias of {ours}", labels=("model_name",)
+        )
+        yield definition, [Series(model, series.value, series.buckets) for series in snapshot[ours]]
+    used, total = (snapshot[name][0].value for name in ("kv_blocks_used", "kv_blocks_total"))
+    for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
+        share = Definition(
+            f"vllm:{name}", "gauge", "Share of the KV cache's blocks in use, 0 to 1", ("model_name",)
+        )
+        yield share, [Series(model, used / total if total else 0.0)]
+    reasons = dict.fromkeys(("stop", "length", "abort"), 0.0)
+    for series in snapshot["sequences"]:
+        reasons[_FINISHED.get(series.labels[0], "abort")] += series.value
+    success = Definition(
+        "vllm:request_success", "counter", "Alias of sequences", ("model_name", "finished_reason")
+    )
+    yield success, [Series([*model, reason], count) for reason, count in reasons.items()]

@@ -1,0 +1,129 @@
+"""A runner's loop in a thread, with the synthetic engine and workers that behave as they should not."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trtllm_openai.config import SyntheticSettings
+from trtllm_openai.engine_host.frontends import Workers
+from trtllm_openai.engine_host.loop import RunnerLoop
+from trtllm_openai.engine_host.messages import (
+    Abort,
+    FromRunner,
+    Loading,
+    Outputs,
+    Ready,
+    Stats,
+    Submit,
+    decode_from_runner,
+    encode,
+)
+from trtllm_openai.engines import synthetic
+from trtllm_openai.generation import GenerationRequest, SamplingParams
+from trtllm_openai.processes.framing import FramedSocket
+
+
+class Client:
+    """A worker's end of the socket."""
+
+    def __init__(self, path: str) -> None:
+        end = FramedSocket.connect(path)
+        assert end is not None
+        self.end = end
+        self.heard: list[FromRunner] = []
+        self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
+
+    def submit(self, name: str, tokens: int) -> None:
+        self.end.send(encode(Submit([GenerationRequest(name, [1, 2, 3], SamplingParams(tokens))])))
+
+    def until(self, condition: Callable[[], bool], patience: float = 20.0) -> None:
+        deadline = time.monotonic() + patience
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            self.end.flush()
+            self.heard += map(decode_from_runner, self.end.receive())
+            time.sleep(0.002)
+
+    def tokens(self, name: str) -> int:
+        outputs = [
+            output for message in self.heard if isinstance(message, Outputs) for output in message.outputs
+        ]
+        return sum(len(output.token_ids) for output in outputs if output.request_id == name)
+
+    @property
+    def running(self) -> int:
+        """As the runner said last."""
+        stats = [message.stats for message in self.heard if isinstance(message, Stats)]
+        return stats[-1].running if stats else 0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    address = str(tmp_path / "runner.sock")
+    owner, owned = os.pipe()
+    workers = Workers(address, owner)
+    loop = RunnerLoop(workers)
+
+    def run() -> None:
+        loop.progress(0.5, "half of it")
+        settings = SyntheticSettings(ttft=0.0, itl=0.001)
+        loop.run(synthetic.load(settings, 100, (2,), loop.progress))
+        workers.close(1.0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield address
+    os.close(owned)  # the owner is gone
+    thread.join(10)
+    assert not thread.is_alive()
+    os.close(owner)
+
+
+def test_who_attaches_hears_where_it_stands(path: str) -> None:
+    for _ in range(2):
+        heard = Client(path).heard
+        assert isinstance(heard[0], Loading | Ready)
+        assert isinstance(heard[-1], Ready | Stats)
+
+
+def test_each_hears_its_own(path: str) -> None:
+    first, second = Client(path), Client(path)
+    first.submit("a", 20)
+    second.submit("b", 30)
+    first.until(lambda: first.tokens("a") == 20)
+    second.until(lambda: second.tokens("b") == 30)
+    assert first.tokens("b") == second.tokens("a") == 0
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up(path: str) -> None:
+    deaf, other = Client(path), Client(path)
+    for number in range(200):
+        deaf.submit(f"deaf-{number}", 200)
+    other.submit("b", 300)
+    other.until(lambda: other.tokens("b") == 300)
+    other.until(lambda: other.running == 0)
+    deaf.until(lambda: all(deaf.tokens(f"deaf-{number}") == 200 for number in range(200)))
+
+
+def test_the_sequences_of_a_worker_that_is_gone_end(path: str) -> None:
+    gone, stays = Client(path), Client(path)
+    for number in range(3):
+        gone.submit(f"a{number}", 8000)
+    stays.submit("b", 8000)
+    stays.until(lambda: stays.running == 4)
+    gone.end.close()
+    stays.until(lambda: stays.running == 1)
+    stays.end.send(encode(Abort(["b"])))
+    stays.until(lambda: stays.running == 0)
+
+
+def test_what_is_no_message_is_dropped(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(path)
+    client.end.send(b"\xc1 rubbish")
+    client.submit("a", 5)
+    client.until(lambda: client.tokens("a") == 5)
+    assert "undecodable message of 9 bytes dropped" in caplog.text

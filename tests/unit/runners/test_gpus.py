@@ -1,0 +1,61 @@
+"""GPUs shared out among replicas."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trtllm_openai.config import ConfigError, Settings, TorchSettings
+from trtllm_openai.runners import gpus
+from trtllm_openai.runners.gpus import assign_gpus
+from trtllm_openai.serve.location import locate
+
+
+def assigned(per_replica: int, **settings: Any) -> list[str | None]:
+    return assign_gpus(Settings(**settings), per_replica)
+
+
+def test_disjoint_sets_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5, GPU-abc,7,8")
+    assert assigned(2, replicas=2) == ["4,5", "GPU-abc,7"]
+    assert assigned(2, replicas=2, gpus=["0", "1", "2", "3"]) == ["0,1", "2,3"]
+
+
+def test_too_few_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with pytest.raises(ConfigError, match=r"replicas: 2 of 2 GPU\(s\) each need 4, but there are 3"):
+        assigned(2, replicas=2)
+    with pytest.raises(ConfigError, match="names a GPU twice"):
+        assigned(1, gpus=["0", "0"])
+
+
+def test_an_engine_without_gpus_has_as_many_replicas_as_it_likes(
+    monkeypatch: pytest.MonkeyPatch, demo_dir: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    settings = Settings(model=str(demo_dir), engine="synthetic", replicas=3)
+    assert assign_gpus(settings, locate(settings, lambda *_: None).gpus_per_replica) == [None] * 3
+
+
+def test_without_gpus_nothing_is_assigned_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
+    assert assigned(1, replicas=3) == [None] * 3
+    with pytest.raises(ConfigError, match="need 3, but there are 0"):
+        assigned(1, replicas=3, gpus_per_replica=1)
+    for name in ("a", "b"):
+        (tmp_path / "driver" / name).mkdir(parents=True)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "driver")
+    assert assigned(1, replicas=2) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("device", "each"), [("auto", 3), ("cpu", 0)])
+def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, each: int) -> None:
+    settings = Settings(
+        model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert locate(settings, lambda *_: None).gpus_per_replica == each
+    fewer = settings.model_copy(update={"gpus_per_replica": 2})
+    assert locate(fewer, lambda *_: None).gpus_per_replica == 2

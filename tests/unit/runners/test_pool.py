@@ -1,0 +1,271 @@
+"""The pool with real runner processes around the synthetic engine."""
+
+import asyncio
+import os
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.loader import ModelFiles
+from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.runners import Generation, PoolError, PoolStatus, RunnerPool
+from trtllm_openai.runners import pool as pool_module
+
+
+def spec(engine: str = "synthetic", **synthetic: float) -> LaunchSpec:
+    settings = Settings(engine=engine, log_level="error", synthetic={"ttft": 0.0, "itl": 0.005, **synthetic})  # type: ignore[arg-type]
+    return LaunchSpec("", 0, settings.model_dump(mode="json"), ModelFiles("/nonexistent", "", 100, (2,)))
+
+
+@asynccontextmanager
+async def pool(
+    replicas: int = 1, launch: LaunchSpec | None = None, wait: bool = True
+) -> AsyncIterator[tuple[RunnerPool, list[PoolStatus]]]:
+    history: list[PoolStatus] = []
+    subject = RunnerPool(
+        [launch or spec()] * replicas,
+        load_timeout=30.0,
+        stall_timeout=30.0,
+        on_change=lambda: history.append(subject.status()),
+    )
+    subject.start()
+    try:
+        if wait:
+            await until(lambda: subject.status().ready == replicas)
+        yield subject, history
+    finally:
+        await subject.stop()
+
+
+async def until(condition: Callable[[], Any], patience: float = 20.0) -> None:
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def request(subject: RunnerPool, max_tokens: int = 5) -> GenerationRequest:
+    return GenerationRequest(subject.new_request_id(), [1, 2, 3], SamplingParams(max_tokens))
+
+
+async def arrival(generation: Generation) -> list[StepOutput]:
+    """The next deltas of a generation; none when all of its sequences ended."""
+    if not generation.waiting and generation.live:
+        arrived = asyncio.Event()
+        generation.listener = arrived.set
+        await arrived.wait()
+    return generation.take()
+
+
+async def drain(generation: Generation) -> list[StepOutput]:
+    outputs = []
+    while more := await arrival(generation):
+        outputs += more
+    return outputs
+
+
+def run(test: Awaitable[None]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            await test
+
+    asyncio.run(main())
+
+
+def test_streams_every_token_then_ends() -> None:
+    async def test() -> None:
+        async with pool() as (subject, _):
+            requests = [request(subject, 7), request(subject, 3)]
+            outputs = await drain(subject.submit(requests))
+            for one in requests:
+                mine = [output for output in outputs if output.request_id == one.request_id]
+                assert sum(len(output.token_ids) for output in mine) == one.sampling.max_tokens
+                assert mine[-1].finish_reason == "length"
+            assert subject.live == 0
+            await until(lambda: subject.stats.generated_tokens == 10)
+
+    run(test())
+
+
+def test_close_ends_the_sequence_in_the_engine() -> None:
+    async def test() -> None:
+        async with pool(launch=spec(itl=0.01)) as (subject, _):
+            generation = subject.submit([request(subject, 5000)])
+            await arrival(generation)
+            await until(lambda: subject.stats.running == 1)
+            generation.close()
+            generation.close()
+            assert subject.live == 0
+            started = time.monotonic()
+            await until(lambda: subject.stats.running == 0)
+            assert time.monotonic() - started < 1.0
+            assert await arrival(generation) == [] or not generation.live
+
+    run(test())
+
+
+def test_least_loaded_runner_is_chosen() -> None:
+    async def test() -> None:
+        async with pool(replicas=2) as (subject, _):
+            generations = [subject.submit([request(subject, 4000)]) for _ in range(6)]
+            assert [link.load for link in subject.links] == [3, 3]
+            for generation in generations:
+                generation.close()
+
+    run(test())
+
+
+def test_killed_runner_fails_its_requests_and_comes_back() -> None:
+    async def test() -> None:
+        async with pool() as (subject, _):
+            generation = subject.submit([request(subject, 4000)])
+            await arrival(generation)
+            pid = subject.runners[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            outputs = await drain(generation)
+            assert outputs[-1].finish_reason == "error"
+            assert "runner failed" in (outputs[-1].error or "")
+            with pytest.raises(PoolError) as caught:
+                subject.submit([request(subject)])
+            assert caught.value.loading
+            await until(lambda: subject.status().ready == 1)
+            assert subject.restarts == 1
+            assert len(await drain(subject.submit([request(subject, 3)]))) == 3
+
+    run(test())
+
+
+def test_restart_lets_what_runs_finish_and_sends_nothing_new() -> None:
+    async def test() -> None:
+        async with pool(2) as (subject, _):
+            before = [state.pid for state in subject.states()]
+            generation = subject.submit([request(subject, 60)])
+            (busy,) = [state.index for state in subject.states() if state.sequences]
+            await subject.restart(busy, 10.0)
+            await asyncio.sleep(0.05)
+            assert subject.states()[busy].state == "restarting"
+            others = [subject.submit([request(subject)]) for _ in range(4)]
+            assert subject.states()[1 - busy].sequences == 4
+            outputs = await drain(generation)
+            assert outputs[-1].finish_reason == "length"
+            for other in others:
+                await drain(other)
+            await until(lambda: subject.restarts == 1 and subject.status().ready == 2)
+            after = [state.pid for state in subject.states()]
+            assert after[busy] != before[busy]
+            assert after[1 - busy] == before[1 - busy]
+            with pytest.raises(LookupError, match="no runner 2"):
+                await subject.restart(2, 1.0)
+
+    run(test())
+
+
+def test_restart_does_not_wait_for_ever() -> None:
+    async def test() -> None:
+        async with pool() as (subject, _):
+            generation = subject.submit([request(subject, 4000)])
+            await arrival(generation)
+            await subject.restart(0, 0.2)
+            await asyncio.sleep(0.05)
+            with pytest.raises(PoolError, match="restarted on request"):
+                subject.submit([request(subject)])
+            outputs = await drain(generation)
+            assert outputs[-1].finish_reason == "error"
+            await until(lambda: subject.status().ready == 1)
+
+    run(test())
+
+
+def test_runner_that_cannot_start_is_given_up_with_its_reason() -> None:
+    async def test() -> None:
+        async with pool(launch=spec("torch"), wait=False) as (subject, history):
+            await until(lambda: subject.status().failed)
+            assert "runner 0 was given up: " in subject.status().reason
+            assert history[-1].failed
+            with pytest.raises(PoolError) as caught:
+                subject.submit([request(subject)])
+            assert not caught.value.loading
+
+    run(test())
+
+
+def test_runner_whose_command_is_missing_is_given_up_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "FIRST_BACKOFF", 0.01)
+
+    async def test() -> None:
+        launch = msgspec.structs.replace(spec(), command=("/absent/mpirun", "-n", "2"))
+        async with pool(launch=launch, wait=False) as (subject, _):
+            await until(lambda: subject.status().failed)
+            assert "could not be started" in subject.status().reason
+            assert "/absent/mpirun" in subject.status().reason
+
+    run(test())
+
+
+def test_loading_is_reported_and_refuses_requests() -> None:
+    async def test() -> None:
+        async with pool(launch=spec(load_time=0.6), wait=False) as (subject, history):
+            with pytest.raises(PoolError, match="being started"):
+                subject.submit([request(subject)])
+            await until(lambda: subject.status().ready == 1)
+            fractions = [status.progress for status in history]
+            assert fractions == sorted(fractions)
+            assert any(0.2 < fraction < 0.9 for fraction in fractions)
+
+    run(test())
+
+
+def test_stop_leaves_no_process_and_no_socket() -> None:
+    async def test() -> None:
+        async with pool(replicas=2) as (subject, _):
+            pids = [runner.pid for runner in subject.runners]
+            directory = subject._directory
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert not directory.exists()
+        for pid in pids:
+            assert pid is not None
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    run(test())
+
+
+def test_runner_ends_when_its_owner_is_gone() -> None:
+    async def test() -> None:
+        async with pool() as (subject, _):
+            runner = subject.runners[0]
+            assert runner._process is not None
+            assert runner._process.stdin is not None
+            runner._process.stdin.close()
+            await until(lambda: runner._process is not None and runner._process.returncode is not None)
+            assert runner._process.returncode == 0
+
+    run(test())
+
+
+def test_a_long_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A socket's path has at most 107 bytes."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    async def test() -> None:
+        async with pool() as (subject, _):
+            directory = Path(subject.links[0].address).parent
+            assert directory.parent == Path("/tmp")
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            assert len(await drain(subject.submit([request(subject)]))) >= 1
+        assert not directory.exists()
+        assert not list(long.iterdir())
+
+    run(test())

@@ -1,0 +1,88 @@
+"""A worker process seen from the supervisor: its start, its silence, its end. With the real process."""
+
+import asyncio
+import signal
+import socket
+from typing import Any
+
+import pytest
+
+from trtllm_openai.config import Settings
+from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.serve.workers import process
+from trtllm_openai.serve.workers.channel import Unanswered
+from trtllm_openai.serve.workers.messages import Begin, Message, Question, Report, WantMetrics
+from trtllm_openai.serve.workers.process import WorkerProcess
+
+
+def worker(hear: list[Message]) -> WorkerProcess:
+    listener = socket.create_server(("127.0.0.1", 0))
+    board = Board.create(1)
+    assert board.fd is not None
+    begin = Begin(
+        settings=Settings(engine="synthetic", log_level="error").model_dump(mode="json"),
+        worker="7",
+        row=0,
+        workers=1,
+        created=0,
+        listener=listener.detach(),
+        board=board.fd,
+    )
+
+    async def answer(question: Question) -> Any:
+        raise Unanswered
+
+    return WorkerProcess(begin, lambda _, message: hear.append(message), answer)
+
+
+async def first_report(heard: list[Message]) -> None:
+    async with asyncio.timeout(30):
+        while not any(isinstance(message, Report) for message in heard):
+            await asyncio.sleep(0.02)
+
+
+def test_one_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SILENCE", 2)
+
+    async def test() -> None:
+        heard: list[Message] = []
+        subject = worker(heard)
+        running = asyncio.create_task(subject.run(lambda _: None))
+        await first_report(heard)
+        await asyncio.sleep(3.5)
+        assert not running.done()  # it is not its age that counts
+        subject.signal(signal.SIGSTOP)
+        with pytest.raises(Unanswered):
+            await subject.channel.ask(WantMetrics(), dict, 0.2)
+        assert await asyncio.wait_for(running, 20) == -signal.SIGKILL
+
+    asyncio.run(test())
+
+
+def test_it_answers_and_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        heard: list[Message] = []
+        subject = worker(heard)
+        running = asyncio.create_task(subject.run(lambda _: None))
+        await first_report(heard)
+        snapshot = await subject.channel.ask(WantMetrics(), dict[str, Any])
+        assert "http_requests" in snapshot
+        assert not subject.ready  # nobody told it of a model
+        subject.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(running, 20) == 0
+        with pytest.raises(Unanswered):
+            await subject.channel.ask(WantMetrics(), dict, 0.2)
+
+    asyncio.run(test())
+
+
+def test_it_ends_when_the_other_end_is_gone() -> None:
+    async def test() -> None:
+        heard: list[Message] = []
+        subject = worker(heard)
+        running = asyncio.create_task(subject.run(lambda _: None))
+        await first_report(heard)
+        subject._end.shutdown(socket.SHUT_RDWR)
+        assert await asyncio.wait_for(running, 20) == 1
+
+    asyncio.run(test())
