@@ -27,7 +27,7 @@ from trtllm_openai.api.params import (
 )
 from trtllm_openai.api.respond import stream, whole
 from trtllm_openai.api.sse import ChunkFrames
-from trtllm_openai.api.submit import Ask, start_job
+from trtllm_openai.api.submit import GenerationSpec, start_job
 from trtllm_openai.generation import InvalidRequest
 from trtllm_openai.protocol.chat import (
     AssistantMessage,
@@ -105,7 +105,7 @@ def start_chat(request: Request, body: ChatRequest, conversation: Conversation, 
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
     )
-    ask = Ask(
+    ask = GenerationSpec(
         prompts=[conversation.token_ids],
         sampling=[sampling],
         started=started,

@@ -31,7 +31,7 @@ from trtllm_openai.api.params import (
 )
 from trtllm_openai.api.respond import stream, whole
 from trtllm_openai.api.sse import ChunkFrames
-from trtllm_openai.api.submit import Ask, start_job
+from trtllm_openai.api.submit import GenerationSpec, start_job
 from trtllm_openai.generation import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.common import MAX_CHOICES
@@ -97,7 +97,7 @@ async def create_completion(request: Request) -> Response:
         "created": int(time.time()),
         "model": service.model_id,
     }
-    ask = Ask(
+    ask = GenerationSpec(
         prompts=prompts,
         sampling=sampling,
         started=started,

@@ -16,7 +16,7 @@ from trtllm_openai.api.step_coroutine import when_unblocked
 T = TypeVar("T")
 
 
-class Departure:
+class DisconnectWatcher:
     """Calls `left`, once, when the client is gone. Must be closed."""
 
     __slots__ = ("_left", "_waiting", "gone")
@@ -49,7 +49,7 @@ class Departure:
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """Await `work`, but cancel it as soon as the client is gone (`ClientGone`)."""
     task = asyncio.ensure_future(work)
-    departure = Departure(request.receive, task.cancel)
+    departure = DisconnectWatcher(request.receive, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from trtllm_openai.api.disconnect import Departure
+from trtllm_openai.api.disconnect import DisconnectWatcher
 from trtllm_openai.api.step_coroutine import when_unblocked
 
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
@@ -131,13 +131,13 @@ class TokenStream(Response):
         self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
-        departure: Departure | None = None
+        departure: DisconnectWatcher | None = None
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
             self._pinger = loop.call_later(self._ping, self._keep_alive)
-            departure = Departure(receive, self._stop)
+            departure = DisconnectWatcher(receive, self._stop)
             self._source.start(self)
             await self._over
         finally:

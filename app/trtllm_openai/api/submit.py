@@ -23,7 +23,7 @@ ENGINE_GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class GenerationSpec:
     """What a request wants generated: `n` answers for each prompt.
 
     `started`: when the request arrived, by `time.perf_counter`. `timeout`: seconds it may take from then.
@@ -45,7 +45,7 @@ class Ask:
     make_parser: Callable[[], OutputParser | None] = lambda: None
 
 
-def start_job(service: InferenceService, ask: Ask) -> Job:
+def start_job(service: InferenceService, ask: GenerationSpec) -> Job:
     """Submit it. With a seed, choice i of a prompt uses seed + i, so that they differ."""
     pool = service.pool
     limits = service.settings.limits

@@ -17,7 +17,7 @@ from trtllm_openai.config import ConfigError, Settings
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import locate
+from trtllm_openai.serve.location import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def report(findings: list[Finding]) -> str:
 
 def _model(settings: Settings) -> list[Finding]:
     try:
-        found = locate(settings, lambda *_: None)
+        found = resolve_model(settings, lambda *_: None)
     except CheckpointError as error:
         return [Finding("model", "cannot be used", str(error))]
     _, tokenizer = _tried(
@@ -86,7 +86,7 @@ def _model(settings: Settings) -> list[Finding]:
 
 def _engine_of(settings: Settings) -> EngineDir | None:
     try:
-        return read_engine_dir(locate(settings, lambda *_: None).model_dir)
+        return read_engine_dir(resolve_model(settings, lambda *_: None).model_dir)
     except CheckpointError:
         return None  # said under "model"
 

@@ -13,7 +13,7 @@ from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engines.base import Engine
 from trtllm_openai.generation import GenerationRequest, InvalidRequest, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context
-from trtllm_openai.serve.location import locate
+from trtllm_openai.serve.location import resolve_model
 from trtllm_openai.text.choice import ChoiceDecoder
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
         if sys.stderr.isatty():
             print(f"\r\x1b[2K{fraction:4.0%}  {what}", end="", file=sys.stderr, flush=True)
 
-    place = locate(settings, progress)
+    place = resolve_model(settings, progress)
     tokenizer = Tokenizer.load(place.tokenizer_dir, settings.chat_template)
     engine = load_engine(settings, place.files(tokenizer), progress)
     if sys.stderr.isatty():

@@ -17,7 +17,7 @@ import msgspec
 
 from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.config import ConfigError, Settings
-from trtllm_openai.engine_host.frontends import Workers
+from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import CANNOT_START, LaunchSpec
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return follow(spec)
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index}", settings.log_format)
-    workers = Workers(spec.address, owner_fd)
+    workers = Frontends(spec.address, owner_fd)
     loop = RunnerLoop(workers)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides

@@ -11,11 +11,11 @@ from trtllm_openai.processes.framing import FramedSocket
 BACKLOG = 128
 SEND_BUFFER = 1 << 20
 """Bytes that a worker need not have read yet; the system may allow less (Linux: net.core.wmem_max)."""
-PATIENCE = 0.01
+SEND_TIMEOUT_S = 0.01
 """Seconds that a worker may pause in reading what is more than that."""
 
 
-class Workers:
+class Frontends:
     """Binds a Unix socket at `path`. `owner_fd` becomes readable when the owning process is gone."""
 
     def __init__(self, path: str, owner_fd: int) -> None:
@@ -48,7 +48,7 @@ class Workers:
         deaf = worker.blocked
         worker.send(body)
         if worker.blocked and not deaf:
-            worker.drain(PATIENCE)
+            worker.drain(SEND_TIMEOUT_S)
             if worker.blocked:
                 self._selector.modify(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
 

@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from trtllm_openai.engine_host.frontends import Workers
+from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.messages import (
     STATS_INTERVAL,
     Abort,
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 STEP_TIMEOUT = 0.02
 """Seconds an engine may hold the loop without a new token; bounds how long a new request waits."""
 IDLE_WAIT = 1.0
-FAREWELL = 2.0
+FAILURE_NOTICE_TIMEOUT_S = 2.0
 """Seconds for a worker to attach, and to hear why this runner ends."""
 
 
 class RunnerLoop:
     """Connects an engine to its workers, until it is stopped or nobody owns it any more."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Frontends) -> None:
         self._workers = workers
         self._state: FromRunner = Loading(0.0, "starting")
         self._owner: dict[str, FramedSocket] = {}  # live request id -> worker
@@ -60,7 +60,7 @@ class RunnerLoop:
     def fail(self, message: str, *, final: bool) -> None:
         """Say why this runner ends, also to a worker that is only just attaching."""
         if not self._workers.attached:
-            self._workers.wait(FAREWELL)
+            self._workers.wait(FAILURE_NOTICE_TIMEOUT_S)
         self._receive(None)
         self._set_state(Failed(message, final))
 

@@ -4,18 +4,18 @@ from trtllm_openai.runners.admission import Admission, Overloaded, Ticket
 from trtllm_openai.runners.dispatch import PoolError, SequencePool, ShuttingDown
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.pool import RunnerPool
-from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.runners.state import PoolStatus
 
 __all__ = [
     "Admission",
-    "Board",
     "Generation",
     "Overloaded",
     "PoolError",
     "PoolStatus",
     "RunnerPool",
     "SequencePool",
+    "SharedCounters",
     "ShuttingDown",
     "Ticket",
 ]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from trtllm_openai.config import LimitSettings
-from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.shared_counters import SharedCounters
 
 LONGEST_RETRY = 60
 
@@ -27,7 +27,7 @@ class Overloaded(Exception):  # noqa: N818 - the field's name for it
 class Admission:
     """Counts what waits and what each key has open. `rejected` is told the reason of every refusal."""
 
-    def __init__(self, limits: LimitSettings, rejected: Callable[[str], None], board: Board) -> None:
+    def __init__(self, limits: LimitSettings, rejected: Callable[[str], None], board: SharedCounters) -> None:
         self._limits = limits
         self._rejected = rejected
         self._board = board
@@ -95,7 +95,7 @@ class Ticket:
 
     __slots__ = ("_board", "_place", "_waiting")
 
-    def __init__(self, board: Board, place: int | None, prompt_tokens: list[int]) -> None:
+    def __init__(self, board: SharedCounters, place: int | None, prompt_tokens: list[int]) -> None:
         self._board = board
         self._place = place
         self._waiting = dict(enumerate(prompt_tokens))

@@ -33,21 +33,21 @@ STALLED_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class LinkEvents:
+class ConnectionEvents:
     """What a link tells its owner."""
 
-    changed: Callable[[RunnerLink], None]
+    changed: Callable[[RunnerConnection], None]
     """Its state is another one."""
-    quiet: Callable[[RunnerLink, float], None]
+    quiet: Callable[[RunnerConnection, float], None]
     """Requests run and nothing comes: for so many seconds now; 0 once something came again."""
     lost: Callable[[GenerationRequest, Generation], bool]
     """May take over a sequence that was lost before anything of it was sent; whether it does."""
 
 
-class RunnerLink:
+class RunnerConnection:
     """Talks to the runner that listens at `address`, whoever started it."""
 
-    def __init__(self, index: int, address: str, events: LinkEvents, *, stall_timeout: float) -> None:
+    def __init__(self, index: int, address: str, events: ConnectionEvents, *, stall_timeout: float) -> None:
         self.index = index
         self.address = address
         self.state: State = "starting"

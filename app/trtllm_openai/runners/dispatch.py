@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest
-from trtllm_openai.runners.connection import RunnerLink
+from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import PoolStatus, RunnerReport, RunnerState
 
@@ -31,7 +31,7 @@ class SequencePool(ABC):
         """`prefix` keeps the ids of requests apart from those of other pools with the same runners."""
         self._prefix = prefix
         self._counter = 0
-        self._homeless: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
+        self._orphans: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
         self.info: EngineInfo | None = None
         """Facts of the engine, the same for every runner; None until one was ready."""
         self.restarts = 0
@@ -41,7 +41,7 @@ class SequencePool(ABC):
 
     @property
     @abstractmethod
-    def links(self) -> Sequence[RunnerLink]:
+    def links(self) -> Sequence[RunnerConnection]:
         """The runners that can be reached now, in order of their index."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class SequencePool(ABC):
     @property
     def live(self) -> int:
         """Sequences of this pool that are on runners, or wait for one, and are not finished."""
-        return sum(link.load for link in self.links) + len(self._homeless)
+        return sum(link.load for link in self.links) + len(self._orphans)
 
     def new_request_id(self) -> str:
         """An id that no live sequence on these runners has."""
@@ -100,11 +100,11 @@ class SequencePool(ABC):
         self._choose(ready).submit(requests, generation)
         return generation
 
-    def _choose(self, ready: list[RunnerLink]) -> RunnerLink:
+    def _choose(self, ready: list[RunnerConnection]) -> RunnerConnection:
         """The least loaded."""
         return ready[0] if len(ready) == 1 else min(ready, key=lambda link: link.load)
 
-    def _ready(self) -> list[RunnerLink]:
+    def _ready(self) -> list[RunnerConnection]:
         """The runners that take requests; one that is stalled only if all are: it may yet go on."""
         ready = [link for link in self.links if link.takes_requests]
         return [link for link in ready if not link.stalled] or ready
@@ -112,34 +112,34 @@ class SequencePool(ABC):
     def _abort(self, request_ids: list[str]) -> None:
         """End sequences, wherever they are."""
         for request_id in request_ids:
-            self._homeless.pop(request_id, None)
+            self._orphans.pop(request_id, None)
         for link in self.links:
             link.abort(request_ids)
 
-    def _take_over(self, request: GenerationRequest, generation: Generation) -> bool:
+    def _adopt(self, request: GenerationRequest, generation: Generation) -> bool:
         """Begin a lost sequence again, once: one that ends its runners must not end them all."""
         if request.request_id in generation.moved:
             return False
         generation.moved.add(request.request_id)
-        self._homeless[request.request_id] = request, generation
+        self._orphans[request.request_id] = request, generation
         self.moved += 1
-        asyncio.get_running_loop().call_soon(self._house)
+        asyncio.get_running_loop().call_soon(self._place_orphans)
         return True
 
     def _heard(self) -> None:
         """A runner changed its state: something may be known now, or go on."""
         self.info = next((link.info for link in self.links if link.info is not None), self.info)
-        self._house()
+        self._place_orphans()
 
-    def _house(self) -> None:
+    def _place_orphans(self) -> None:
         """Send what lost its runner to the ones that are ready; give it up when none will be."""
-        if not self._homeless:
+        if not self._orphans:
             return
         status = self.status()
         ready = self._ready()
         if not ready and not status.failed:
             return
-        homeless, self._homeless = self._homeless, {}
+        homeless, self._orphans = self._orphans, {}
         for request, generation in homeless.values():
             if ready:
                 self._choose(ready).submit([request], generation)

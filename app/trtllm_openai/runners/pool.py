@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 
 from trtllm_openai.engine_host.messages import LaunchSpec
-from trtllm_openai.runners.connection import LinkEvents, RunnerLink
+from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
 from trtllm_openai.runners.dispatch import SequencePool
-from trtllm_openai.runners.process import Runner
+from trtllm_openai.runners.process import RunnerProcess
 from trtllm_openai.runners.state import RunnerReport, RunnerState
 
 log = logging.getLogger(__name__)
@@ -58,18 +58,18 @@ class RunnerPool(SequencePool):
         self._load_timeout = load_timeout
         self._on_change = on_change
         self._directory = directory_for_sockets()
-        self._slots: list[Runner | None] = [None] * len(specs)
+        self._slots: list[RunnerProcess | None] = [None] * len(specs)
         self._given_up: dict[int, str] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
 
     @property
-    def runners(self) -> list[Runner]:
+    def runners(self) -> list[RunnerProcess]:
         """The runners that have a process now, in order of their index."""
         return [runner for runner in self._slots if runner is not None]
 
     @property
-    def links(self) -> list[RunnerLink]:
+    def links(self) -> list[RunnerConnection]:
         return [runner.link for runner in self._slots if runner is not None]
 
     def states(self) -> list[RunnerState]:
@@ -118,12 +118,12 @@ class RunnerPool(SequencePool):
         for runner in self.runners:
             runner.link.reported = ""
 
-    def _state_of(self, index: int, runner: Runner | None) -> RunnerState:
+    def _state_of(self, index: int, runner: RunnerProcess | None) -> RunnerState:
         if index in self._given_up:
             return RunnerState(index=index, state="given_up", reason=self._given_up[index])
         return RunnerState(index=index, state="starting") if runner is None else runner.state()
 
-    def _quiet(self, link: RunnerLink, seconds: float) -> None:
+    def _quiet(self, link: RunnerConnection, seconds: float) -> None:
         """Replace a runner that has said nothing for too long."""
         runner = self._slots[link.index]
         if seconds > self._stall_timeout and runner is not None and runner.link is link:
@@ -141,8 +141,8 @@ class RunnerPool(SequencePool):
             address = f"{self._directory}/runner-{index}-{self.restarts}.sock"
             spec = msgspec.structs.replace(self._specs[index], address=address, index=index)
             loaded = asyncio.Event()
-            link = RunnerLink(index, address, self._telling(loaded), stall_timeout=self._stall_timeout)
-            runner = Runner(spec, link, self._changed)
+            link = RunnerConnection(index, address, self._telling(loaded), stall_timeout=self._stall_timeout)
+            runner = RunnerProcess(spec, link, self._changed)
             self._slots[index] = runner
             await runner.start()
             started = time.monotonic()
@@ -163,17 +163,17 @@ class RunnerPool(SequencePool):
             await asyncio.sleep(pause)
             self.restarts += 1
 
-    def _telling(self, loaded: asyncio.Event) -> LinkEvents:
+    def _telling(self, loaded: asyncio.Event) -> ConnectionEvents:
         """The link's events, of which one also says that the runner has loaded."""
 
-        def changed(link: RunnerLink) -> None:
+        def changed(link: RunnerConnection) -> None:
             if link.state == "ready":
                 loaded.set()
             self._changed()
 
-        return LinkEvents(changed, self._quiet, self._take_over)
+        return ConnectionEvents(changed, self._quiet, self._adopt)
 
-    async def _wait_for_end(self, runner: Runner, loaded: asyncio.Event) -> str:
+    async def _wait_for_end(self, runner: RunnerProcess, loaded: asyncio.Event) -> str:
         """Wait until the runner ended or did not load in time; returns the reason."""
         end = asyncio.create_task(runner.ended.wait())
         load = asyncio.create_task(loaded.wait())

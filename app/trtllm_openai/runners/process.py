@@ -16,7 +16,7 @@ import msgspec
 
 from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec
 from trtllm_openai.generation import EngineStats
-from trtllm_openai.runners.connection import RunnerLink
+from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.state import Phase, RunnerState
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-class Runner:
+class RunnerProcess:
     """Starts a runner process at the address of `link`. `on_change` is called when it ends."""
 
-    def __init__(self, spec: LaunchSpec, link: RunnerLink, on_change: Callable[[], None]) -> None:
+    def __init__(self, spec: LaunchSpec, link: RunnerConnection, on_change: Callable[[], None]) -> None:
         self.index = spec.index
         self.link = link
         self.ended = asyncio.Event()

@@ -26,7 +26,7 @@ _WORD = 8
 _DIGEST = 16
 
 
-class Board:
+class SharedCounters:
     """One process's view: `alone()` if there is no other, else `create()` and, in each worker, `attach()`."""
 
     def __init__(self, memory: bytearray | mmap.mmap, rows: int, row: int, fd: int | None) -> None:

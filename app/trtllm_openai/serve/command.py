@@ -15,7 +15,7 @@ from trtllm_openai.api.auth import Keys
 from trtllm_openai.config import ConfigError, Settings
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService, Readiness
-from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, say, spare_collector
+from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, say, tune_gc
 from trtllm_openai.serve.workers.supervisor import Supervisor
 from trtllm_openai.telemetry.logs import setup_logging
 
@@ -109,7 +109,7 @@ def serve_alone(settings: Settings, listener: socket.socket, console: Console) -
             console.update(Readiness(True, "ready", 1.0))
             console.end()
             announce(listener, settings, service.model_id)
-            spare_collector()
+            tune_gc()
         elif not announced:
             console.update(readiness)
 

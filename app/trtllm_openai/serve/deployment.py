@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from trtllm_openai.config import Settings
 from trtllm_openai.runners import SequencePool
-from trtllm_openai.runners.shared_counters import Board
-from trtllm_openai.serve.model import Model, launch
+from trtllm_openai.runners.shared_counters import SharedCounters
+from trtllm_openai.serve.model import ServedModel, open_served_model
 from trtllm_openai.telemetry.values import Snapshot
 
 Operation = Literal["get", "delete", "cancel"]
@@ -26,29 +26,29 @@ class Deployment(Protocol):
     """How many HTTP processes there are."""
     created: int
     """When the server was started, in Unix seconds."""
-    board: Board
+    board: SharedCounters
     """Counts that hold for all HTTP processes together."""
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
-    ) -> Model[SequencePool]:
+    ) -> ServedModel[SequencePool]:
         """The model, with its runners begun to be reached by `pool.start()`.
 
         `converting` is told the share that is done and the present part, from any thread; `on_change` is
         called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
         """
 
-    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+    async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         """The metrics of all HTTP processes; `own` gives this one's."""
 
-    def answer_for_stored(self, answer: StoredAnswer) -> None:
+    def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """From now on, have other processes' questions about stored responses answered."""
 
-    async def ask_for_stored(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
         """What another process says of a response that it stores; None if there is none."""
 
 
-class Alone:
+class SingleProcess:
     """The only HTTP process; implements `Deployment`."""
 
     worker = ""
@@ -56,18 +56,18 @@ class Alone:
 
     def __init__(self) -> None:
         self.created = int(time.time())
-        self.board = Board.alone()
+        self.board = SharedCounters.alone()
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
-    ) -> Model[SequencePool]:
-        return await launch(settings, converting, on_change)
+    ) -> ServedModel[SequencePool]:
+        return await open_served_model(settings, converting, on_change)
 
-    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+    async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         return own()
 
-    def answer_for_stored(self, answer: StoredAnswer) -> None:
+    def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """Nobody asks."""
 
-    async def ask_for_stored(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
         return None

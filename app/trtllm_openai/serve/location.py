@@ -15,7 +15,7 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelLocation:
     """Where the model is, what clients call it, and what one runner of it takes: 0 GPUs, if it needs none."""
 
     model_dir: Path
@@ -31,7 +31,7 @@ class Place:
         )
 
 
-def locate(settings: Settings, converting: Callable[[float, str], None]) -> Place:
+def resolve_model(settings: Settings, converting: Callable[[float, str], None]) -> ModelLocation:
     """Find the model, converting it when needed. Raises `CheckpointError`."""
     tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
     if settings.engine != "tensorrt_llm":
@@ -43,7 +43,7 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
             each = settings.torch.tensor_parallel_size
         elif settings.engine == "tensorrt_llm_pytorch":
             each = settings.tensorrt_llm.tensor_parallel_size
-        return Place(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
+        return ModelLocation(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
     engine_dir, beside = checkpoints.find_engine(settings.model)
     if tokenizer is None and not beside.is_dir():
         raise checkpoints.CheckpointError(
@@ -53,7 +53,7 @@ def locate(settings: Settings, converting: Callable[[float, str], None]) -> Plac
     command: tuple[str, ...] = ()
     if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
         command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
-    return Place(
+    return ModelLocation(
         engine_dir,
         tokenizer or beside,
         engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,

@@ -12,14 +12,14 @@ from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import locate
+from trtllm_openai.serve.location import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 
 Pool = TypeVar("Pool", bound=SequencePool, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Model(Generic[Pool]):
+class ServedModel(Generic[Pool]):
     """A model to be served. `name`: what clients call it, if the settings do not say."""
 
     name: str
@@ -28,15 +28,15 @@ class Model(Generic[Pool]):
     pool: Pool
 
 
-async def launch(
+async def open_served_model(
     settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
-) -> Model[RunnerPool]:
+) -> ServedModel[RunnerPool]:
     """Find the model, converting it when needed, and prepare the pool, whose `start` is the caller's.
 
     `converting` is called with the share that is done and the present part, from a thread. Raises
     `CheckpointError` or `ConfigError`.
     """
-    place = await asyncio.to_thread(locate, settings, converting)
+    place = await asyncio.to_thread(resolve_model, settings, converting)
     gpus = assign_gpus(settings, place.gpus_per_replica)
     tokenizer = await asyncio.to_thread(Tokenizer.load, place.tokenizer_dir, settings.chat_template)
     specs = [
@@ -56,4 +56,4 @@ async def launch(
         stall_timeout=settings.stall_timeout,
         on_change=on_change,
     )
-    return Model(place.name, tokenizer, place.tokenizer_dir, pool)
+    return ServedModel(place.name, tokenizer, place.tokenizer_dir, pool)

@@ -17,7 +17,7 @@ from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import ConfigError, Settings
 from trtllm_openai.generation import EngineInfo, EngineStats
 from trtllm_openai.runners import Admission, PoolError, PoolStatus, SequencePool, ShuttingDown
-from trtllm_openai.serve.deployment import Alone, Deployment
+from trtllm_openai.serve.deployment import Deployment, SingleProcess
 from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot, render
 from trtllm_openai.telemetry.traces import make_tracer
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class InferenceService:
     ) -> None:
         """`deployment` None: this process serves alone, with runners of its own."""
         self.settings = settings
-        self.deployment = deployment or Alone()
+        self.deployment = deployment or SingleProcess()
         self.metrics = Metrics()
         self.tracer = make_tracer(settings)
         self.created = self.deployment.created
@@ -151,7 +151,7 @@ class InferenceService:
 
     async def scrape(self) -> bytes:
         """The metrics of the whole server in Prometheus' text format."""
-        return render(await self.deployment.everyones(self.metrics.snapshot))
+        return render(await self.deployment.merged_metrics(self.metrics.snapshot))
 
     async def stop(self) -> None:
         """Let go of the runners, which ends them if they are this process's own."""

@@ -20,7 +20,7 @@ log = logging.getLogger("trtllm_openai.serve")
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
-SAY_GOODBYE = 5
+SHUTDOWN_TIMEOUT_S = 5
 """Seconds that responses get to end once they were interrupted."""
 
 
@@ -74,7 +74,7 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
         log_config=None,
         lifespan="on",
         backlog=BACKLOG,
-        timeout_graceful_shutdown=SAY_GOODBYE,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=75,
@@ -84,7 +84,7 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
     )
 
 
-def spare_collector() -> None:
+def tune_gc() -> None:
     """Have garbage collection look at what requests leave, seldom, and never again at what start-up made."""
     gc.collect()
     gc.freeze()

@@ -16,7 +16,7 @@ from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
-from trtllm_openai.runners import Admission, Board, Generation
+from trtllm_openai.runners import Admission, Generation, SharedCounters
 from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.text.choice import ChoiceDecoder, TextRules
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> Job:
-    admission = Admission(LimitSettings(), lambda _: None, Board.alone())
+    admission = Admission(LimitSettings(), lambda _: None, SharedCounters.alone())
     service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer, admission=admission, jobs=set())
     parser = None
     if case["tools"] or case["reasoning"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.api.disconnect import Departure, while_connected
+from trtllm_openai.api.disconnect import DisconnectWatcher, while_connected
 from trtllm_openai.api.errors import ClientGone
 
 
@@ -33,7 +33,7 @@ class Connection:
 def test_departure_is_told_once(bodies: int) -> None:
     async def main() -> None:
         connection, told = Connection(bodies), []
-        departure = Departure(connection.receive, lambda: told.append(1))
+        departure = DisconnectWatcher(connection.receive, lambda: told.append(1))
         for _ in range(2 * bodies + 2):
             await asyncio.sleep(0)
         assert not told
@@ -49,7 +49,7 @@ def test_departure_is_told_once(bodies: int) -> None:
 def test_closed_watch_says_nothing() -> None:
     async def main() -> None:
         connection, told = Connection(), []
-        departure = Departure(connection.receive, lambda: told.append(1))
+        departure = DisconnectWatcher(connection.receive, lambda: told.append(1))
         connection.leave()  # noticed by the loop's next turn only
         departure.close()
         departure.close()
@@ -65,7 +65,7 @@ def test_lost_connection_is_a_departure() -> None:
         raise ConnectionResetError
 
     async def main() -> None:
-        assert Departure(receive, lambda: None).gone
+        assert DisconnectWatcher(receive, lambda: None).gone
 
     asyncio.run(main())
 

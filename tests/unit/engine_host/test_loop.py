@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trtllm_openai.config import SyntheticSettings
-from trtllm_openai.engine_host.frontends import Workers
+from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import (
     Abort,
@@ -65,7 +65,7 @@ class Client:
 def path(tmp_path: Path) -> Iterator[str]:
     address = str(tmp_path / "runner.sock")
     owner, owned = os.pipe()
-    workers = Workers(address, owner)
+    workers = Frontends(address, owner)
     loop = RunnerLoop(workers)
 
     def run() -> None:

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtllm_openai.config import LimitSettings
-from trtllm_openai.runners import Admission, Board, Overloaded, Ticket
+from trtllm_openai.runners import Admission, Overloaded, SharedCounters, Ticket
 from trtllm_openai.runners.shared_counters import KEYS
 
 
 def admission(**limits: object) -> tuple[Admission, list[str]]:
     rejected: list[str] = []
-    return Admission(LimitSettings(**limits), rejected.append, Board.alone()), rejected  # type: ignore[arg-type]
+    return Admission(LimitSettings(**limits), rejected.append, SharedCounters.alone()), rejected  # type: ignore[arg-type]
 
 
 def test_waiting_sequences_are_bounded_until_they_begin() -> None:
@@ -153,9 +153,9 @@ def expected(tickets: list[Open], key: str, prompts: list[int]) -> str | None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
-    board = Board.create(ROWS)
+    board = SharedCounters.create(ROWS)
     assert board.fd is not None
-    boards = [Board.attach(board.fd, ROWS, row) for row in range(ROWS)]
+    boards = [SharedCounters.attach(board.fd, ROWS, row) for row in range(ROWS)]
     subjects = [Admission(LIMITS, lambda _: None, one) for one in boards]
     tickets: list[Open] = []
     for _ in range(data.draw(st.integers(1, 40))):
@@ -174,7 +174,7 @@ def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
                 assert caught.value.code == refusal
         elif action == "die":
             board.clear(row)
-            boards[row] = Board.attach(board.fd, ROWS, row)
+            boards[row] = SharedCounters.attach(board.fd, ROWS, row)
             subjects[row] = Admission(LIMITS, lambda _: None, boards[row])
             tickets = [one for one in tickets if one.row != row]
         elif tickets:

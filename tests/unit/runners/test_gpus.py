@@ -8,7 +8,7 @@ import pytest
 from trtllm_openai.config import ConfigError, Settings, TorchSettings
 from trtllm_openai.runners import gpus
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import locate
+from trtllm_openai.serve.location import resolve_model
 
 
 def assigned(per_replica: int, **settings: Any) -> list[str | None]:
@@ -34,7 +34,7 @@ def test_an_engine_without_gpus_has_as_many_replicas_as_it_likes(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     settings = Settings(model=str(demo_dir), engine="synthetic", replicas=3)
-    assert assign_gpus(settings, locate(settings, lambda *_: None).gpus_per_replica) == [None] * 3
+    assert assign_gpus(settings, resolve_model(settings, lambda *_: None).gpus_per_replica) == [None] * 3
 
 
 def test_without_gpus_nothing_is_assigned_unless_asked(
@@ -56,6 +56,6 @@ def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, ea
     settings = Settings(
         model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)  # type: ignore[arg-type]
     )  # fmt: skip
-    assert locate(settings, lambda *_: None).gpus_per_replica == each
+    assert resolve_model(settings, lambda *_: None).gpus_per_replica == each
     fewer = settings.model_copy(update={"gpus_per_replica": 2})
-    assert locate(fewer, lambda *_: None).gpus_per_replica == 2
+    assert resolve_model(fewer, lambda *_: None).gpus_per_replica == 2

@@ -14,32 +14,32 @@ from pathlib import Path
 
 import pytest
 
-from trtllm_openai.runners import Board
+from trtllm_openai.runners import SharedCounters
 from trtllm_openai.runners.shared_counters import KEYS, RECENT
 
 ROWS = 4
 PREAMBLE = f"""
 import os, random, sys, time
 from trtllm_openai.config import LimitSettings
-from trtllm_openai.runners import Admission, Board, Overloaded
+from trtllm_openai.runners import Admission, SharedCounters, Overloaded
 
 row = int(sys.argv[2])
-board = Board.attach(int(sys.argv[1]), {ROWS}, row)
+board = SharedCounters.attach(int(sys.argv[1]), {ROWS}, row)
 """
 
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def board() -> Iterator[Board]:
-    board = Board.create(ROWS)
+def board() -> Iterator[SharedCounters]:
+    board = SharedCounters.create(ROWS)
     assert board.fd is not None
     yield board
     os.close(board.fd)
 
 
 @pytest.fixture
-def start(board: Board) -> Iterator[Start]:
+def start(board: SharedCounters) -> Iterator[Start]:
     """Starts a process with `board` (its own row) and runs the code there."""
     processes: list[subprocess.Popen[str]] = []
 
@@ -58,9 +58,9 @@ def start(board: Board) -> Iterator[Start]:
         process.communicate()
 
 
-def attach(board: Board, row: int) -> Board:
+def attach(board: SharedCounters, row: int) -> SharedCounters:
     assert board.fd is not None
-    return Board.attach(board.fd, ROWS, row)
+    return SharedCounters.attach(board.fd, ROWS, row)
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -84,7 +84,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def test_totals_are_of_all_processes(board: Board, start: Start) -> None:
+def test_totals_are_of_all_processes(board: SharedCounters, start: Start) -> None:
     code = "board.wait(row + 1, 10); board.begun(100.0 + row); print('done', flush=True); input()"
     processes = [start(code, row) for row in range(ROWS)]
     assert [line(process) for process in processes] == ["done"] * ROWS
@@ -93,7 +93,7 @@ def test_totals_are_of_all_processes(board: Board, start: Start) -> None:
     assert attach(board, 2).waiting == 3
 
 
-def test_a_bound_of_one_holds_between_processes(board: Board, start: Start, tmp_path: Path) -> None:
+def test_a_bound_of_one_holds_between_processes(board: SharedCounters, start: Start, tmp_path: Path) -> None:
     code = """
 admission = Admission(LimitSettings(max_requests_per_key=1), lambda _: None, board)
 print("ready", flush=True)
@@ -120,7 +120,7 @@ print(refused)
     assert board.totals() == (0, 0)
 
 
-def test_the_queue_is_bounded_over_all_processes(board: Board, start: Start) -> None:
+def test_the_queue_is_bounded_over_all_processes(board: SharedCounters, start: Start) -> None:
     code = """
 admission = Admission(LimitSettings(max_waiting_requests=3), lambda _: None, board)
 print("ready", flush=True)
@@ -149,7 +149,7 @@ print(most, refused)
     assert board.totals() == (0, 0)
 
 
-def test_who_dies_with_the_lock_takes_it_along(board: Board, start: Start) -> None:
+def test_who_dies_with_the_lock_takes_it_along(board: SharedCounters, start: Start) -> None:
     holder = start(
         """
 with board:
@@ -178,7 +178,7 @@ with board:
         assert board.opened(place) == 0
 
 
-def test_nothing_is_left_of_processes_killed_at_any_moment(board: Board, start: Start) -> None:
+def test_nothing_is_left_of_processes_killed_at_any_moment(board: SharedCounters, start: Start) -> None:
     code = """
 admission = Admission(LimitSettings(max_requests_per_key=3), lambda _: None, board)
 print("started", flush=True)
@@ -212,7 +212,7 @@ while True:
     assert len(places) == 6
 
 
-def test_a_full_table_has_no_place_until_one_is_free(board: Board) -> None:
+def test_a_full_table_has_no_place_until_one_is_free(board: SharedCounters) -> None:
     first, second = attach(board, 0), attach(board, 1)
     places = []
     for number in range(KEYS):
@@ -233,7 +233,7 @@ def test_a_full_table_has_no_place_until_one_is_free(board: Board) -> None:
     assert second.place("key 7") is not None
 
 
-def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(board: Board) -> None:
+def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(board: SharedCounters) -> None:
     dead = attach(board, 0)
     for number in range(KEYS):
         assert dead.place(f"key {number}") is not None
@@ -245,7 +245,7 @@ def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(board: B
         live.open(place)
 
 
-def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(board: Board) -> None:
+def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(board: SharedCounters) -> None:
     times = [float(number) for number in range(1, 3 * RECENT)]
     boards = [attach(board, row) for row in range(ROWS)]
     for number, now in enumerate(times):
@@ -256,7 +256,7 @@ def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(board: 
         assert board.begin_times() == times[: number + 1][-RECENT:]
 
 
-def test_the_fewest_connections_of_others_that_accept(board: Board) -> None:
+def test_the_fewest_connections_of_others_that_accept(board: SharedCounters) -> None:
     boards = [attach(board, row) for row in range(ROWS)]
     assert not boards[0].accepting
     assert boards[0].fewest_connections() is None
@@ -267,4 +267,4 @@ def test_the_fewest_connections_of_others_that_accept(board: Board) -> None:
     assert board.fewest_connections() == 1
     boards[0].accepting = False
     assert boards[3].fewest_connections() == 3
-    assert Board.alone().fewest_connections() is None
+    assert SharedCounters.alone().fewest_connections() is None

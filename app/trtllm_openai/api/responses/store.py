@@ -37,7 +37,7 @@ class ResponseStore:
         self._capacity = math.ceil(capacity / deployment.workers)
         self._deployment = deployment
         self._stored: OrderedDict[str, Stored] = OrderedDict()
-        deployment.answer_for_stored(self._answer)
+        deployment.serve_stored_responses(self._answer)
 
     def new_id(self) -> str:
         """An id for an answer of this process."""
@@ -76,7 +76,7 @@ class ResponseStore:
         if keeper == self._deployment.worker:
             stored = await self._do_here(operation, response_id)
         else:
-            told = await self._deployment.ask_for_stored(keeper, operation, response_id)
+            told = await self._deployment.fetch_stored_response(keeper, operation, response_id)
             stored = Stored(*msgspec.json.decode(told)) if told is not None else None
         if stored is None:
             raise ApiError(

@@ -16,7 +16,7 @@ import uvicorn
 from trtllm_openai.config import ConfigError, Settings
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService, Readiness
-from trtllm_openai.serve.uvicorn import Server, http_config, say, spare_collector
+from trtllm_openai.serve.uvicorn import Server, http_config, say, tune_gc
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
 from trtllm_openai.serve.workers.messages import Begin
@@ -88,7 +88,7 @@ def main(channel: int) -> int:
         if readiness.failed:  # the supervisor hears of it, or has said it
             return
         if readiness.ready and not ready:
-            spare_collector()
+            tune_gc()
         if readiness.ready != ready:
             ready = readiness.ready
             worker.report_now()

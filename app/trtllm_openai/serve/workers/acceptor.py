@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 
-from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.shared_counters import SharedCounters
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        board: Board,
+        board: SharedCounters,
         connect: Callable[[socket.socket], Awaitable[object]],
         count: Callable[[], int],
     ) -> None:

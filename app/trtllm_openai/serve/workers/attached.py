@@ -8,15 +8,15 @@ from typing import Protocol
 import msgspec
 
 from trtllm_openai.runners import SequencePool
-from trtllm_openai.runners.connection import LinkEvents, RunnerLink
+from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
 from trtllm_openai.runners.state import RunnerReport, RunnerState
-from trtllm_openai.serve.workers.messages import Quiet
+from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 
 
 class Owner(Protocol):
     """Who owns the runners, as a worker sees it."""
 
-    def tell(self, message: Quiet) -> None:
+    def tell(self, message: RunnerUnresponsive) -> None:
         """Say that a runner is silent."""
 
     async def runners(self) -> RunnerReport:
@@ -38,12 +38,12 @@ class AttachedPool(SequencePool):
         self._owner = owner
         self._stall_timeout = stall_timeout
         self._on_change = on_change
-        self._links: dict[int, RunnerLink] = {}
+        self._links: dict[int, RunnerConnection] = {}
         self._states: list[RunnerState] = [RunnerState(index=0, state="starting")]
-        self._events = LinkEvents(lambda _: self._changed(), self._quiet, self._take_over)
+        self._events = ConnectionEvents(lambda _: self._changed(), self._quiet, self._adopt)
 
     @property
-    def links(self) -> list[RunnerLink]:
+    def links(self) -> list[RunnerConnection]:
         return list(self._links.values())
 
     def states(self) -> list[RunnerState]:
@@ -66,7 +66,7 @@ class AttachedPool(SequencePool):
                 self._links.pop(state.index).close("the model runner failed while generating", lost=True)
                 link = None
             if link is None and state.address:
-                link = self._links[state.index] = RunnerLink(
+                link = self._links[state.index] = RunnerConnection(
                     state.index, state.address, self._events, stall_timeout=self._stall_timeout
                 )
                 self._links = dict(sorted(self._links.items()))
@@ -85,7 +85,7 @@ class AttachedPool(SequencePool):
             link.close("the server is shutting down", lost=False)
         self._links.clear()
 
-    def _choose(self, ready: list[RunnerLink]) -> RunnerLink:
+    def _choose(self, ready: list[RunnerConnection]) -> RunnerConnection:
         """The least loaded by all workers; of several the one whose turn it is for this worker."""
         turns = len(self._states)
         return min(ready, key=lambda link: (link.load + link.elsewhere, (link.index - self._row) % turns))
@@ -96,8 +96,8 @@ class AttachedPool(SequencePool):
             return state
         return msgspec.structs.replace(state, state="loading", reason="a worker attaches to it")
 
-    def _quiet(self, link: RunnerLink, seconds: float) -> None:
-        self._owner.tell(Quiet(link.address, link.seen, seconds))
+    def _quiet(self, link: RunnerConnection, seconds: float) -> None:
+        self._owner.tell(RunnerUnresponsive(link.address, link.seen, seconds))
 
     def _changed(self) -> None:
         self._heard()

@@ -16,7 +16,7 @@ from trtllm_openai.serve.workers.messages import Answer, Ask, Message, Question,
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PATIENCE = 5.0
+ANSWER_TIMEOUT_S = 5.0
 """Seconds that an answer may take."""
 
 
@@ -79,7 +79,7 @@ class Channel:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frame(message))
 
-    async def ask(self, question: Question, kind: type[T], patience: float = PATIENCE) -> T:
+    async def ask(self, question: Question, kind: type[T], patience: float = ANSWER_TIMEOUT_S) -> T:
         """The answer, which is of this type. Raises `Unanswered`."""
         self._counter += 1
         number = self._counter

@@ -42,7 +42,7 @@ class Report(msgspec.Struct, tag="report", array_like=True):
     ready: bool
 
 
-class Quiet(msgspec.Struct, tag="quiet", array_like=True):
+class RunnerUnresponsive(msgspec.Struct, tag="quiet", array_like=True):
     """From a worker: it waits for a result of the runner at `address`. Empty `words`: not any more."""
 
     address: str
@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     result: bytes
 
 
-Message = Begin | Converting | Opened | RunnerReport | Report | Quiet | Ask | Answer
+Message = Begin | Converting | Opened | RunnerReport | Report | RunnerUnresponsive | Ask | Answer
 
 REPORT_INTERVAL = 1.0
 

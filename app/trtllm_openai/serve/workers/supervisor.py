@@ -18,8 +18,8 @@ from typing import Any
 from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.config import ConfigError, Settings
 from trtllm_openai.runners import PoolStatus, RunnerPool
-from trtllm_openai.runners.shared_counters import Board
-from trtllm_openai.serve.model import Model, launch
+from trtllm_openai.runners.shared_counters import SharedCounters
+from trtllm_openai.serve.model import ServedModel, open_served_model
 from trtllm_openai.serve.workers.channel import Unanswered
 from trtllm_openai.serve.workers.messages import (
     Begin,
@@ -27,8 +27,8 @@ from trtllm_openai.serve.workers.messages import (
     Message,
     Opened,
     Question,
-    Quiet,
     Report,
+    RunnerUnresponsive,
     WantMetrics,
     WantRestart,
     WantRunners,
@@ -67,11 +67,11 @@ class Supervisor:
         self._on_progress = on_progress
         self._on_ready = on_ready
         self._announced = False
-        self._board = Board.create(workers)
+        self._board = SharedCounters.create(workers)
         self._workers: list[WorkerProcess | None] = [None] * workers
         self._names = itertools.count(1)
         self._created = int(time.time())
-        self._model: Model[RunnerPool] | None = None
+        self._model: ServedModel[RunnerPool] | None = None
         self._converting = Converting(0.0, "starting")
         self._gone: Snapshot = {}  # what workers counted that are no more
         self._over = asyncio.Event()
@@ -126,7 +126,7 @@ class Supervisor:
             loop.call_soon_threadsafe(self._tell_converting, fraction, what)
 
         try:
-            self._model = await launch(self._settings, converting, self._tell_runners)
+            self._model = await open_served_model(self._settings, converting, self._tell_runners)
         except Exception as error:
             if not isinstance(error, (CheckpointError, ConfigError)):
                 log.exception("start-up failed")
@@ -223,7 +223,7 @@ class Supervisor:
 
     def _hear(self, worker: WorkerProcess, message: Message) -> None:
         match message:
-            case Quiet(address, words, seconds) if self._model is not None:
+            case RunnerUnresponsive(address, words, seconds) if self._model is not None:
                 self._model.pool.heard_quiet(address, words, seconds)
             case Report() if self._model is not None and not self._announced:
                 self._progress(self._model.pool.status())

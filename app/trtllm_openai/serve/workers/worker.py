@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from trtllm_openai.config import Settings
 from trtllm_openai.runners import PoolError, SequencePool
-from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.runners.state import RunnerReport
 from trtllm_openai.serve.deployment import Operation, StoredAnswer
-from trtllm_openai.serve.model import Model
+from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.channel import Channel, Unanswered
 from trtllm_openai.serve.workers.messages import (
@@ -23,8 +23,8 @@ from trtllm_openai.serve.workers.messages import (
     Message,
     Opened,
     Question,
-    Quiet,
     Report,
+    RunnerUnresponsive,
     WantMetrics,
     WantRestart,
     WantRunners,
@@ -44,7 +44,7 @@ class Worker:
         self.worker = begin.worker
         self.workers = begin.workers
         self.created = begin.created
-        self.board = Board.attach(begin.board, begin.workers, begin.row)
+        self.board = SharedCounters.attach(begin.board, begin.workers, begin.row)
         self._row = begin.row
         self._on_gone = on_gone
         self._channel = Channel(end, self._hear, self._answer)
@@ -62,7 +62,7 @@ class Worker:
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
-    ) -> Model[SequencePool]:
+    ) -> ServedModel[SequencePool]:
         self._opened = asyncio.get_running_loop().create_future()
         self._converting = converting
         self._pool = AttachedPool(
@@ -73,21 +73,21 @@ class Worker:
         opened = await self._opened
         directory = Path(opened.tokenizer_dir)
         tokenizer = await asyncio.to_thread(Tokenizer.load, directory, settings.chat_template)
-        return Model(opened.name, tokenizer, directory, self._pool)
+        return ServedModel(opened.name, tokenizer, directory, self._pool)
 
-    async def everyones(self, own: Callable[[], Snapshot]) -> Snapshot:
+    async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         return await self._ask_owner(WantMetrics(), Snapshot)  # a part of them would look like a restart
 
-    def answer_for_stored(self, answer: StoredAnswer) -> None:
+    def serve_stored_responses(self, answer: StoredAnswer) -> None:
         self._stored = answer
 
-    async def ask_for_stored(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
         try:
             return await self._channel.ask(WantStored(owner, operation, response_id), bytes | None)  # type: ignore[arg-type]
         except Unanswered:
             return None
 
-    def tell(self, message: Quiet | Report) -> None:
+    def tell(self, message: RunnerUnresponsive | Report) -> None:
         """Tell the supervisor."""
         self._channel.tell(message)
 

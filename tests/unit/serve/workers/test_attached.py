@@ -9,7 +9,7 @@ from tests.unit.runners.test_pool import arrival, drain, request, run, spec, unt
 from trtllm_openai.runners import RunnerPool
 from trtllm_openai.runners.state import RunnerReport
 from trtllm_openai.serve.workers.attached import AttachedPool
-from trtllm_openai.serve.workers.messages import Quiet
+from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 
 
 class Owner:
@@ -20,13 +20,13 @@ class Owner:
         self.pool = RunnerPool(
             [spec()] * replicas, load_timeout=30, stall_timeout=stall_timeout, on_change=self.tell_all
         )
-        self.heard: list[Quiet] = []
+        self.heard: list[RunnerUnresponsive] = []
 
     def tell_all(self) -> None:
         for pool in self.attached:
             pool.update(self.pool.report_now())
 
-    def tell(self, message: Quiet) -> None:
+    def tell(self, message: RunnerUnresponsive) -> None:
         self.heard.append(message)
         self.pool.heard_quiet(message.address, message.words, message.seconds)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trtllm_openai.config import Settings
-from trtllm_openai.runners.shared_counters import Board
+from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.workers import process
 from trtllm_openai.serve.workers.channel import Unanswered
 from trtllm_openai.serve.workers.messages import Begin, Message, Question, Report, WantMetrics
@@ -17,7 +17,7 @@ from trtllm_openai.serve.workers.process import WorkerProcess
 
 def worker(hear: list[Message]) -> WorkerProcess:
     listener = socket.create_server(("127.0.0.1", 0))
-    board = Board.create(1)
+    board = SharedCounters.create(1)
     assert board.fd is not None
     begin = Begin(
         settings=Settings(engine="synthetic", log_level="error").model_dump(mode="json"),
