@@ -23,9 +23,10 @@ from typing import Any
 
 import httpx
 
+from trtllm_openai.errors import ConfigError
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 
-from trtllm_openai.config import ConfigError
 from trtllm_openai.engines.tensorrt_llm.loader import import_bindings
 
 KOREAN = "대한민국의 수도는"

@@ -10,9 +10,8 @@ from typing import Any
 
 from trtllm_openai import __version__
 from trtllm_openai.bench import flags as bench
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.config import ConfigError, Settings, add_flags, load_settings
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.config import Settings, add_flags, load_settings
+from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 
 Run = Callable[[Settings, argparse.Namespace], int]
 

@@ -20,6 +20,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.processes.cores import usable_cores
 
 ENV_PREFIX = "TRTLLM_OPENAI_"
@@ -30,10 +31,6 @@ Seconds = Annotated[float, Field(ge=0)]
 LONGEST_TIMEOUT = 7 * 86_400.0
 """Seconds; the clocks of an event loop do not take any number."""
 Timeout = Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] | None
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the message names the key."""
 
 
 class Section(BaseModel):

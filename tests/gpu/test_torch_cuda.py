@@ -18,7 +18,7 @@ from tests.unit.engines.torch.conftest import (
     request,
     run,
 )
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 LENGTHS = (1, 5, 16, 64, 130, 200)
 

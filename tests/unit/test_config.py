@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trtllm_openai.config import ConfigError, Section, Settings, add_flags, load_settings
+from trtllm_openai.config import Section, Settings, add_flags, load_settings
+from trtllm_openai.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

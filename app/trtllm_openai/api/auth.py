@@ -18,7 +18,7 @@ from pathlib import Path
 from starlette.datastructures import Headers
 
 from trtllm_openai.api.errors import ApiError
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

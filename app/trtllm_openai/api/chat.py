@@ -15,20 +15,12 @@ from trtllm_openai.api.conversation import Conversation, prepare
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.job import Choice, Job
 from trtllm_openai.api.logprobs import chat_logprobs
-from trtllm_openai.api.params import (
-    api_key_name,
-    check_model,
-    check_serving,
-    patience,
-    request_record,
-    sampling_params,
-    text_rules,
-    usage_wanted,
-)
+from trtllm_openai.api.params import api_key_name, check_model, patience, request_record, usage_wanted
 from trtllm_openai.api.respond import stream, whole
+from trtllm_openai.api.sampling import check_serving, sampling_params, text_rules
 from trtllm_openai.api.sse import ChunkFrames
 from trtllm_openai.api.submit import GenerationSpec, start_job
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import (
     AssistantMessage,
     ChatChoice,

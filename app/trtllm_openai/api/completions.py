@@ -17,22 +17,12 @@ from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.job import Choice
 from trtllm_openai.api.logprobs import completion_logprobs
-from trtllm_openai.api.params import (
-    api_key_name,
-    check_model,
-    check_serving,
-    encode,
-    patience,
-    request_record,
-    sampling_params,
-    text_rules,
-    truncated,
-    usage_wanted,
-)
+from trtllm_openai.api.params import api_key_name, check_model, encode, patience, request_record, usage_wanted
 from trtllm_openai.api.respond import stream, whole
+from trtllm_openai.api.sampling import check_serving, sampling_params, text_rules, truncated
 from trtllm_openai.api.sse import ChunkFrames
 from trtllm_openai.api.submit import GenerationSpec, start_job
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.common import MAX_CHOICES
 from trtllm_openai.protocol.completions import (

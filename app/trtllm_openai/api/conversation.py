@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtllm_openai.api.guides import check_guide, find_guide, schema_guide
-from trtllm_openai.api.params import encode, truncated
+from trtllm_openai.api.params import encode
+from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
-from trtllm_openai.generation import Guide, InvalidRequest
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import Guide
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.serve.state import InferenceService
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive
 
-from trtllm_openai.api.errors import ClientGone
 from trtllm_openai.api.step_coroutine import when_unblocked
+from trtllm_openai.errors import ClientDisconnected
 
 T = TypeVar("T")
 
@@ -47,14 +47,14 @@ class DisconnectWatcher:
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but cancel it as soon as the client is gone (`ClientGone`)."""
+    """Await `work`, but cancel it as soon as the client is gone (`ClientDisconnected`)."""
     task = asyncio.ensure_future(work)
     departure = DisconnectWatcher(request.receive, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
         if departure.gone:
-            raise ClientGone from None
+            raise ClientDisconnected from None
         raise
     finally:
         departure.close()

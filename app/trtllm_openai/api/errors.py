@@ -19,8 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from trtllm_openai.generation import InvalidRequest
-from trtllm_openai.runners import Overloaded, PoolError, ShuttingDown
+from trtllm_openai.errors import ClientDisconnected, InvalidRequest, Overloaded, PoolError, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +80,6 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The whole HTTP response."""
         return Response(self.body(), self.status, self.headers, media_type="application/json")
-
-
-class ClientGone(Exception):  # noqa: N818 - an event, not an error
-    """The client closed the connection before it had its answer."""
 
 
 def unavailable(message: str) -> ApiError:
@@ -157,7 +152,7 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 def answer_to(error: Exception) -> Response:
     """The response that any exception of the request path ends in."""
-    if isinstance(error, (ClientGone, ClientDisconnect)):
+    if isinstance(error, (ClientDisconnected, ClientDisconnect)):
         return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
     return from_exception(error).response()
 
@@ -188,7 +183,7 @@ def install(app: FastAPI) -> None:
     for kind in (
         ApiError,
         ClientDisconnect,
-        ClientGone,
+        ClientDisconnected,
         InvalidRequest,
         Overloaded,
         PoolError,

@@ -10,7 +10,8 @@ import jsonschema
 import msgspec
 from jsonschema.exceptions import SchemaError, best_match
 
-from trtllm_openai.generation import EngineInfo, Guide, InvalidRequest
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import EngineInfo, Guide
 from trtllm_openai.generation.build import unsupported
 from trtllm_openai.protocol.common import JsonObject, SamplingFields
 

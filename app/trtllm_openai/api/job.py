@@ -15,15 +15,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trtllm_openai.api.errors import ApiError
-from trtllm_openai.generation import (
-    QUEUE_TIMEOUT,
-    GenerationRequest,
-    InvalidRequest,
-    StepOutput,
-    TokenLogprobs,
-)
+from trtllm_openai.errors import InvalidRequest, Overloaded
+from trtllm_openai.generation import QUEUE_TIMEOUT, GenerationRequest, StepOutput, TokenLogprobs
 from trtllm_openai.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage, UsageTimings
-from trtllm_openai.runners import Generation, Overloaded, Ticket
+from trtllm_openai.runners import Generation, Ticket
 from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.telemetry.record import GenerationRecord, RequestRecord, Timings
 from trtllm_openai.telemetry.values import Histogram

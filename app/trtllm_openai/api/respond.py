@@ -19,7 +19,7 @@ async def stream(
 ) -> Response:
     """The job as Server-Sent Events. The job is closed when the response ends, however it ends.
 
-    What the engine refuses is still an ordinary error. Raises `ClientGone`.
+    What the engine refuses is still an ordinary error. Raises `ClientDisconnected`.
     """
     if job.guided:
         try:
@@ -33,7 +33,7 @@ async def stream(
 async def whole(
     request: Request, job: Job, build: Callable[[list[Answer]], BaseModel], headers: dict[str, str]
 ) -> Response:
-    """The job as one answer, which `build` makes from what each choice came to. Raises `ClientGone`."""
+    """The job as one JSON response, which `build` makes from the answers. Raises `ClientDisconnected`."""
     try:
         answers = await while_connected(request, collect(job))
     finally:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from trtllm_openai.api.errors import from_exception
 from trtllm_openai.api.job import Choice, Delta, Job
 from trtllm_openai.api.sse import DONE, ChunkFrames, TokenStream
-from trtllm_openai.runners import ShuttingDown
+from trtllm_openai.errors import ShuttingDown
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import merged as merged_events
 

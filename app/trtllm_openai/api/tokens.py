@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from trtllm_openai.api.body import documented, read_body
 from trtllm_openai.api.conversation import prepare
 from trtllm_openai.api.params import check_model, encode
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.tokens import (

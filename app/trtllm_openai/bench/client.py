@@ -12,7 +12,8 @@ from typing import Any, cast
 import msgspec
 
 from trtllm_openai.bench.plan import Record, Target
-from trtllm_openai.bench.sse import AnswerReader, BadAnswer
+from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.errors import BadResponse
 
 
 class Connection(asyncio.Protocol):
@@ -32,7 +33,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._answer.feed(data, time.monotonic())
-        except BadAnswer as error:
+        except BadResponse as error:
             self._end(error)
             return
         if self._answer.complete:
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         return self._answer
 
     async def exchange(self, request: bytes) -> AnswerReader:
-        """Send a request and read its answer to the end. Raises OSError or `BadAnswer`."""
+        """Send a request and read its answer to the end. Raises OSError or `BadResponse`."""
         answer = self.begin(request)
         self._over = asyncio.get_running_loop().create_future()
         try:
@@ -96,19 +97,19 @@ class Client:
             return _failed(began, "timeout")
         except OSError as error:
             return _failed(began, "connection " + type(error).__name__)
-        except BadAnswer:
+        except BadResponse:
             return _failed(began, "not HTTP")
         return _record(began, answer)
 
     async def get(self, path: str) -> Any:
-        """A JSON answer. Raises OSError, `BadAnswer` or ValueError."""
+        """A JSON answer. Raises OSError, `BadResponse` or ValueError."""
         return msgspec.json.decode((await self._send(self._request("GET", path, b""))).body)
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """The body of an answer that is one object. Raises OSError or `BadAnswer`, also for a refusal."""
+        """The body of an answer that is one object. Raises OSError or `BadResponse`, also for a refusal."""
         answer = await self._send(self._request("POST", path, body))
         if answer.status != 200:
-            raise BadAnswer(f"HTTP {answer.status}")
+            raise BadResponse(f"HTTP {answer.status}")
         return answer.body
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from trtllm_openai.bench.plan import Load, Plan, parse_target, read_prompts
 from trtllm_openai.bench.run import Output, default_processes, first_model, run
 from trtllm_openai.bench.stats import parse_slo
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 FIRST_ID, LAST_ID = 1000, 29999
 """Random token ids come from here: ordinary tokens in every vocabulary of the last years."""

@@ -21,9 +21,8 @@ from trtllm_openai.bench.client import Client
 from trtllm_openai.bench.plan import Load, Plan, Record, Target
 from trtllm_openai.bench.plot import page
 from trtllm_openai.bench.report import table
-from trtllm_openai.bench.sse import BadAnswer
 from trtllm_openai.bench.stats import summarise
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import BadResponse, ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def first_model(target: Target) -> str:
 
     try:
         return str(asyncio.run(ask())["data"][0]["id"])
-    except (OSError, TimeoutError, BadAnswer, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, TimeoutError, BadResponse, ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(
             f"--url: the server's list of models cannot be read ({type(error).__name__}: {error}); "
             "is it running? --model says which to use without it"

@@ -12,6 +12,8 @@ import re
 from array import array
 from typing import Any
 
+from trtllm_openai.errors import BadResponse
+
 _TEXT = re.compile(rb'"(?:content|text|reasoning_content|reasoning|arguments)"\s*:\s*"(?!")').search
 _USAGE = re.compile(rb'"usage"\s*:\s*\{').search
 _ERROR = re.compile(rb'(?:^|\n)(?:event:\s*error\r?\n)?data:\s*\{\s*"(?:error|object"\s*:\s*"error)"').search
@@ -20,10 +22,6 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE).search
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE).search
 _EVENTS = re.compile(rb"\r\ncontent-type:\s*text/event-stream", re.IGNORECASE).search
 _CLOSE = re.compile(rb"\r\nconnection:\s*close", re.IGNORECASE).search
-
-
-class BadAnswer(Exception):  # noqa: N818 - what the server sent, not a failure here
-    """The bytes are not an HTTP/1.1 answer."""
 
 
 class FrameReader:
@@ -104,7 +102,7 @@ class AnswerReader:
         self._left = -1  # bytes of the chunk, or of the body; -1: not known
 
     def feed(self, data: bytes, now: float) -> None:
-        """The next bytes from the socket. Raises `BadAnswer`."""
+        """The next bytes from the socket. Raises `BadResponse`."""
         if self.status == 0:
             self._buffer += data
             end = self._buffer.find(b"\r\n\r\n")
@@ -130,7 +128,7 @@ class AnswerReader:
     def _read_head(self, head: bytes) -> None:
         words = head.split(b" ", 2)
         if len(words) < 2 or not head.startswith(b"HTTP/1.") or not words[1][:3].isdigit():
-            raise BadAnswer(repr(head[:40]))
+            raise BadResponse(repr(head[:40]))
         self.status = int(words[1][:3])
         self.keep_alive = _CLOSE(head) is None
         self._chunked = _CHUNKED(head) is not None
@@ -164,7 +162,7 @@ class AnswerReader:
             try:
                 size = int(data[place:end].partition(b";")[0], 16)
             except ValueError:
-                raise BadAnswer(repr(data[place : place + 20])) from None
+                raise BadResponse(repr(data[place : place + 20])) from None
             if size == 0:
                 self.complete = data.find(b"\r\n\r\n", end) >= 0  # trailers, if any, and the empty line
                 break

@@ -13,7 +13,7 @@ from trtllm_openai.chat.parsers.tool_parser import ToolParser
 from trtllm_openai.chat.template import ChatTemplate
 from trtllm_openai.chat.tool_prompt import without_tools
 from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.text.tokenizer import Tokenizer
 
 OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "chat_template"})

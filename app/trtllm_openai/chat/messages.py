@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 
 ROLES = {
     "system": "system",

@@ -17,8 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trtllm_openai.chat.messages import Message
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import CheckpointError, InvalidRequest
 
 
 class ChatTemplate:

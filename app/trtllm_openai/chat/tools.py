@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 MAX_TOOLS = 256

@@ -3,7 +3,6 @@
 Nothing here imports torch or transformers: it runs in the supervising process.
 """
 
-from trtllm_openai.checkpoints.errors import CheckpointError
 from trtllm_openai.checkpoints.resolve import display_name, find_engine, resolve
 
-__all__ = ["CheckpointError", "display_name", "find_engine", "resolve"]
+__all__ = ["display_name", "find_engine", "resolve"]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trtllm_openai.checkpoints.errors import CheckpointError
+from trtllm_openai.errors import CheckpointError
 
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a temporary directory is taken to be left by a killed process."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, ReaderTensor, dequantize
 
-from trtllm_openai.checkpoints.errors import CheckpointError
 from trtllm_openai.checkpoints.gguf_tokenizer import end_token_ids, tokenizer_files
 from trtllm_openai.checkpoints.safetensors_file import Floats, Load, write_bfloat16
+from trtllm_openai.errors import CheckpointError
 
 Progress = Callable[[float, str], None]
 

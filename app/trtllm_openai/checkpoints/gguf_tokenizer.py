@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trtllm_openai.checkpoints.errors import CheckpointError
+from trtllm_openai.errors import CheckpointError
 
 CONTROL = 3
 USER_DEFINED = 4

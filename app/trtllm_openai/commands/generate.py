@@ -11,7 +11,8 @@ import time
 from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engines.base import Engine
-from trtllm_openai.generation import GenerationRequest, InvalidRequest, SamplingParams
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context
 from trtllm_openai.serve.location import resolve_model
 from trtllm_openai.text.choice import ChoiceDecoder

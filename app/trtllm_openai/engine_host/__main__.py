@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import CANNOT_START, LaunchSpec
+from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.mpi import mpi_rank
 from trtllm_openai.telemetry.logs import setup_logging
 

@@ -26,7 +26,8 @@ from trtllm_openai.engine_host.messages import (
     encode,
 )
 from trtllm_openai.engines.base import Engine
-from trtllm_openai.generation import EngineStats, GenerationRequest, InvalidRequest, StepOutput
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.framing import FramedSocket
 from trtllm_openai.processes.memory import release_free_memory
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from trtllm_openai.config import SyntheticSettings
 from trtllm_openai.engines.base import Progress
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
     QUEUE_TIMEOUT,
     Capabilities,
     EngineInfo,
     EngineStats,
     GenerationRequest,
-    InvalidRequest,
     StepOutput,
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trtllm_openai.generation.types import EngineInfo, InvalidRequest, SamplingParams
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation.types import EngineInfo, SamplingParams
 
 
 def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, param: str) -> int:

@@ -9,15 +9,6 @@ import msgspec
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-class InvalidRequest(ValueError):  # noqa: N818 - the field's name for it, not a crash
-    """The request cannot be served by this engine; `param` names the offending field."""
-
-    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
-        super().__init__(message)
-        self.param = param
-        self.code = code
-
-
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is chosen and when the sequence ends.
 

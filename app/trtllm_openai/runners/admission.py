@@ -10,18 +10,10 @@ import time
 from collections.abc import Callable
 
 from trtllm_openai.config import LimitSettings
+from trtllm_openai.errors import Overloaded
 from trtllm_openai.runners.shared_counters import SharedCounters
 
 LONGEST_RETRY = 60
-
-
-class Overloaded(Exception):  # noqa: N818 - the field's name for it
-    """Too much is waiting. `code` says which bound was met."""
-
-    def __init__(self, message: str, code: str, retry_after_ms: int) -> None:
-        super().__init__(message)
-        self.code = code
-        self.retry_after_ms = retry_after_ms
 
 
 class Admission:

@@ -6,22 +6,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest
 from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import PoolStatus, RunnerReport, RunnerState
-
-
-class PoolError(Exception):
-    """No runner can take the request now. `loading`: it will be possible later."""
-
-    def __init__(self, message: str, *, loading: bool) -> None:
-        super().__init__(message)
-        self.loading = loading
-
-
-class ShuttingDown(Exception):  # noqa: N818 - an event, not an error
-    """The server ends before the request does."""
 
 
 class SequencePool(ABC):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import ConfigError
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from trtllm_openai.api.auth import Keys
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService, Readiness
 from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, say, tune_gc

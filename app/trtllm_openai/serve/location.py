@@ -11,6 +11,7 @@ from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
+from trtllm_openai.errors import CheckpointError
 from trtllm_openai.text.tokenizer import Tokenizer
 
 
@@ -46,7 +47,7 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
         return ModelLocation(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
     engine_dir, beside = checkpoints.find_engine(settings.model)
     if tokenizer is None and not beside.is_dir():
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
         )
     engine = read_engine_dir(engine_dir)  # a fault is better found here than in several processes

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from trtllm_openai import __version__, checkpoints
+from trtllm_openai import __version__
 from trtllm_openai.chat import ChatFormat
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import CheckpointError, ConfigError, PoolError, ShuttingDown
 from trtllm_openai.generation import EngineInfo, EngineStats
-from trtllm_openai.runners import Admission, PoolError, PoolStatus, SequencePool, ShuttingDown
+from trtllm_openai.runners import Admission, PoolStatus, SequencePool
 from trtllm_openai.serve.deployment import Deployment, SingleProcess
 from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot, render
 from trtllm_openai.telemetry.traces import make_tracer
@@ -167,7 +168,7 @@ class InferenceService:
         try:
             await self._start_or_raise()
         except Exception as error:
-            if not isinstance(error, (checkpoints.CheckpointError, ConfigError)):
+            if not isinstance(error, (CheckpointError, ConfigError)):
                 log.exception("start-up failed")
             self._set_phase(Readiness(False, str(error) or type(error).__name__, 0.0, failed=True))
 

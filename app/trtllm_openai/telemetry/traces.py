@@ -13,7 +13,8 @@ import time
 from urllib.parse import urlsplit
 
 from trtllm_openai import __version__
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.telemetry.record import GenerationRecord, RequestRecord
 
 OPERATIONS = {"/v1/chat/completions": "chat", "/v1/responses": "chat", "/v1/completions": "text_completion"}

@@ -15,8 +15,8 @@ from typing import Any
 import tokenizers
 from tokenizers.decoders import Decoder
 
-from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.checkpoints.metadata import read_eos_token_ids, read_optional_json
+from trtllm_openai.errors import CheckpointError
 from trtllm_openai.text.pieces import PieceEncoder, encode_whole
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")

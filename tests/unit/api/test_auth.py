@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from trtllm_openai.api import auth
 from trtllm_openai.api.auth import Keys, make_key
 from trtllm_openai.api.errors import ApiError
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 
 def bearer(key: str) -> Headers:

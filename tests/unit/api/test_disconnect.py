@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trtllm_openai.api.disconnect import DisconnectWatcher, while_connected
-from trtllm_openai.api.errors import ClientGone
+from trtllm_openai.errors import ClientDisconnected
 
 
 class Connection:
@@ -94,7 +94,7 @@ def test_work_while_connected(how: str) -> None:
             connection.leave()
         if how == "cancelled":
             task.cancel()
-        expected = {"gone": ClientGone, "gone before": ClientGone, "fails": ValueError}
+        expected = {"gone": ClientDisconnected, "gone before": ClientDisconnected, "fails": ValueError}
         if how == "done":
             assert await task == "answer"
         else:

@@ -6,10 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from trtllm_openai.api.errors import ApiError, from_exception, place
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest, PoolError
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.completions import CompletionRequest
-from trtllm_openai.runners import PoolError
 
 
 @pytest.mark.parametrize(

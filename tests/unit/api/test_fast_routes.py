@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.api.errors import ApiError, ClientGone
+from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
 from trtllm_openai.config import Settings
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import ClientDisconnected, InvalidRequest
 from trtllm_openai.serve.application import DIRECT, create_app
 
 
@@ -39,7 +39,7 @@ def call(error: Exception, method: str = "POST", path: str = "/here") -> tuple[l
     [
         (ApiError(404, "no"), 404),
         (InvalidRequest("no"), 400),
-        (ClientGone(), 499),
+        (ClientDisconnected(), 499),
         (RuntimeError("unexpected"), 500),
     ],
 )

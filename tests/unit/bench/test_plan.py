@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trtllm_openai.bench.plan import Endpoint, Load, Plan, bodies, parse_target, read_prompts
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 
 def plan(endpoint: Endpoint = "completions", prompts: list[dict[str, Any]] | None = None) -> Plan:

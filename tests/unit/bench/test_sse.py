@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtllm_openai.bench.sse import AnswerReader, BadAnswer
+from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.errors import BadResponse
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
@@ -96,5 +97,5 @@ def test_json_answer_keeps_its_body() -> None:
 
 @pytest.mark.parametrize("raw", [b"SSH-2.0-x\r\n\r\n", EVENTS + b"transfer-encoding: chunked\r\n\r\nxyz\r\n"])
 def test_not_http(raw: bytes) -> None:
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         AnswerReader().feed(raw, 0.0)

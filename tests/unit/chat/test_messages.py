@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from trtllm_openai.chat.messages import normalise
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 
 
 def test_forms_that_are_accepted() -> None:

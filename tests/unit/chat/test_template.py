@@ -7,8 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from trtllm_openai.chat.template import ChatTemplate
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import CheckpointError, InvalidRequest
 from trtllm_openai.text.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "<b>&안녕</b>"}]

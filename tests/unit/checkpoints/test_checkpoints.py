@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from trtllm_openai.checkpoints import CheckpointError, cache, display_name, resolve
+from trtllm_openai.checkpoints import cache, display_name, resolve
 from trtllm_openai.checkpoints.convert import unpermute
 from trtllm_openai.checkpoints.metadata import read_eos_token_ids
 from trtllm_openai.checkpoints.safetensors_file import to_bfloat16
+from trtllm_openai.errors import CheckpointError
 from trtllm_openai.text.tokenizer import Tokenizer
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from trtllm_openai.config import SyntheticSettings
 from trtllm_openai.engines.synthetic import SyntheticEngine
-from trtllm_openai.generation import GenerationRequest, InvalidRequest, SamplingParams, StepOutput
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 
 
 def engine(**settings: float) -> SyntheticEngine:

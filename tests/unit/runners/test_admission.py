@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtllm_openai.config import LimitSettings
-from trtllm_openai.runners import Admission, Overloaded, SharedCounters, Ticket
+from trtllm_openai.errors import Overloaded
+from trtllm_openai.runners import Admission, SharedCounters, Ticket
 from trtllm_openai.runners.shared_counters import KEYS
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.config import ConfigError, Settings, TorchSettings
+from trtllm_openai.config import Settings, TorchSettings
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.runners import gpus
 from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.location import resolve_model

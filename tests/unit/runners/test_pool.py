@@ -17,8 +17,9 @@ import pytest
 from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
-from trtllm_openai.runners import Generation, PoolError, PoolStatus, RunnerPool
+from trtllm_openai.runners import Generation, PoolStatus, RunnerPool
 from trtllm_openai.runners import pool as pool_module
 
 

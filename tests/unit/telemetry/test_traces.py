@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.telemetry.traces import VARIABLES, make_tracer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 from transformers import AutoTokenizer
 
-from trtllm_openai.checkpoints import CheckpointError
+from trtllm_openai.errors import CheckpointError
 from trtllm_openai.text.tokenizer import Tokenizer
 
 # The demo's vocabulary lacks some control characters and the lead bytes of the planes above: such text is

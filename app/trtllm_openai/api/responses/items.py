@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.responses import ResponsesRequest
 

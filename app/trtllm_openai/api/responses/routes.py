@@ -24,7 +24,7 @@ from trtllm_openai.api.responses.store import ResponseStore, Stored
 from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent, new_response
 from trtllm_openai.api.sse import json_bytes
 from trtllm_openai.api.stream import JobStream
-from trtllm_openai.generation import InvalidRequest
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.responses import InputItems, ResponseDeleted, ResponseObject, ResponsesRequest

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.checkpoints.metadata import read_json
+from trtllm_openai.errors import CheckpointError
 
 _RANK = re.compile(r"rank(\d+)\.engine")
 KV_BYTES = {"INT8": 1, "FP8": 1}

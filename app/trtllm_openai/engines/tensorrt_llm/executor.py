@@ -14,12 +14,12 @@ from typing import Any
 
 from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
     EngineInfo,
     EngineStats,
     FinishReason,
     GenerationRequest,
-    InvalidRequest,
     StepOutput,
     TokenLogprobs,
 )

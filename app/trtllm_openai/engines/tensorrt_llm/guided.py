@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Guide, GuideKind
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")

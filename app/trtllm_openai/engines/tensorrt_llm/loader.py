@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
 from trtllm_openai.engines.tensorrt_llm.engine_dir import (
     EngineDir,
@@ -18,6 +18,7 @@ from trtllm_openai.engines.tensorrt_llm.engine_dir import (
 )
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Capabilities, EngineInfo
 from trtllm_openai.processes.mpi import RANK_VARIABLES, mpi_rank
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from trtllm_openai.checkpoints.metadata import read_json
-from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
 from trtllm_openai.engines.tensorrt_llm.executor import bias_tensor, first_line
 from trtllm_openai.engines.tensorrt_llm.guided import GUIDES
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
+from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import (
     Capabilities,
     EngineInfo,
@@ -25,7 +26,6 @@ from trtllm_openai.generation import (
     FinishReason,
     GenerationRequest,
     Guide,
-    InvalidRequest,
     StepOutput,
     TokenLogprobs,
 )

@@ -24,14 +24,8 @@ from trtllm_openai.engines.torch.memory import out_of_memory
 from trtllm_openai.engines.torch.sampler import Sampled
 from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
-from trtllm_openai.generation import (
-    QUEUE_TIMEOUT,
-    EngineInfo,
-    EngineStats,
-    GenerationRequest,
-    InvalidRequest,
-    StepOutput,
-)
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import QUEUE_TIMEOUT, EngineInfo, EngineStats, GenerationRequest, StepOutput
 
 log = logging.getLogger(__name__)
 

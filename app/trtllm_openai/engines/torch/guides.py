@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from trtllm_openai.engines.torch.sequence import Sequence
-from trtllm_openai.generation import Guide, GuideKind, InvalidRequest
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import Guide, GuideKind
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 CACHE_BYTES = 256 * 2**20

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
-from trtllm_openai.config import ConfigError
+from trtllm_openai.errors import ConfigError
 
 Quantization = Literal["none", "fp8", "int8"]
 

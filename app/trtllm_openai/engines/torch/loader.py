@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trtllm_openai.config import ConfigError, TorchSettings
+from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.base import Progress
 from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
@@ -24,6 +24,7 @@ from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.scheduler import Limits
 from trtllm_openai.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource
 from trtllm_openai.engines.torch.weights import Weights
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Capabilities, EngineInfo
 from trtllm_openai.processes.cores import usable_cores
 

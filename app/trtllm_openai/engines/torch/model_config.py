@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.checkpoints.metadata import read_eos_token_ids, read_json
+from trtllm_openai.errors import CheckpointError
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from trtllm_openai.config import ConfigError
 from trtllm_openai.engines.torch.model_config import ModelConfig
+from trtllm_openai.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.checkpoints.metadata import read_optional_json
+from trtllm_openai.errors import CheckpointError
 
 HARMLESS = ("rotary_emb.inv_freq",)
 """Ends of names that old checkpoints carry though they follow from the configuration."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService, Readiness
 from trtllm_openai.serve.uvicorn import Server, http_config, say, tune_gc

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from trtllm_openai.errors import Unanswered
 from trtllm_openai.processes.framing import LENGTH, framed, read_framed
 from trtllm_openai.serve.workers.messages import Answer, Ask, Message, Question, decode, encode
 
@@ -18,10 +19,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 ANSWER_TIMEOUT_S = 5.0
 """Seconds that an answer may take."""
-
-
-class Unanswered(Exception):  # noqa: N818 - an event
-    """The other side did not answer: it is gone, is too slow, or failed."""
 
 
 def frame(message: Message) -> bytes:

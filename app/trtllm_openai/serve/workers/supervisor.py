@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.config import ConfigError, Settings
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
 from trtllm_openai.runners import PoolStatus, RunnerPool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.model import ServedModel, open_served_model
-from trtllm_openai.serve.workers.channel import Unanswered
 from trtllm_openai.serve.workers.messages import (
     Begin,
     Converting,

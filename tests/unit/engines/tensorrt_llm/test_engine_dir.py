@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine_dir import engine_config, make_engine_dir
-from trtllm_openai.checkpoints import CheckpointError, find_engine
+from trtllm_openai.checkpoints import find_engine
 from trtllm_openai.engines.tensorrt_llm.engine_dir import check_gpus, check_version, read_engine_dir
+from trtllm_openai.errors import CheckpointError
 
 
 def test_facts(tmp_path: Path) -> None:

@@ -10,18 +10,11 @@ import pytest
 
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
-from trtllm_openai.checkpoints import CheckpointError
-from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
-from trtllm_openai.generation import (
-    GenerationRequest,
-    Guide,
-    GuideKind,
-    InvalidRequest,
-    SamplingParams,
-    StepOutput,
-)
+from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
+from trtllm_openai.generation import GenerationRequest, Guide, GuideKind, SamplingParams, StepOutput
 
 Make = Callable[..., ExecutorEngine]
 PROMPT = [10, 11, 12, 13]

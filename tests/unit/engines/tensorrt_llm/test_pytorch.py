@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from tests.unit.engines.tensorrt_llm.conftest import EOS, FAKES
-from trtllm_openai.config import ConfigError, TensorRTLLMSettings
+from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import pytorch
 from trtllm_openai.engines.tensorrt_llm.pytorch import LLMEngine
-from trtllm_openai.generation import GenerationRequest, Guide, InvalidRequest, SamplingParams, StepOutput
+from trtllm_openai.errors import ConfigError, InvalidRequest
+from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
 
 Make = Callable[..., LLMEngine]
 PROMPT = [10, 11, 12]

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.unit.engines.torch.conftest import make_engine
-from trtllm_openai.checkpoints import CheckpointError
 from trtllm_openai.engines.torch.model_config import read_config
+from trtllm_openai.errors import CheckpointError
 
 
 @pytest.fixture

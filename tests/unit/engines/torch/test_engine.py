@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
-from trtllm_openai.config import ConfigError
 from trtllm_openai.engines.torch import executor as executor_module
 from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.sequence import Sequence
-from trtllm_openai.generation import QUEUE_TIMEOUT, InvalidRequest
+from trtllm_openai.errors import ConfigError, InvalidRequest
+from trtllm_openai.generation import QUEUE_TIMEOUT
 
 PROMPT = range(3, 12)
 

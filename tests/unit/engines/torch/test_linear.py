@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from trtllm_openai.config import ConfigError
 from trtllm_openai.engines.torch.linear import (
     MIN_ROWS,
     Int8Linear,
@@ -13,6 +12,7 @@ from trtllm_openai.engines.torch.linear import (
     make_linear,
     padded_rows,
 )
+from trtllm_openai.errors import ConfigError
 
 SHAPES = [(576, 960), (576, 1536), (1536, 576), (576, 5000), (72, 160), (96, 72), (2048, 1024)]
 

@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from tests.unit.engines.torch.conftest import SIZES, make_checkpoint, make_engine, request, run
-from trtllm_openai.config import ConfigError
 from trtllm_openai.engines.torch.parallel import Ranks
 from trtllm_openai.engines.torch.weights import Weights
+from trtllm_openai.errors import ConfigError
 
 PROMPTS = {"short": [5, 9, 7], "long": [(i * 17) % 300 + 3 for i in range(150)]}
 PROMPTS |= {"again": PROMPTS["long"][:140], "scored": list(range(3, 40))}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from trtllm_openai.config import Settings
+from trtllm_openai.errors import Unanswered
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.workers import process
-from trtllm_openai.serve.workers.channel import Unanswered
 from trtllm_openai.serve.workers.messages import Begin, Message, Question, Report, WantMetrics
 from trtllm_openai.serve.workers.process import WorkerProcess
 
