@@ -21,7 +21,8 @@ ROWS = 4
 PREAMBLE = f"""
 import os, random, sys, time
 from trtllm_openai.config import LimitSettings
-from trtllm_openai.runners import Admission, SharedCounters, Overloaded
+from trtllm_openai.errors import Overloaded
+from trtllm_openai.runners import Admission, SharedCounters
 
 row = int(sys.argv[2])
 board = SharedCounters.attach(int(sys.argv[1]), {ROWS}, row)
