@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "app"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "app"), str(ROOT)]
 
-from compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
+from benchmarks.compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
 
 EXTRA = '{"ignore_eos": true, "temperature": 0}'
 Load = dict[str, int]

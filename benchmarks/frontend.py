@@ -29,9 +29,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "app"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "app"), str(ROOT)]
 
-from frontend_load import Body, Load  # noqa: E402 - a sibling, whatever the working directory
+from benchmarks.frontend_load import Body, Load  # noqa: E402 - needs the path above
 
 BUDGET = ROOT / "benchmarks" / "frontend_budget.json"
 TOLERANCE = 1.2
@@ -48,7 +48,7 @@ SHORT: Body = {
 class Server:
     """A started process and the port it listens on."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str] | subprocess.Popen[bytes], port: int) -> None:
         self.process = process
         self.port = port
 

@@ -13,7 +13,7 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,7 +43,7 @@ COPIES = 4
 """Of every matrix and cache that is timed, in turn: one alone might stay in the GPU's L2."""
 
 
-def seconds(calls: list[Callable[[], object]], repeats: int = 10) -> float:
+def seconds(calls: Collection[Callable[[], object]], repeats: int = 10) -> float:
     """Of one of `calls`, in a CUDA graph of all of them; the best of three."""
     for call in calls:
         call()

@@ -46,7 +46,7 @@ class Features:
     def stream(self) -> None:
         """chat stream"""
         whole = self.client.chat.completions.create(**self.chat)
-        options = {"stream": True, "stream_options": {"include_usage": True}}
+        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         chunks = list(self.client.chat.completions.create(**self.chat, **options))
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text == whole.choices[0].message.content
@@ -59,7 +59,14 @@ class Features:
 
     def choices(self) -> None:
         """n, seed and logprobs"""
-        body = {**self.chat, "temperature": 1, "seed": 4, "n": 2, "logprobs": True, "top_logprobs": 2}
+        body: dict[str, Any] = {
+            **self.chat,
+            "temperature": 1,
+            "seed": 4,
+            "n": 2,
+            "logprobs": True,
+            "top_logprobs": 2,
+        }
         first, second = (self.client.chat.completions.create(**body) for _ in range(2))
         assert first.choices == second.choices
         assert len(first.choices) == 2
@@ -67,19 +74,22 @@ class Features:
 
     def json_mode(self) -> None:
         """JSON mode"""
-        body = {**self.chat, "max_tokens": 800, "temperature": 1, "seed": 2}
+        body: dict[str, Any] = {**self.chat, "max_tokens": 800, "temperature": 1, "seed": 2}
         answer = self.client.chat.completions.create(**body, response_format={"type": "json_object"})
         assert isinstance(json.loads(answer.choices[0].message.content), dict)
 
     def json_schema(self) -> None:
         """JSON schema"""
-        form = {"type": "json_schema", "json_schema": {"name": "c", "schema": SCHEMA, "strict": True}}
+        form: Any = {
+            "type": "json_schema",
+            "json_schema": {"name": "c", "schema": SCHEMA, "strict": True},
+        }
         answer = self.client.chat.completions.create(**{**self.chat, "max_tokens": 200}, response_format=form)
         assert json.loads(answer.choices[0].message.content)["color"] in COLORS
 
     def tools(self) -> None:
         """tools, required"""
-        body = {**self.chat, "max_tokens": 200, "tools": TOOLS}
+        body: dict[str, Any] = {**self.chat, "max_tokens": 200, "tools": TOOLS}
         answer = self.client.chat.completions.create(
             **body, tool_choice="required", parallel_tool_calls=False
         )
@@ -92,14 +102,14 @@ class Features:
     def tools_streamed(self) -> None:
         """tools, streamed"""
         named = {"type": "function", "function": {"name": "pick"}}
-        body = {**self.chat, "max_tokens": 200, "tools": TOOLS, "tool_choice": named}
+        body: dict[str, Any] = {**self.chat, "max_tokens": 200, "tools": TOOLS, "tool_choice": named}
         with self.client.chat.completions.stream(**body) as stream:
             message = stream.get_final_completion().choices[0].message
-        assert json.loads(message.tool_calls[0].function.arguments)["color"] in COLORS
+        assert json.loads((message.tool_calls or [])[0].function.arguments)["color"] in COLORS
 
     def completions(self) -> None:
         """completions and stream"""
-        body = {"model": self.model, "prompt": "1, 2, 3,", "temperature": 0, "max_tokens": 8}
+        body: dict[str, Any] = {"model": self.model, "prompt": "1, 2, 3,", "temperature": 0, "max_tokens": 8}
         whole = self.client.completions.create(**body)
         chunks = self.client.completions.create(**body, stream=True)
         assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
@@ -121,7 +131,11 @@ class Features:
     def responses(self) -> None:
         """responses"""
         # Answers that end by themselves: the SDK has no final response of one that was cut.
-        ask = {"model": self.model, "temperature": 0, "input": "What is the capital of South Korea?"}
+        ask: dict[str, Any] = {
+            "model": self.model,
+            "temperature": 0,
+            "input": "What is the capital of South Korea?",
+        }
         first = self.client.responses.create(**ask)
         assert "Seoul" in first.output_text
         with self.client.responses.stream(**ask, previous_response_id=first.id) as stream:

@@ -66,7 +66,7 @@ SCHEMAS: list[dict[str, Any]] = [
     },
     closed({"people": {"type": "array", "items": closed({"n": SHORT}), "minItems": 1, "maxItems": 2}}),
 ]
-TOOLS = [
+TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "pick_color", "parameters": SCHEMAS[2]}},
     {"type": "function", "function": {"name": "locate", "parameters": SCHEMAS[9]}},
     {"type": "function", "function": {"name": "ping"}},

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import httpx
 import openai
@@ -56,7 +57,7 @@ def test_a_conversation_is_kept(client: OpenAI, model: str) -> None:
     assert kept > first.usage.output_tokens
     again = client.responses.retrieve(second.id)
     assert again.output_text == second.output_text
-    assert client.responses.input_items.list(second.id).data[0].role == "user"
+    assert client.responses.input_items.list(second.id).data[0].to_dict()["role"] == "user"
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
@@ -66,7 +67,12 @@ def test_a_conversation_is_kept(client: OpenAI, model: str) -> None:
 
 
 def test_the_stream_says_what_the_whole_says(client: OpenAI, model: str) -> None:
-    ask = {"model": model, "input": "Name a color.", "temperature": 0, "max_output_tokens": 30}
+    ask: dict[str, Any] = {
+        "model": model,
+        "input": "Name a color.",
+        "temperature": 0,
+        "max_output_tokens": 30,
+    }
     whole = client.responses.create(**ask)
     events = list(client.responses.create(**ask, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -89,7 +95,7 @@ def test_the_stream_says_what_the_whole_says(client: OpenAI, model: str) -> None
 
 
 def test_tools(client: OpenAI, model: str) -> None:
-    ask = {
+    ask: dict[str, Any] = {
         "model": model,
         "input": "Weather in Seoul?",
         "tools": [WEATHER],
@@ -98,7 +104,7 @@ def test_tools(client: OpenAI, model: str) -> None:
         "parallel_tool_calls": False,
         "seed": 5,
     }
-    whole = client.post("/responses", body=ask, cast_to=object)
+    whole = client.post("/responses", body=ask, cast_to=dict[str, Any])
     call = whole["output"][0]
     assert (call["type"], call["name"]) == ("function_call", "get_weather")
     assert json.loads(call["arguments"])["unit"] in ("celsius", "fahrenheit")
@@ -126,7 +132,7 @@ def test_structured_text(client: OpenAI, model: str) -> None:
         "required": ["ok"],
         "additionalProperties": False,
     }
-    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    form: Any = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
     answer = client.responses.create(model=model, input="Yes?", text={"format": form}, max_output_tokens=100)
     assert isinstance(json.loads(answer.output_text)["ok"], bool)
 
@@ -139,7 +145,7 @@ def test_background_and_cancel(client: OpenAI, server: RunningServer, model: str
     long = client.post(
         "/responses",
         body={"input": "Count.", "background": True, "max_output_tokens": 1500, "temperature": 2},
-        cast_to=object,
+        cast_to=dict[str, Any],
     )
     time.sleep(0.2)
     assert client.responses.cancel(long["id"]).status == "cancelled"

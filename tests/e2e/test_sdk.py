@@ -1,15 +1,19 @@
 """The official openai client against the demo model."""
 
 import asyncio
+from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types import Completion
 
 from tests.e2e.conftest import RunningServer
 
 MODEL = "SmolLM2-135M-Instruct"
-QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one short sentence."}]
+QUESTION: list[Any] = [
+    {"role": "user", "content": "What is the capital of France? Answer in one short sentence."}
+]
 KOREAN = "대한민국의 수도는"
 
 
@@ -31,14 +35,21 @@ def test_chat_answers_the_question(client: OpenAI) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=40)
     choice = answer.choices[0]
     assert choice.message.role == "assistant"
-    assert "Paris" in choice.message.content
+    assert "Paris" in (choice.message.content or "")
     assert choice.finish_reason == "stop"
+    assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer.usage.completion_tokens <= 40
 
 
 def test_chat_stream_equals_the_whole(client: OpenAI) -> None:
-    arguments = {"model": MODEL, "messages": QUESTION, "seed": 11, "temperature": 1.0, "max_tokens": 60}
+    arguments: dict[str, Any] = {
+        "model": MODEL,
+        "messages": QUESTION,
+        "seed": 11,
+        "temperature": 1.0,
+        "max_tokens": 60,
+    }
     whole = client.chat.completions.create(**arguments)
     chunks = list(
         client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})
@@ -57,7 +68,7 @@ def test_chat_stream_equals_the_whole(client: OpenAI) -> None:
 
 
 def test_completion_and_its_stream(client: OpenAI) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "model": MODEL,
         "prompt": KOREAN,
         "seed": 5,
@@ -78,6 +89,7 @@ def test_completions_default_to_16_tokens(client: OpenAI) -> None:
     answer = client.completions.create(
         model=MODEL, prompt="Once upon a time", temperature=0, extra_body={"ignore_eos": True}
     )
+    assert answer.usage is not None
     assert answer.usage.completion_tokens == 16
     assert answer.choices[0].finish_reason == "length"
 
@@ -89,6 +101,7 @@ def test_batch_of_prompts_in_every_form(client: OpenAI) -> None:
     assert len(ids.choices) == 2
     one = client.completions.create(model=MODEL, prompt=[504, 3575], temperature=0, max_tokens=4)
     assert one.choices[0].text == ids.choices[0].text
+    assert one.usage is not None
     assert one.usage.prompt_tokens == 2
 
 
@@ -96,7 +109,10 @@ def test_chat_logprobs(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=QUESTION, temperature=0, max_tokens=12, logprobs=True, top_logprobs=5
     )
+    assert answer.choices[0].logprobs is not None
     content = answer.choices[0].logprobs.content
+    assert content is not None
+    assert answer.usage is not None
     assert len(content) == answer.usage.completion_tokens
     for token in content:
         assert len(token.top_logprobs) == 5
@@ -104,7 +120,7 @@ def test_chat_logprobs(client: OpenAI) -> None:
         assert ranked == sorted(ranked, reverse=True)
         assert token.logprob == pytest.approx(ranked[0])  # greedy takes the likeliest
         assert token.logprob <= 0
-    shown = b"".join(bytes(token.bytes) for token in content if not token.token.startswith("<|"))
+    shown = b"".join(bytes(token.bytes or ()) for token in content if not token.token.startswith("<|"))
     assert shown.decode() == answer.choices[0].message.content
 
     streamed = [
@@ -119,7 +135,7 @@ def test_chat_logprobs(client: OpenAI) -> None:
             stream=True,
         )
         if chunk.choices[0].logprobs
-        for token in chunk.choices[0].logprobs.content
+        for token in chunk.choices[0].logprobs.content or ()
     ]
     assert [token.token for token in streamed] == [token.token for token in content]
     for left, right in zip(streamed, content, strict=True):
@@ -131,14 +147,20 @@ def test_completion_logprobs(client: OpenAI) -> None:
         model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=6, logprobs=3
     )
     choice = answer.choices[0]
-    assert len(choice.logprobs.tokens) == answer.usage.completion_tokens
-    assert all(len(top) == 3 for top in choice.logprobs.top_logprobs)
-    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+    logprobs = choice.logprobs
+    assert answer.usage is not None
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.top_logprobs is not None
+    assert logprobs.text_offset is not None
+    assert len(logprobs.tokens) == answer.usage.completion_tokens
+    assert all(len(top) == 3 for top in logprobs.top_logprobs)
+    for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
         assert choice.text[offset:].startswith(token) or token.startswith("<|")
 
 
 def test_stop_string_and_list(client: OpenAI) -> None:
-    arguments = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 40}
+    arguments: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 40}
     plain = client.chat.completions.create(**arguments).choices[0].message.content
     at = plain.index("France")
     for stop in ("France", ["never there", "France"]):
@@ -156,7 +178,7 @@ def test_stop_string_and_list(client: OpenAI) -> None:
 
 
 def test_n_choices_differ_and_repeat(client: OpenAI) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "model": MODEL,
         "messages": QUESTION,
         "temperature": 1.5,
@@ -176,14 +198,15 @@ def test_n_choices_differ_and_repeat(client: OpenAI) -> None:
 
 def test_sampling_parameters_reach_the_engine(client: OpenAI) -> None:
     def text(**extra: object) -> str:
-        arguments = {
+        arguments: dict[str, Any] = {
             "model": MODEL,
             "prompt": "The capital of France is",
             "max_tokens": 8,
             "temperature": 0,
             **extra,
         }
-        return client.completions.create(**arguments).choices[0].text
+        answer: Completion = client.completions.create(**arguments)
+        return answer.choices[0].text
 
     plain = text()
     assert text(temperature=1.8, seed=1, extra_body={"top_k": 1}) == plain
@@ -193,6 +216,8 @@ def test_sampling_parameters_reach_the_engine(client: OpenAI) -> None:
         model=MODEL, prompt="The capital of France is", max_tokens=1, temperature=0, logprobs=1
     )
     assert text(logit_bias={"0": 100}) != plain
+    assert first.choices[0].logprobs is not None
+    assert first.choices[0].logprobs.tokens is not None
     assert first.choices[0].logprobs.tokens[0] in plain
     assert text(frequency_penalty=2.0, max_tokens=60) != text(max_tokens=60)
     assert text(extra_body={"repetition_penalty": 1.8}, max_tokens=60) != text(max_tokens=60)

@@ -84,7 +84,7 @@ def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
 
         def one(i: int) -> str:
             body = {"prompt": f"Number {i}", "temperature": 0, "max_tokens": 50}
-            return http.post(TEXT, json=body).json()["choices"][0]["text"]
+            return str(http.post(TEXT, json=body).json()["choices"][0]["text"])
 
         with ThreadPoolExecutor(24) as threads:  # three times the engine's max_batch_size
             assert list(threads.map(one, range(24))) == [f"Number {i}" for i in range(24)]

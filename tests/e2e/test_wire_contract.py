@@ -179,7 +179,13 @@ def test_12_messages_of_every_kind(http: httpx.Client) -> None:
         {"role": "assistant", "content": "Red.", "reasoning_content": "hm", "tool_calls": []},
         {"role": "user", "content": "Thanks."},
     ]
-    for extra in ({}, {"tools": []}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "none"}):
+    extras: list[dict[str, Any]] = [
+        {},
+        {"tools": []},
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "none"},
+    ]
+    for extra in extras:
         answer = post(http, CHAT, {"messages": messages, "max_tokens": 3, **extra})
         assert answer["choices"][0]["message"]["role"] == "assistant"
     prompt = post(http, f"{CHAT}/render", {"messages": messages})["prompt"]

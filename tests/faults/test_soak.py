@@ -90,7 +90,8 @@ class Traffic:
 
     def _stream(self, http: httpx.Client, chance: random.Random) -> None:
         index = chance.randrange(8)
-        text, usage, ended = "", {}, False
+        text, ended = "", False
+        usage: dict[str, Any] = {}
         with http.stream(
             "POST", TEXT, json={**body(index), "stream": True, "stream_options": {"include_usage": True}}
         ) as response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -178,7 +179,9 @@ CUTS = [
 """temperature, top_p, top_k, min_p"""
 
 
-def shares(logits: np.ndarray, temperature: float, top_p: float, top_k: int, min_p: float) -> np.ndarray:
+def shares(
+    logits: npt.NDArray[np.float32], temperature: float, top_p: float, top_k: int, min_p: float
+) -> npt.NDArray[np.float64]:
     """The distribution left by the cuts, in the vocabulary's order; equal logits are cut from the end."""
     scaled = logits.astype(np.float64) / np.float64(np.float32(temperature))
     weights = np.exp(scaled - scaled.max())
@@ -190,7 +193,8 @@ def shares(logits: np.ndarray, temperature: float, top_p: float, top_k: int, min
     before = np.concatenate(([0.0], np.cumsum(weights[remaining])[:-1]))
     kept[remaining[before >= top_p * weights[remaining].sum()]] = False
     kept &= weights >= min_p
-    return np.where(kept, weights, 0.0) / weights[kept].sum()
+    kept_weights: npt.NDArray[np.float64] = np.where(kept, weights, 0.0) / weights[kept].sum()
+    return kept_weights
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,7 +228,7 @@ def test_sampling(vocab: int, dtype: torch.dtype) -> None:
             assert reached[token] - left[token] - 1e-5 <= u <= reached[token] + 1e-5, cut
 
 
-def near_the_cut(logits: np.ndarray, token: int, *cut: float) -> bool:
+def near_the_cut(logits: npt.NDArray[np.float32], token: int, *cut: float) -> bool:
     """Whether float32 sums may leave a token that float64 sums do not: top_p's limit is within rounding."""
     temperature, top_p, top_k, min_p = cut
-    return shares(logits, temperature, min(1.0, top_p + 1e-5), int(top_k), min_p - 1e-6)[token] > 0
+    return bool(shares(logits, temperature, min(1.0, top_p + 1e-5), int(top_k), min_p - 1e-6)[token] > 0)

@@ -7,6 +7,7 @@ import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
 from tensorrt_llm.bindings.executor import Behaviour
 
@@ -26,12 +27,26 @@ class RequestError(RuntimeError):
 
 
 class KvCacheConfig:
-    def __init__(self, *, free_gpu_memory_fraction=0.9, max_tokens=None, enable_block_reuse=True):
+    def __init__(
+        self,
+        *,
+        free_gpu_memory_fraction: float = 0.9,
+        max_tokens: int | None = None,
+        enable_block_reuse: bool = True,
+    ) -> None:
         self.free_gpu_memory_fraction = free_gpu_memory_fraction
 
 
 class GuidedDecodingParams:
-    def __init__(self, *, json=None, regex=None, grammar=None, json_object=False, structural_tag=None):
+    def __init__(
+        self,
+        *,
+        json: object = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+        json_object: bool = False,
+        structural_tag: str | None = None,
+    ) -> None:
         if sum(bool(one) for one in (json, regex, grammar, json_object, structural_tag)) != 1:
             raise ValueError("exactly one guide")
 
@@ -40,45 +55,49 @@ class SamplingParams:
     def __init__(
         self,
         *,
-        end_id=None,
-        pad_id=None,
-        max_tokens=32,
-        stop_token_ids=None,
-        embedding_bias=None,
-        top_k=None,
-        top_p=None,
-        seed=None,
-        temperature=None,
-        min_tokens=None,
-        repetition_penalty=None,
-        presence_penalty=None,
-        frequency_penalty=None,
-        min_p=None,
-        logprobs=None,
-        guided_decoding=None,
-        ignore_eos=False,
-        detokenize=True,
-    ):
+        end_id: int | None = None,
+        pad_id: int | None = None,
+        max_tokens: int = 32,
+        stop_token_ids: list[int] | None = None,
+        embedding_bias: Any = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
+        min_tokens: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        min_p: float | None = None,
+        logprobs: int | None = None,
+        guided_decoding: GuidedDecodingParams | None = None,
+        ignore_eos: bool = False,
+        detokenize: bool = True,
+    ) -> None:
         if top_p is not None and not 0 <= top_p <= 1:
             raise ValueError("top_p")
         self.__dict__.update(locals())
         del self.__dict__["self"]
 
+    if TYPE_CHECKING:  # attributes are the arguments above
+
+        def __getattr__(self, key: str) -> Any: ...
+
 
 class LLM:
     def __init__(
         self,
-        model,
-        tokenizer=None,
-        tokenizer_mode="auto",
-        skip_tokenizer_init=False,
-        trust_remote_code=False,
-        tensor_parallel_size=1,
-        dtype="auto",
-        revision=None,
-        tokenizer_revision=None,
-        **kwargs,
-    ):
+        model: str,
+        tokenizer: object = None,
+        tokenizer_mode: str = "auto",
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: str = "auto",
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        **kwargs: object,
+    ) -> None:
         if unknown := set(kwargs) - LLM_ARGUMENTS:
             raise ValueError(f"unknown arguments {unknown}")
         if kwargs.get("guided_decoding_backend") and (skip_tokenizer_init or tokenizer is None):
@@ -86,22 +105,22 @@ class LLM:
         self._config = json.loads((Path(model) / "config.json").read_text())
         self._behaviour = Behaviour()
         self._has_tokenizer = not skip_tokenizer_init
-        self._loop = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._shut_down = False
 
     def generate_async(
         self,
-        inputs,
-        sampling_params=None,
-        lora_request=None,
-        prompt_adapter_request=None,
-        streaming=False,
-        kv_cache_retention_config=None,
-        disaggregated_params=None,
-        _postproc_params=None,
-        scheduling_params=None,
-        cache_salt=None,
-    ):
+        inputs: object,
+        sampling_params: object = None,
+        lora_request: object = None,
+        prompt_adapter_request: object = None,
+        streaming: bool = False,
+        kv_cache_retention_config: object = None,
+        disaggregated_params: object = None,
+        _postproc_params: object = None,
+        scheduling_params: object = None,
+        cache_salt: str | None = None,
+    ) -> "RequestOutput":
         if self._shut_down:
             raise RuntimeError("LLM is shutting down")
         loop = asyncio.get_running_loop()  # without one there would be no queue
@@ -114,14 +133,16 @@ class LLM:
             raise ValueError("end_id must be set when there is no tokenizer")
         return RequestOutput(inputs, sampling_params, self._behaviour, self._config["vocab_size"])
 
-    def shutdown(self):
+    def shutdown(self) -> None:
         self._shut_down = True
 
 
 class RequestOutput:
     """The same object at every step."""
 
-    def __init__(self, prompt, sampling, behaviour, vocab_size):
+    def __init__(
+        self, prompt: list[int], sampling: SamplingParams, behaviour: Behaviour, vocab_size: int
+    ) -> None:
         self.prompt_token_ids = prompt
         self._sampling, self._behaviour, self._vocab_size = sampling, behaviour, vocab_size
         self.finished = False
@@ -130,13 +151,13 @@ class RequestOutput:
             SimpleNamespace(index=0, token_ids=[], token_ids_diff=[], logprobs_diff=[], finish_reason=None)
         ]
 
-    def abort(self):
+    def abort(self) -> None:
         self._aborted = True
 
-    def __aiter__(self):
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self):
+    async def __anext__(self) -> Self:
         if self.finished:
             raise StopAsyncIteration
         await asyncio.sleep(self._behaviour.itl)

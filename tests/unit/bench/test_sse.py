@@ -89,9 +89,9 @@ def test_error_event(frame: bytes) -> None:
 def test_json_answer_keeps_its_body() -> None:
     reader = AnswerReader()
     reader.feed(b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 12\r\n\r\n", 0.0)
-    assert not reader.complete
+    complete_before = reader.complete
     reader.feed(b'{"error": 1}', 0.0)
-    assert reader.complete
+    assert (complete_before, reader.complete) == (False, True)
     assert (reader.status, reader.body, reader.keep_alive) == (503, b'{"error": 1}', False)
 
 

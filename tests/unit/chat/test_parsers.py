@@ -69,10 +69,11 @@ def objects(draw: st.DrawFn) -> str:
     """One call as a JSON object, with the variations of real models."""
     name, arguments = draw(st.tuples(st.sampled_from([*NAMES, "unknown", ""]), ARGUMENTS))
     value: Any = draw(st.sampled_from([arguments, arguments, json.dumps(arguments), None, 5, "", [], "x"]))
+    extras: list[list[tuple[str, Any]]] = [[], [], [("id", "abc")], [("type", "function")], [("other", 1)]]
     parts = [
         (draw(st.sampled_from(["name", "name", "function"])), name),
         (draw(st.sampled_from(["arguments", "parameters"])), value),
-        *draw(st.sampled_from([[], [], [("id", "abc")], [("type", "function")], [("other", 1)]])),
+        *draw(st.sampled_from(extras)),
     ]
     if draw(st.booleans()):
         parts.reverse()

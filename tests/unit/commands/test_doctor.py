@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,9 @@ def test_everything_missing_for_tensorrt_llm(
 def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FAKES)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1.1.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.1.0")
     make_engine_dir(tmp_path, world=2, tokenizer=demo_dir)
-    settings = {
+    settings: dict[str, Any] = {
         "engine": "tensorrt_llm",
         "model": str(tmp_path),
         "tensorrt_llm": {"launch": "leader", "mpi_command": f"{FAKES}/mpirun -n {{world}}"},

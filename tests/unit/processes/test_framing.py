@@ -65,7 +65,8 @@ def test_sending_never_waits_and_loses_nothing(pair: tuple[FramedSocket, FramedS
     first, second = pair
     for number in range(1000):
         first.send(str(number).encode() * 1000)
-    assert first.blocked
+    filled = first.blocked
+    assert filled
     found: list[bytes] = []
     while first.blocked:
         found += everything(second)

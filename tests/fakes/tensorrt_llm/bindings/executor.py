@@ -11,12 +11,13 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 
 class Behaviour:
     """What goes wrong, from FAKE_TRTLLM."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         options = json.loads(os.environ.get("FAKE_TRTLLM", "{}"))
         options.pop("version", None)
         self.itl = options.pop("itl", 0.002)  # seconds between tokens
@@ -32,10 +33,16 @@ class Behaviour:
             raise ValueError(f"unknown behaviour {options}")
 
 
-def _strict(name, **defaults):
-    """A class whose constructor takes these keywords, in this order, and no other."""
+class _Strict:
+    """A class whose constructor takes the keywords of its class statement, in that order, and no other."""
 
-    def construct(self, *args, **kwargs):
+    _defaults: ClassVar[dict[str, object]]
+
+    def __init_subclass__(cls, **defaults: object) -> None:
+        cls._defaults = defaults
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        name, defaults = type(self).__name__, self._defaults
         if len(args) > len(defaults):
             raise TypeError(f"{name}(): incompatible function arguments")
         values = dict(zip(defaults, args, strict=False))
@@ -46,12 +53,14 @@ def _strict(name, **defaults):
         for key, default in defaults.items():
             object.__setattr__(self, key, values.get(key, default))
 
-    def assign(self, key, value):
-        if key not in defaults:
-            raise AttributeError(f"{name} has no attribute {key}")
+    def __setattr__(self, key: str, value: object) -> None:
+        if key not in self._defaults:
+            raise AttributeError(f"{type(self).__name__} has no attribute {key}")
         object.__setattr__(self, key, value)
 
-    return type(name, (), {"__init__": construct, "__setattr__": assign, "__module__": __name__})
+    if TYPE_CHECKING:  # attributes are those of `_defaults`
+
+        def __getattr__(self, key: str) -> Any: ...
 
 
 class ModelType(enum.Enum):
@@ -84,8 +93,8 @@ class CommunicationMode(enum.Enum):
     ORCHESTRATOR = 1
 
 
-KvCacheConfig = _strict(
-    "KvCacheConfig",
+class KvCacheConfig(
+    _Strict,
     enable_block_reuse=True,
     max_tokens=None,
     max_attention_window=None,
@@ -99,31 +108,43 @@ KvCacheConfig = _strict(
     enable_partial_reuse=True,
     copy_on_partial_reuse=True,
     use_uvm=False,
-)
-SchedulerConfig = _strict(
-    "SchedulerConfig",
+):
+    """Size and reuse of the KV cache."""
+
+
+class SchedulerConfig(
+    _Strict,
     capacity_scheduler_policy=CapacitySchedulerPolicy.GUARANTEED_NO_EVICT,
     context_chunking_policy=None,
     dynamic_batch_config=None,
-)
-OrchestratorConfig = _strict(
-    "OrchestratorConfig",
+):
+    """Scheduling policy."""
+
+
+class OrchestratorConfig(
+    _Strict,
     is_orchestrator=True,
     worker_executable_path="",
     orch_leader_comm=None,
     spawn_processes=True,
-)
-ParallelConfig = _strict(
-    "ParallelConfig",
+):
+    """How rank processes are spawned."""
+
+
+class ParallelConfig(
+    _Strict,
     communication_type=CommunicationType.MPI,
     communication_mode=CommunicationMode.LEADER,
     device_ids=None,
     participant_ids=None,
     orchestrator_config=None,
     num_nodes=None,
-)
-ExecutorConfig = _strict(
-    "ExecutorConfig",
+):
+    """Ranks and their devices."""
+
+
+class ExecutorConfig(
+    _Strict,
     max_beam_width=1,
     scheduler_config=None,
     kv_cache_config=None,
@@ -147,52 +168,66 @@ ExecutorConfig = _strict(
     max_seq_idle_microseconds=180_000_000,
     spec_dec_config=None,
     guided_decoding_config=None,
-)
-GuidedDecodingConfig = _strict(
-    "GuidedDecodingConfig", backend=None, encoded_vocab=None, tokenizer_str=None, stop_token_ids=None
-)
-GuidedDecodingConfig.GuidedDecodingBackend = enum.Enum("GuidedDecodingBackend", "XGRAMMAR LLGUIDANCE")
-GuidedDecodingParams = _strict("GuidedDecodingParams", guide_type=None, guide=None)
-GuidedDecodingParams.GuideType = enum.Enum("GuideType", "JSON JSON_SCHEMA REGEX EBNF_GRAMMAR STRUCTURAL_TAG")
-OutputConfig = _strict(
-    "OutputConfig",
+):
+    """Everything the executor is built with."""
+
+
+class GuidedDecodingConfig(
+    _Strict, backend=None, encoded_vocab=None, tokenizer_str=None, stop_token_ids=None
+):
+    """The grammar backend and the vocabulary it compiles for."""
+
+    class GuidedDecodingBackend(enum.Enum):
+        XGRAMMAR = 1
+        LLGUIDANCE = 2
+
+
+class GuidedDecodingParams(_Strict, guide_type=None, guide=None):
+    """The grammar of one request."""
+
+    class GuideType(enum.Enum):
+        JSON = 1
+        JSON_SCHEMA = 2
+        REGEX = 3
+        EBNF_GRAMMAR = 4
+        STRUCTURAL_TAG = 5
+
+
+class OutputConfig(
+    _Strict,
     return_log_probs=False,
     return_context_logits=False,
     return_generation_logits=False,
     exclude_input_from_output=False,
     return_encoder_output=False,
     return_perf_metrics=False,
-)
-_SamplingConfig = _strict(
-    "SamplingConfig",
+):
+    """What a response contains beside tokens."""
+
+
+class SamplingConfig(
+    _Strict,
     beam_width=1,
-    **dict.fromkeys(
-        (
-            "top_k",
-            "top_p",
-            "top_p_min",
-            "top_p_reset_ids",
-            "top_p_decay",
-            "seed",
-            "temperature",
-            "min_tokens",
-            "beam_search_diversity_rate",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "length_penalty",
-            "early_stopping",
-            "no_repeat_ngram_size",
-            "num_return_sequences",
-            "min_p",
-            "beam_width_array",
-        )
-    ),
-)
-
-
-class SamplingConfig(_SamplingConfig):
-    def __init__(self, *args, **kwargs):
+    top_k=None,
+    top_p=None,
+    top_p_min=None,
+    top_p_reset_ids=None,
+    top_p_decay=None,
+    seed=None,
+    temperature=None,
+    min_tokens=None,
+    beam_search_diversity_rate=None,
+    repetition_penalty=None,
+    presence_penalty=None,
+    frequency_penalty=None,
+    length_penalty=None,
+    early_stopping=None,
+    no_repeat_ngram_size=None,
+    num_return_sequences=None,
+    min_p=None,
+    beam_width_array=None,
+):
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if self.temperature is not None and self.temperature <= 0:
             raise RuntimeError("[TensorRT-LLM][ERROR] temperature must be positive\nstack trace …")
@@ -202,8 +237,8 @@ class SamplingConfig(_SamplingConfig):
             raise RuntimeError("[TensorRT-LLM][ERROR] top_k must not be negative")
 
 
-_Request = _strict(
-    "Request",
+class Request(
+    _Strict,
     input_token_ids=None,
     max_tokens=None,
     streaming=False,
@@ -227,11 +262,8 @@ _Request = _strict(
     num_return_sequences=1,
     guided_decoding_params=None,
     allotted_time_ms=None,
-)
-
-
-class Request(_Request):
-    def __init__(self, *args, **kwargs):
+):
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(self.input_token_ids, list) or not isinstance(self.max_tokens, int):
             raise TypeError("Request(): incompatible function arguments")
@@ -249,7 +281,15 @@ class Request(_Request):
 
 
 class Result:
-    def __init__(self, tokens, reason, *, final, log_probs, reused):
+    def __init__(
+        self,
+        tokens: list[int],
+        reason: FinishReason,
+        *,
+        final: bool,
+        log_probs: list[list[float]] | None,
+        reused: int,
+    ) -> None:
         self.is_final = self.is_sequence_final = final
         self.sequence_index = 0
         self.output_token_ids = [tokens]
@@ -268,46 +308,46 @@ class Result:
 
 
 class Response:
-    def __init__(self, request_id, result=None, error=None):
+    def __init__(self, request_id: int, result: Result | None = None, error: str | None = None) -> None:
         self.request_id = request_id
         self.client_id = None
         self._result = result
         self._error = error
 
-    def has_error(self):
+    def has_error(self) -> bool:
         return self._error is not None
 
     @property
-    def error_msg(self):
+    def error_msg(self) -> str:
         return self._error or ""
 
     @property
-    def result(self):
+    def result(self) -> Result | None:
         if self._error is not None:
             raise RuntimeError("[TensorRT-LLM][ERROR] the response holds an error, not a result")
         return self._result
 
 
 class IterationStats:
-    def __init__(self, facts):
+    def __init__(self, facts: dict[str, object]) -> None:
         self._facts = facts
 
-    def to_json_str(self):
+    def to_json_str(self) -> str:
         return json.dumps(self._facts)
 
 
 class _Sequence:
-    def __init__(self, request, reused):
+    def __init__(self, request: Request, reused: int) -> None:
         self.request = request
         self.reused = reused
-        self.made = []
+        self.made: list[int] = []
         self.arrived = time.monotonic()
 
 
 class Executor:
     """Answers repeat their prompts, shifted by the seed unless greedy; then the end token if any."""
 
-    def __init__(self, model_path, model_type, executor_config):
+    def __init__(self, model_path: object, model_type: object, executor_config: ExecutorConfig) -> None:
         if not isinstance(model_path, str | Path) or model_type is not ModelType.DECODER_ONLY:
             raise TypeError("Executor(): incompatible function arguments")
         if type(executor_config).__name__ != "ExecutorConfig":
@@ -331,15 +371,15 @@ class Executor:
         if self._behaviour.init_hang:
             time.sleep(3600)
         self._ids = 0
-        self._waiting = {}
-        self._active = {}
-        self._ready = []
-        self._seen_blocks = set()
-        self._iterations = []
+        self._waiting: dict[int, _Sequence] = {}
+        self._active: dict[int, _Sequence] = {}
+        self._ready: list[Response] = []
+        self._seen_blocks: set[tuple[int, ...]] = set()
+        self._iterations: list[IterationStats] = []
         self._due = 0.0
         self._shut_down = False
 
-    def _guide(self, params):
+    def _guide(self, params: GuidedDecodingParams | None) -> list[object] | None:
         if params is None:
             return None
         if self._guided is None:
@@ -348,7 +388,7 @@ class Executor:
             raise RuntimeError("[TensorRT-LLM][ERROR] this guide type takes a guide, or none")
         return [params.guide_type.name, params.guide]
 
-    def _check_parallel(self, parallel, world):
+    def _check_parallel(self, parallel: ParallelConfig | None, world: int) -> None:
         if world == 1:
             return
         if parallel is None:
@@ -363,10 +403,10 @@ class Executor:
         if orchestrator is None or not Path(orchestrator.worker_executable_path).is_file():
             raise RuntimeError("[TensorRT-LLM][ERROR] no worker executable for orchestrator mode")
 
-    def can_enqueue_requests(self):
+    def can_enqueue_requests(self) -> bool:
         return self._rank == 0
 
-    def enqueue_request(self, request):
+    def enqueue_request(self, request: Request) -> int:
         self._check_usable()
         if not isinstance(request, Request):
             raise TypeError("enqueue_request(): incompatible function arguments")
@@ -392,14 +432,14 @@ class Executor:
         self._waiting[self._ids] = _Sequence(request, self._reused_blocks(request.input_token_ids))
         return self._ids
 
-    def cancel_request(self, request_id):
+    def cancel_request(self, request_id: int) -> None:
         self._check_usable()
         self._note("cancel", id=request_id)
         known = self._active.pop(request_id, None) or self._waiting.pop(request_id, None)
         if known is not None and self._behaviour.final_on_cancel:
             self._ready.append(self._response(request_id, known, [], FinishReason.CANCELLED))
 
-    def await_responses(self, *args, timeout=None):
+    def await_responses(self, *args: object, timeout: object = None) -> list[Response]:
         self._check_usable()
         if args or not isinstance(timeout, datetime.timedelta):
             raise TypeError("await_responses(): this server waits for any response, for a timedelta")
@@ -413,12 +453,12 @@ class Executor:
         ready, self._ready = self._ready, []
         return ready
 
-    def get_latest_iteration_stats(self):
+    def get_latest_iteration_stats(self) -> list[IterationStats]:
         self._check_usable()
         stats, self._iterations = self._iterations, []
         return stats
 
-    def shutdown(self):
+    def shutdown(self) -> None:
         self._note("shutdown", rank=self._rank)
         if self._behaviour.shutdown_hang:
             time.sleep(3600)
@@ -427,7 +467,7 @@ class Executor:
             time.sleep(0.05)
         self._shut_down = True
 
-    def _check_usable(self):
+    def _check_usable(self) -> None:
         if threading.get_ident() != self._thread:
             raise RuntimeError("the fake executor is used from one thread only")
         if self._shut_down:
@@ -435,7 +475,7 @@ class Executor:
         if self._rank:
             raise RuntimeError("[TensorRT-LLM][ERROR] only the leader may do this")
 
-    def _iterate(self):
+    def _iterate(self) -> None:
         while self._waiting and len(self._active) < self._max_batch:
             number = max(self._waiting, key=lambda n: (self._waiting[n].request.priority, -n))
             self._active[number] = self._waiting.pop(number)
@@ -466,8 +506,9 @@ class Executor:
             )
         )
 
-    def _advance(self, number, sequence):
-        behaviour, tokens = self._behaviour, []
+    def _advance(self, number: int, sequence: _Sequence) -> None:
+        behaviour = self._behaviour
+        tokens: list[int] = []
         if behaviour.stall_after is not None and len(sequence.made) >= behaviour.stall_after:
             return
         if behaviour.error_after is not None and len(sequence.made) >= behaviour.error_after:
@@ -487,7 +528,7 @@ class Executor:
             del self._active[number]
         self._ready.append(self._response(number, sequence, tokens, reason))
 
-    def _next(self, sequence):
+    def _next(self, sequence: _Sequence) -> tuple[int, FinishReason]:
         request, sampling = sequence.request, sequence.request.sampling_config
         place, prompt = len(sequence.made), request.input_token_ids
         greedy = sampling.top_k == 1 or (sampling.temperature is None and sampling.top_p is None)
@@ -502,7 +543,9 @@ class Executor:
             return token, FinishReason.STOP_WORDS
         return token, FinishReason.LENGTH if place + 1 >= request.max_tokens else FinishReason.NOT_FINISHED
 
-    def _response(self, number, sequence, tokens, reason):
+    def _response(
+        self, number: int, sequence: _Sequence, tokens: list[int], reason: FinishReason
+    ) -> Response:
         wanted = sequence.request.output_config.return_log_probs
         log_probs = [[-0.25 * (1 + i % 4) for i in range(len(sequence.made))]] if wanted else None
         final = reason is not FinishReason.NOT_FINISHED
@@ -510,7 +553,7 @@ class Executor:
             number, Result(tokens, reason, final=final, log_probs=log_probs, reused=sequence.reused)
         )
 
-    def _reused_blocks(self, prompt):
+    def _reused_blocks(self, prompt: list[int]) -> int:
         if not self._reuse:
             return 0
         blocks = [
@@ -520,7 +563,7 @@ class Executor:
         self._seen_blocks.update(blocks)
         return reused
 
-    def _note(self, what, **facts):
+    def _note(self, what: str, **facts: object) -> None:
         if self._behaviour.record:
             with open(self._behaviour.record, "a") as file:
                 file.write(json.dumps({"what": what, **facts}) + "\n")
