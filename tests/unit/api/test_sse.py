@@ -31,7 +31,7 @@ def test_text_frames(text: str, index: int, include_usage: bool, form: tuple[str
     except UnicodeEncodeError:  # lone surrogates cannot come out of a detokeniser
         return
     chunk = parsed(ChunkFrames(HEAD, *form, 3, include_usage=include_usage).text(index, text))
-    choice = {"index": index, "logprobs": None, "finish_reason": None}
+    choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": None}
     choice |= {"delta": {"content": text}} if form is CHAT else {"text": text}
     assert chunk == {**HEAD, "choices": [choice], **({"usage": None} if include_usage else {})}
 
@@ -100,7 +100,7 @@ class Client:
     def run(self, source: Source, ping: float = 15) -> None:
         async def main() -> None:
             async with asyncio.timeout(5):
-                await TokenStream(source, ping)(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+                await TokenStream(source, ping)(self.scope, self.receive, self.send)
 
         asyncio.run(main())
 

@@ -56,7 +56,8 @@ def test_a_worker_that_does_not_read_is_waited_for_once(workers: Frontends, tmp_
     for _ in range(100):
         workers.send(attached, MUCH[:100_000])
     assert time.monotonic() - began < 10 * SEND_TIMEOUT_S
-    assert attached.blocked
+    filled = attached.blocked
+    assert filled
     found: list[bytes] = []
     while len(found) < 100:
         assert list(workers.poll()) == []

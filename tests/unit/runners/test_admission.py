@@ -4,6 +4,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,9 @@ from trtllm_openai.runners import Admission, SharedCounters, Ticket
 from trtllm_openai.runners.shared_counters import KEYS
 
 
-def admission(**limits: object) -> tuple[Admission, list[str]]:
+def admission(**limits: Any) -> tuple[Admission, list[str]]:
     rejected: list[str] = []
-    return Admission(LimitSettings(**limits), rejected.append, SharedCounters.alone()), rejected  # type: ignore[arg-type]
+    return Admission(LimitSettings(**limits), rejected.append, SharedCounters.alone()), rejected
 
 
 def test_waiting_sequences_are_bounded_until_they_begin() -> None:
@@ -62,7 +63,7 @@ def test_each_key_has_its_own_concurrency() -> None:
 def test_nothing_is_left_whatever_the_order() -> None:
     subject, _ = admission(max_requests_per_key=1000)
     chance = random.Random(time.time_ns())
-    open_tickets = []
+    open_tickets: list[tuple[Ticket, int]] = []
     for _ in range(500):
         if open_tickets and chance.random() < 0.5:
             ticket, count = open_tickets.pop(chance.randrange(len(open_tickets)))
@@ -79,7 +80,8 @@ def test_nothing_is_left_whatever_the_order() -> None:
         ticket.close()
     assert subject.waiting == 0
     assert subject._board.totals() == (0, 0)
-    assert [subject._board.opened(subject._board.place(key)) for key in "ab"] == [0, 0]
+    places = [subject._board.place(key) for key in "ab"]
+    assert [subject._board.opened(place) for place in places if place is not None] == [0, 0]
 
 
 def test_retry_after_follows_the_rate_at_which_sequences_begin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_without_gpus_nothing_is_assigned_unless_asked(
 @pytest.mark.parametrize(("device", "each"), [("auto", 3), ("cpu", 0)])
 def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, each: int) -> None:
     settings = Settings(
-        model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)  # type: ignore[arg-type]
+        model=str(demo_dir), torch=TorchSettings(device=device, tensor_parallel_size=3)
     )  # fmt: skip
     assert resolve_model(settings, lambda *_: None).gpus_per_replica == each
     fewer = settings.model_copy(update={"gpus_per_replica": 2})

@@ -21,10 +21,11 @@ from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners import Generation, PoolStatus, RunnerPool
 from trtllm_openai.runners import pool as pool_module
+from trtllm_openai.runners.dispatch import SequencePool
 
 
 def spec(engine: str = "synthetic", **synthetic: float) -> LaunchSpec:
-    settings = Settings(engine=engine, log_level="error", synthetic={"ttft": 0.0, "itl": 0.005, **synthetic})  # type: ignore[arg-type]
+    settings = Settings(engine=engine, log_level="error", synthetic={"ttft": 0.0, "itl": 0.005, **synthetic})
     return LaunchSpec("", 0, settings.model_dump(mode="json"), ModelFiles("/nonexistent", "", 100, (2,)))
 
 
@@ -54,7 +55,7 @@ async def until(condition: Callable[[], Any], patience: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def request(subject: RunnerPool, max_tokens: int = 5) -> GenerationRequest:
+def request(subject: SequencePool, max_tokens: int = 5) -> GenerationRequest:
     return GenerationRequest(subject.new_request_id(), [1, 2, 3], SamplingParams(max_tokens))
 
 

@@ -198,7 +198,12 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
     assert str(FAKES) in sys.path
     bindings = importlib.import_module("tensorrt_llm.bindings.executor")
     original = bindings.Executor
-    monkeypatch.setattr(bindings, "Executor", lambda *args: seen.append(args) or original(*args))
+
+    def recorded(*args: Any) -> Any:
+        seen.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(bindings, "Executor", recorded)
     engine(
         settings={
             "kv_cache_memory_fraction": 0.5,
@@ -226,7 +231,7 @@ def test_priority_goes_first(engine: Make) -> None:
     for i, priority in enumerate((None, 0.1, 0.9, 0.5)):
         one = request(str(i), max_tokens=3)
         subject.submit(msgspec.structs.replace(one, priority=priority))
-    order = []
+    order: list[str] = []
     while len(order) < 4:
         order += [output.request_id for output in subject.step(0.02) if output.finish_reason]
     assert order == ["2", "0", "3", "1"]

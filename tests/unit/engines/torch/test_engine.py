@@ -193,7 +193,7 @@ def test_a_step_without_memory_is_taken_again(
     engine.submit(old)
     first = engine.step(0.01)
     engine.submit(request("new", range(3, 20)))
-    real = executor_module.sample
+    real = executor_module.sample  # type: ignore[attr-defined]  # imported there; patched there
 
     def fail(*_: Any) -> Any:
         monkeypatch.setattr(executor_module, "sample", real)

@@ -78,7 +78,7 @@ def test_int8_is_the_product_of_rounded_numbers(bias: bool, dtype: torch.dtype) 
     before = x.clone()
     product = rounded(x) @ rounded(weight).T + (0 if addend is None else addend.double())
     linear = Int8Linear(weight, addend)
-    close = {"rtol": 1e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 5e-3}
+    rtol, atol = (1e-2, 2e-2) if dtype == torch.bfloat16 else (1e-3, 5e-3)
     for one, expected in (
         (linear(x), product),
         (linear.silu(x), torch.nn.functional.silu(product)),
@@ -86,7 +86,7 @@ def test_int8_is_the_product_of_rounded_numbers(bias: bool, dtype: torch.dtype) 
         (linear.plus(x, other), product + other.double()),
     ):
         assert one.dtype == dtype
-        torch.testing.assert_close(one.double(), expected, **close)
+        torch.testing.assert_close(one.double(), expected, rtol=rtol, atol=atol)
     assert torch.equal(x, before)
 
 

@@ -41,7 +41,8 @@ def reference(model: transformers.PreTrainedModel, prompt: list[int], tokens: in
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
     )
-    return out[0, len(prompt) :].tolist()
+    tokens_out: list[int] = out[0, len(prompt) :].tolist()
+    return tokens_out
 
 
 def test_demo_greedy_equals_generate(demo_dir: Path, demo_tokenizer: Tokenizer) -> None:
