@@ -20,14 +20,13 @@ from trtllm_openai.serve.state import InferenceService, Readiness
 from trtllm_openai.serve.uvicorn import Server, http_config, say, tune_gc
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
-from trtllm_openai.serve.workers.messages import Begin
-from trtllm_openai.serve.workers.supervisor import CANNOT_SERVE
+from trtllm_openai.serve.workers.messages import CANNOT_SERVE, Begin
 from trtllm_openai.serve.workers.worker import Worker
 from trtllm_openai.telemetry.logs import setup_logging
 
 
 class WorkerServer(Server):
-    """A server that takes its connections from a socket which other workers read too."""
+    """A server that accepts connections from a socket that all workers share."""
 
     def __init__(
         self, config: uvicorn.Config, service: InferenceService, listener: socket.socket, worker: Worker
@@ -56,7 +55,7 @@ class WorkerServer(Server):
         return await super().on_tick(counter)
 
     def give_up(self) -> None:
-        """The supervisor is gone, and the runners with it."""
+        """End at once: the supervisor is gone, and the runners with it."""
         self._service.drain()
         self._service.interrupt()
         self.should_exit = True
@@ -71,7 +70,7 @@ class WorkerServer(Server):
 
 
 def main(channel: int) -> int:
-    """Serve as one of several workers, until told to end."""
+    """Serve as one of several workers until SIGTERM."""
     end = socket.socket(fileno=channel)
     begin = read_blocking(end)
     assert isinstance(begin, Begin)
@@ -86,7 +85,7 @@ def main(channel: int) -> int:
 
     def on_change(readiness: Readiness) -> None:
         nonlocal ready
-        if readiness.failed:  # the supervisor hears of it, or has said it
+        if readiness.failed:  # the supervisor knows
             return
         if readiness.ready and not ready:
             tune_gc()
