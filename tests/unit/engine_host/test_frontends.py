@@ -56,8 +56,13 @@ def test_a_frontend_that_does_not_read_is_waited_for_once(
     frontends: Frontends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end, attached = attach(frontends, tmp_path)
-    drain, drains = attached.drain, []
-    monkeypatch.setattr(attached, "drain", lambda timeout_s: (drains.append(timeout_s), drain(timeout_s)))
+    drain, drains = attached.drain, list[float]()
+
+    def count_drain(timeout_s: float) -> None:
+        drains.append(timeout_s)
+        drain(timeout_s)
+
+    monkeypatch.setattr(attached, "drain", count_drain)
     for _ in range(100):
         frontends.send(attached, MUCH[:100_000])
     assert drains == [SEND_TIMEOUT_S]

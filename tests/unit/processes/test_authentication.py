@@ -41,7 +41,7 @@ def meet(
         for end in (ours, theirs):
             end.setblocking(False)
         try:
-            return await asyncio.gather(listener(ours), connector(theirs), return_exceptions=True)
+            return list(await asyncio.gather(listener(ours), connector(theirs), return_exceptions=True))
         finally:
             ours.close()
             theirs.close()

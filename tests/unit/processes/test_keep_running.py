@@ -12,10 +12,11 @@ CRASH = Ended("it crashed")
 
 def keep(
     ends: Iterable[Ended | None], max_failures: int = MAX_FAILURES, may_give_up: Iterable[bool] = ()
-) -> tuple[Ended | None, int, list[float]]:
+) -> tuple[Ended | None, int, list[int]]:
     """What `keep_running` returns, how often it started, and the delays in units of the first."""
     remaining, allowed = iter(ends), iter(may_give_up)
-    starts, delays = 0, []
+    starts = 0
+    delays: list[int] = []
 
     async def start() -> Ended | None:
         nonlocal starts

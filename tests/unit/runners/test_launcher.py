@@ -14,6 +14,7 @@ import pytest
 from tests.unit.runners.test_pool import drain, pool, request, run, spec, until
 from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.processes.authentication import new_secret
+from trtllm_openai.runners import RunnerPool
 from trtllm_openai.runners import process as process_module
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
 from trtllm_openai.runners.launcher import SubprocessHandle, spawn
@@ -184,6 +185,10 @@ def test_a_given_up_runner_can_be_started_again(tmp_path: Path) -> None:
     run(test())
 
 
+async def serves_again(subject: RunnerPool, restarts: int) -> None:
+    await until(lambda: subject.restarts == restarts and subject.status().ready == 1)
+
+
 def test_a_given_up_runner_can_be_started_again_after_it_had_bound_its_socket() -> None:
     """With the launcher of the server: the socket of the launch before still lies there."""
 
@@ -194,9 +199,7 @@ def test_a_given_up_runner_can_be_started_again_after_it_had_bound_its_socket() 
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
                 if failures < 5:
-                    await until(
-                        lambda failures=failures: subject.restarts == failures and subject.status().ready == 1
-                    )
+                    await serves_again(subject, failures)
             await until(lambda: subject.status().failed)
             await subject.restart(0, 1.0)
             await until(lambda: subject.status().ready == 1)
