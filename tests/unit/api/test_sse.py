@@ -178,3 +178,22 @@ def test_nothing_is_left_to_the_garbage_collector(leaves: bool) -> None:
         assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
+
+
+def test_no_ping_while_a_send_is_pending() -> None:
+    client, source = Client(), Source(b"data: 1\n\n", ends=False)
+    release: list[asyncio.Event] = []
+    sends: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        frames = message.get("body", b"")
+        sends.append(frames)
+        if frames == b"data: 1\n\n":  # the socket's buffer is full for many ping intervals
+            release.append(asyncio.Event())
+            asyncio.get_running_loop().call_later(0.1, release[0].set)
+            await release[0].wait()
+            source.writer.finish(DONE)
+
+    client.send = send  # type: ignore[method-assign]
+    client.run(source, ping=0.01)
+    assert sends == [b"", b"data: 1\n\n", DONE]
