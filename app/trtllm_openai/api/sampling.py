@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context, unsupported
 from trtllm_openai.protocol.common import SamplingFields
-from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.text.choice import TextRules
 
 MAX_STOPS = 64
@@ -68,15 +68,13 @@ def stop_strings(body: SamplingFields) -> list[str]:
     return stops
 
 
-def text_rules(
-    service: InferenceService, body: SamplingFields, markers: frozenset[int] = frozenset()
-) -> TextRules:
+def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int] = frozenset()) -> TextRules:
     """How tokens become text. `markers`: special tokens that a parser of the text needs to see."""
     return TextRules(
         stop=stop_strings(body),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         include_stop=bool(body.include_stop_str_in_output),
-        shown=service.tokenizer.special_ids if body.skip_special_tokens is False else markers,
+        shown=model.tokenizer.special_ids if body.skip_special_tokens is False else markers,
     )
 
 
@@ -97,3 +95,36 @@ def check_serving(body: SamplingFields, info: EngineInfo) -> None:
         raise unsupported(info, "priority")
     if body.cache_salt is not None and not info.capabilities.cache_salt:
         raise unsupported(info, "cache_salt")
+
+
+def sequence_params(
+    model: LoadedModel,
+    body: SamplingFields,
+    prompt_lengths: list[int],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    logprobs_param: str,
+    prompt_param: str,
+    prompt_logprobs: int | None = None,
+    markers: frozenset[int] = frozenset(),
+) -> tuple[list[SamplingParams], TextRules]:
+    """The sampling parameters of each prompt's sequences, and the rules for their text; both checked.
+
+    `markers`: special tokens whose text an output parser needs. Raises `InvalidRequest`.
+    """
+    check_serving(body, model.info)
+    sampling = [
+        sampling_params(
+            body,
+            model.info,
+            length,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            logprobs_param=logprobs_param,
+            prompt_param=prompt_param,
+            prompt_logprobs=prompt_logprobs,
+        )
+        for length in prompt_lengths
+    ]
+    return sampling, text_rules(model, body, markers)

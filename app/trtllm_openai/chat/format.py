@@ -74,6 +74,25 @@ class ChatFormat:
         )
         return _cut_after(text, normal[-1]) if continue_final_message else text
 
+    def render_with_markers(
+        self,
+        messages: list[Message],
+        tools: ToolPlan = NO_TOOLS,
+        variables: dict[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> tuple[str, frozenset[int]]:
+        """Render a prompt; also returns the special tokens whose text the output parser needs."""
+        prompt = self.render(
+            messages,
+            tools,
+            variables,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+        return prompt, self.shown(tools)
+
     def output(self, prompt: str, tools: ToolPlan, *, guided: bool) -> ChatOutput | None:
         """What takes the answer to `prompt` apart; None when it can only be plain text."""
         parser: ToolParser | None = None

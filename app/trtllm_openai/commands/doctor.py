@@ -17,7 +17,7 @@ from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_versi
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import resolve_model
+from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from trtllm_openai.engines.base import Engine
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context
-from trtllm_openai.serve.location import resolve_model
+from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.choice import ChoiceDecoder
 from trtllm_openai.text.tokenizer import Tokenizer
 

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from trtllm_openai.telemetry.record import Timings
-
 MAX_CHOICES = 128
 Token = Annotated[int, Field(ge=0)]
 JsonObject = dict[str, Any]
@@ -103,10 +101,6 @@ class UsageTimings(ResponseModel):
     prefill_ms: float
     ttft_ms: float
     decode_ms: float
-
-    @classmethod
-    def of(cls, timings: Timings) -> UsageTimings:
-        return cls(**{f"{name}_ms": value for name, value in timings.milliseconds().items()})
 
 
 class Usage(ResponseModel):

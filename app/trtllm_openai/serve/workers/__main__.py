@@ -13,11 +13,12 @@ from typing import Any
 
 import uvicorn
 
+from trtllm_openai.api.context import ServerContext
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
-from trtllm_openai.serve.state import InferenceService, Readiness
-from trtllm_openai.serve.uvicorn import Server, http_config, say, tune_gc
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.serve.uvicorn import Server, http_config, print_safely, tune_gc
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
 from trtllm_openai.serve.workers.messages import CANNOT_SERVE, Begin
@@ -83,8 +84,9 @@ def main(channel: int) -> int:
         gone = True
         server.give_up()
 
-    def on_change(readiness: Readiness) -> None:
+    def on_change(context: ServerContext) -> None:
         nonlocal ready
+        readiness = context.readiness
         if readiness.failed:  # the supervisor knows
             return
         if readiness.ready and not ready:
@@ -95,12 +97,13 @@ def main(channel: int) -> int:
 
     worker = Worker(begin, end, on_gone)
     try:
-        app = create_app(settings, on_change, worker)
+        service = InferenceService(settings, on_change, worker)
+        app = create_app(service)
     except ConfigError as error:
-        say(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
+        print_safely(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
         return CANNOT_SERVE
-    service: InferenceService = app.state.service
-    worker.watch(service.metrics.snapshot, lambda: service.readiness.ready)
+    context = service.context
+    worker.watch(context.metrics.snapshot, lambda: context.readiness.ready)
     listener = socket.socket(fileno=begin.listener)
     server = WorkerServer(http_config(app, settings), service, listener, worker)
     server.run()
