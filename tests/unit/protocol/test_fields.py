@@ -55,9 +55,9 @@ def test_ranges(name: str, inside: list[float], outside: list[float]) -> None:
         for value in outside:
             error = from_validation(refusal(model, **{name: value}))
             assert (error.status, error.param, error.code) == (400, name, "invalid_value"), value
-        for value in (True, "1", [1], {}):
-            error = from_validation(refusal(model, **{name: value}))
-            assert (error.param, error.code) == (name, "invalid_type"), value
+        for wrong in (True, "1", [1], {}):
+            error = from_validation(refusal(model, **{name: wrong}))
+            assert (error.param, error.code) == (name, "invalid_type"), wrong
         assert parse(model, **{name: None})[name] is None
 
 
