@@ -55,7 +55,8 @@ def test_ranges(name: str, inside: list[float], outside: list[float]) -> None:
         for value in outside:
             error = from_validation(refusal(model, **{name: value}))
             assert (error.status, error.param, error.code) == (400, name, "invalid_value"), value
-        for wrong in (True, "1", [1], {}):
+        wrongs: list[Any] = [True, "1", [1], {}]
+        for wrong in wrongs:
             error = from_validation(refusal(model, **{name: wrong}))
             assert (error.param, error.code) == (name, "invalid_type"), wrong
         assert parse(model, **{name: None})[name] is None
