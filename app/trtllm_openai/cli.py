@@ -76,18 +76,16 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
 def _generate(settings: Settings, arguments: argparse.Namespace) -> int:
     from trtllm_openai.commands.generate import generate
     from trtllm_openai.generation import SamplingParams
+    from trtllm_openai.generation.parameters import BY_NAME, converted
 
-    if arguments.max_tokens < 1 or arguments.temperature < 0 or not 0 < arguments.top_p <= 1:
-        raise ConfigError(
-            "--max-tokens must be at least 1, --temperature at least 0, --top-p above 0 up to 1"
-        )
-    sampling = SamplingParams(
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=max(arguments.top_k, 0),
-        seed=arguments.seed,
-    )
+    names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name, value in given.items():
+        if fault := BY_NAME[name].fault(value):
+            raise ConfigError(f"--{name.replace('_', '-')} {fault}")
+    if arguments.max_tokens == 0:
+        raise ConfigError("--max-tokens must be at least 1")
+    sampling = SamplingParams(**converted(given))
     return generate(settings, arguments.prompt, sampling)
 
 
