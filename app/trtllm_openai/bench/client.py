@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from trtllm_openai.bench.plan import Record, Target
-from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.bench.sse import ResponseReader
 from trtllm_openai.errors import BadResponse
 
 
@@ -21,7 +21,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer: AnswerReader | None = None
+        self._answer: ResponseReader | None = None
         self._over: asyncio.Future[None] | None = None
         self.open = True
 
@@ -45,14 +45,14 @@ class Connection(asyncio.Protocol):
             self._answer.end()
             self._end(None if self._answer.complete else error or ConnectionResetError())
 
-    def begin(self, request: bytes) -> AnswerReader:
+    def begin(self, request: bytes) -> ResponseReader:
         """Send a request; the answer fills as it comes."""
         assert self._transport is not None
-        self._answer = AnswerReader()
+        self._answer = ResponseReader()
         self._transport.write(request)
         return self._answer
 
-    async def exchange(self, request: bytes) -> AnswerReader:
+    async def exchange(self, request: bytes) -> ResponseReader:
         """Send a request and read its answer to the end. Raises OSError or `BadResponse`."""
         answer = self.begin(request)
         self._over = asyncio.get_running_loop().create_future()
@@ -118,7 +118,7 @@ class Client:
             connection.close()
         self._idle.clear()
 
-    async def _send(self, request: bytes) -> AnswerReader:
+    async def _send(self, request: bytes) -> ResponseReader:
         connection = await self._take()
         try:
             answer = await connection.exchange(request)
@@ -160,7 +160,7 @@ def _failed(began: float, kind: str) -> Record:
     return Record(began, 0.0, time.monotonic() - began, 0, 0, b"", kind)
 
 
-def _record(began: float, answer: AnswerReader) -> Record:
+def _record(began: float, answer: ResponseReader) -> Record:
     frames = answer.frames
     if answer.status != 200:
         return _failed(began, f"HTTP {answer.status}")
