@@ -293,12 +293,10 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
-    """Give `parser` a flag for every setting (`--port`, `--torch.dtype` …) and `--config`."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings file (default: config.yaml if there is one)"
-    )
-    return CliSettingsSource(
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--config` and a flag for every setting (`--port`, `--torch.dtype` …), for `load_settings`."""
+    parser.add_argument("--config", metavar="FILE", help="settings file (default: config.yaml, if it exists)")
+    source: CliSettingsSource[Any] = CliSettingsSource(
         Settings,
         root_parser=parser,
         cli_hide_none_type=True,
@@ -306,25 +304,24 @@ def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
         cli_use_class_docs_for_groups=True,
         cli_kebab_case=True,
     )
+    parser.set_defaults(settings_source=source)
 
 
-def load_settings(
-    flags: CliSettingsSource[Any] | None = None,
-    args: argparse.Namespace | None = None,
-    file: str | os.PathLike[str] | None = None,
-) -> Settings:
-    """Read the settings in force. Raises `ConfigError` naming the key and where its value came from."""
-    path = Path(file) if file else DEFAULT_FILE
+def load_settings(arguments: argparse.Namespace) -> Settings:
+    """Settings from the file, the environment and the flags of a parser that `add_flags` prepared.
+
+    Raises `ConfigError` naming each wrong key.
+    """
+    path = Path(arguments.config or DEFAULT_FILE)
     values: dict[str, Any] = {}
     if path.is_file():
         values = _read_yaml(path)
-    elif file:
+    elif arguments.config:
         raise ConfigError(f"config file {path} does not exist")
     _refuse_unknown_environment()
+    flags = arguments.settings_source(parsed_args=arguments)
     try:
-        if flags is None:
-            return Settings(**values)
-        return Settings(_cli_settings_source=flags(parsed_args=args or argparse.Namespace()), **values)
+        return Settings(_cli_settings_source=flags, **values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path if values else None)) from None
 

@@ -14,9 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parse(*arguments: str) -> Settings:
     parser = argparse.ArgumentParser()
-    flags = add_flags(parser)
-    namespace = parser.parse_args(arguments)
-    return load_settings(flags, namespace, namespace.config)
+    add_flags(parser)
+    return load_settings(parser.parse_args(arguments))
 
 
 @pytest.fixture

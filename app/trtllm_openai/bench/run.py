@@ -60,7 +60,7 @@ def first_model(target: Target) -> str:
         ) from None
 
 
-def run(plan: Plan, processes: int, output: Output) -> int:
+def run_plan(plan: Plan, processes: int, output: Output) -> int:
     """Measure, print the table, write the files. Returns 1 when no request succeeded."""
     rows = []
     with _Team(plan, processes) as team:
