@@ -36,7 +36,7 @@ class Conversation:
     @property
     def markers(self) -> frozenset[int]:
         """Special tokens that the parser needs to see."""
-        return self.service.chat.shown(self.tools)
+        return self.service.chat.visible_special_ids(self.tools)
 
 
 async def prepare(service: InferenceService, body: ChatRequest, max_tokens: int | None) -> Conversation:

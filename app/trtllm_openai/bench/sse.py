@@ -1,8 +1,7 @@
-"""An HTTP/1.1 answer read for its timing: where its text begins, how many pieces it has, what its usage says.
+"""Reads a streamed HTTP/1.1 response for its timing: the arrival of each chunk with text, and the usage.
 
-Nothing is decoded but the last frame with a usage: a piece of text is a frame in which a text field opens
-with something other than its closing quote. Quotes inside JSON strings are escaped, so that the pattern
-cannot match inside a text.
+Only the last frame with a usage is decoded as JSON. A frame has text if a text field does not begin with its
+closing quote. Quotes inside JSON strings are escaped, so the pattern cannot match inside a string.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _BREAK = re.compile(rb"\r?\n\r?\n").search
 
 
 class FrameReader:
-    """Server-Sent Events of one answer. `times` holds a reading of the clock for each piece of text."""
+    """Parser of one response's Server-Sent Events. `times` has the arrival time of each frame with text."""
 
     __slots__ = ("_rest", "_usage", "done", "error", "times")
 
@@ -35,24 +34,24 @@ class FrameReader:
         self.error = b""
 
     def feed(self, data: bytes, now: float) -> None:
-        """The next bytes of the body, wherever they are cut."""
+        """Parse the next bytes of the body, however they are chunked."""
         if self._rest:
             data = self._rest + data
-        place = 0
+        start = 0
         while True:
-            end = data.find(b"\n\n", place)
+            end = data.find(b"\n\n", start)
             after = end + 2
             if end < 0:
-                found = _BREAK(data, place)  # frames that end in carriage returns, as some servers write them
+                found = _BREAK(data, start)  # some servers end frames with CRLF
                 if found is None:
                     break
                 end, after = found.span()
-            self._frame(data[place:end], now)
-            place = after
-        self._rest = data[place:]
+            self._frame(data[start:end], now)
+            start = after
+        self._rest = data[start:]
 
     def usage(self) -> dict[str, Any]:
-        """The last usage that came; empty without one."""
+        """The last usage received; empty without one."""
         if not self._usage:
             return {}
         try:
