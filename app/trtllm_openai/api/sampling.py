@@ -76,7 +76,7 @@ def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int]
         stop=stop_strings(body),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         include_stop=bool(body.include_stop_str_in_output),
-        shown=model.tokenizer.special_ids if body.skip_special_tokens is False else markers,
+        visible_special_ids=model.tokenizer.special_ids if body.skip_special_tokens is False else markers,
     )
 
 
