@@ -48,15 +48,20 @@ class WorkerProcess:
     async def run(self, on_attached: Callable[[WorkerProcess], None]) -> int:
         """Start it, listen until it is gone, return its exit status. `on_attached`: it can be told things."""
         fds = (self._other_end.fileno(), self._begin.listener, self._begin.board)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "trtllm_openai.serve.workers", str(fds[0])),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=fds,
-            start_new_session=True,  # signals of the terminal are for the supervisor
-            env=child_environment(),
-        )
-        self._other_end.close()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "trtllm_openai.serve.workers", str(fds[0])),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+                start_new_session=True,  # signals of the terminal are for the supervisor
+                env=child_environment(),
+            )
+        except BaseException:
+            self._end.close()
+            raise
+        finally:
+            self._other_end.close()
         self._end.sendall(frame(self._begin))
         await self.channel.open()
         on_attached(self)
