@@ -12,6 +12,8 @@ from trtllm_openai.engine_host.frontends import SEND_TIMEOUT_S, Frontends
 from trtllm_openai.processes.framing import FramedSocket
 
 MUCH = b"x" * 3_000_000
+ENDS: list[FramedSocket] = []
+"""The workers' ends of one test."""
 
 
 @pytest.fixture
@@ -20,6 +22,8 @@ def workers(tmp_path: Path) -> Iterator[Frontends]:
     subject = Frontends(str(tmp_path / "runner.sock"), owner)
     yield subject
     subject.close(0.0)
+    while ENDS:
+        ENDS.pop().close()
     os.close(owner)
     os.close(owned)
 
@@ -28,6 +32,7 @@ def attach(workers: Frontends, tmp_path: Path) -> tuple[FramedSocket, FramedSock
     """A worker's end, and the runner's."""
     end = FramedSocket.connect(str(tmp_path / "runner.sock"))
     assert end is not None
+    ENDS.append(end)
     ((attached, body),) = workers.poll()
     assert body is None
     return end, attached

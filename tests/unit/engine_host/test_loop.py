@@ -26,6 +26,9 @@ from trtllm_openai.engines import synthetic
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.processes.framing import FramedSocket
 
+ENDS: list[FramedSocket] = []
+"""The workers' ends of one test."""
+
 
 class Client:
     """A worker's end of the socket."""
@@ -34,6 +37,7 @@ class Client:
         end = FramedSocket.connect(path)
         assert end is not None
         self.end = end
+        ENDS.append(end)
         self.heard: list[FromRunner] = []
         self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
 
@@ -77,6 +81,8 @@ def path(tmp_path: Path) -> Iterator[str]:
     thread = threading.Thread(target=run)
     thread.start()
     yield address
+    while ENDS:
+        ENDS.pop().close()
     os.close(owned)  # the owner is gone
     thread.join(10)
     assert not thread.is_alive()
