@@ -55,17 +55,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("venv")
     venv.create(root, symlinks=True, with_pip=False)
     interpreter = root / "bin" / "python"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "--python",
-        interpreter,
-        "install",
-        "-q",
-    ]
-    subprocess.run([*pip, "-q", "--no-deps", "--no-index", str(wheel)], check=True, env=environment())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(interpreter)]
+    install = [*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, env=environment())
     (packages,) = root.glob("lib/python*/site-packages")
     # A path in a .pth file, unlike a site directory, does not run the .pth files in it: an editable install
     # of the checkout there stays out of sight.
