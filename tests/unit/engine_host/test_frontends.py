@@ -15,6 +15,8 @@ from trtllm_openai.processes.authentication import NONCE_SIZE, PROOF_SIZE, proof
 from trtllm_openai.processes.framing import FramedSocket
 
 MUCH = b"x" * 3_000_000
+ENDS: list[FramedSocket] = []
+"""The workers' ends of one test."""
 
 
 @pytest.fixture
@@ -23,6 +25,8 @@ def frontends(tmp_path: Path) -> Iterator[Frontends]:
     subject = Frontends(f"unix:{tmp_path}/runner.sock", owner)
     yield subject
     subject.close(0.0)
+    while ENDS:
+        ENDS.pop().close()
     os.close(owner)
     os.close(owned)
 
@@ -30,6 +34,7 @@ def frontends(tmp_path: Path) -> Iterator[Frontends]:
 def attach(frontends: Frontends, tmp_path: Path) -> tuple[FramedSocket, FramedSocket]:
     """A frontend's end, and the runner's."""
     end = connect(f"unix:{tmp_path}/runner.sock")
+    ENDS.append(end)
     ((attached, body),) = frontends.poll()
     assert body is None
     return end, attached

@@ -26,12 +26,16 @@ from trtllm_openai.engine_host.messages import (
 from trtllm_openai.engines import synthetic
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 
+ENDS: list[FramedSocket] = []
+"""The workers' ends of one test."""
+
 
 class Client:
     """A frontend's end of the socket."""
 
     def __init__(self, path: str) -> None:
         self.end = connect(path)
+        ENDS.append(self.end)
         self.heard: list[FromRunner] = []
         self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
 
@@ -75,6 +79,8 @@ def path(tmp_path: Path) -> Iterator[str]:
     thread = threading.Thread(target=run)
     thread.start()
     yield address
+    while ENDS:
+        ENDS.pop().close()
     os.close(owned)  # the owner is gone
     thread.join(10)
     assert not thread.is_alive()

@@ -51,15 +51,20 @@ class WorkerProcess:
         `on_attached` is called once messages can be sent to it.
         """
         fds = (self._other_end.fileno(), self._begin.listener, self._begin.board)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "trtllm_openai.serve.workers", str(fds[0])),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=fds,
-            start_new_session=True,  # the terminal's signals go to the supervisor only
-            env=child_environment(),
-        )
-        self._other_end.close()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "trtllm_openai.serve.workers", str(fds[0])),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+                start_new_session=True,  # the terminal's signals go to the supervisor only
+                env=child_environment(),
+            )
+        except BaseException:
+            self._end.close()
+            raise
+        finally:
+            self._other_end.close()
         self._end.sendall(frame(self._begin))
         await self.channel.open()
         on_attached(self)
