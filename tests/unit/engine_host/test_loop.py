@@ -25,6 +25,7 @@ from trtllm_openai.engine_host.messages import (
 )
 from trtllm_openai.engines import synthetic
 from trtllm_openai.generation import GenerationRequest, SamplingParams
+from trtllm_openai.processes.framing import FramedSocket
 
 ENDS: list[FramedSocket] = []
 """The workers' ends of one test."""
