@@ -259,7 +259,9 @@ class TorchEngine:
             output.logprobs = [sampled.logprobs]
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             output.finish_reason, output.stop_token_id = "stop", token
-        elif sequence.matcher is not None and not _follows(sequence.matcher, token):
+        elif sequence.matcher is not None and not sequence.matcher.accept_token(token):
+            output.finish_reason, output.error = "error", f"The guide ended: {sequence.matcher.error}."
+        elif sequence.matcher is not None and sequence.matcher.is_terminated():
             output.finish_reason = "stop"
         elif sequence.generated >= sampling.max_tokens:
             output.finish_reason = "length"
@@ -269,11 +271,6 @@ class TorchEngine:
         del self._live[output.request_id]
         self._scheduler.remove(sequence)
         return output
-
-
-def _follows(matcher: Any, token: int) -> bool:
-    """Tell a guided sequence's matcher its new token; False when the text is complete."""
-    return bool(matcher.accept_token(token)) and not matcher.is_terminated()
 
 
 def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:

@@ -14,7 +14,7 @@ from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Followers, join, meeting, start_followers
-from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler, available
+from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler
 from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token
 from trtllm_openai.engines.torch.linear import check_quantization
 from trtllm_openai.engines.torch.memory import free_bytes
@@ -169,7 +169,7 @@ def _engine(
             max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
             priority=True,
             cache_salt=True,
-            guides=GUIDES if vocabulary is not None and available() else (),
+            guides=GUIDES if vocabulary is not None else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,
         kv_blocks=own.blocks,
