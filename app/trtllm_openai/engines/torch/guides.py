@@ -7,6 +7,8 @@ brought it. It is an optional package: without it the engine says that it cannot
 from __future__ import annotations
 
 import importlib.util
+import logging
+import math
 import re
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,8 @@ import torch
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide, GuideKind
+
+log = logging.getLogger(__name__)
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 CACHE_BYTES = 256 * 2**20
@@ -61,15 +65,25 @@ class GuideCompiler:
 
 
 def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Forbid, in `logits` [rows, vocab], what the guides of guided sequences do not allow next."""
+    """Forbid, in `logits` [rows, vocab], what the guides of guided sequences do not allow next.
+
+    The row of a guide that fails becomes NaN, which ends that sequence alone.
+    """
     rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
     if not rows:
         return
     import xgrammar
 
     mask = xgrammar.allocate_token_bitmask(len(sequences), logits.shape[-1])
-    for row in rows:
-        sequences[row].matcher.fill_next_token_bitmask(mask, row)
+    for row in rows[:]:
+        try:
+            sequences[row].matcher.fill_next_token_bitmask(mask, row)
+        except Exception:
+            log.exception("the guide of request %s failed", sequences[row].request.request_id)
+            logits[row] = math.nan
+            rows.remove(row)
+    if not rows:
+        return
     xgrammar.apply_token_bitmask_inplace(logits, mask.to(logits.device, non_blocking=True), indices=rows)
 
 
