@@ -8,6 +8,7 @@ sequence with an error and delays no other one.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from trtllm_openai.generation import Guide, GuideKind
 
 if TYPE_CHECKING:
     import llguidance
+log = logging.getLogger(__name__)
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 MAX_CONCURRENT_COMPILATIONS = 2
@@ -122,7 +124,7 @@ class GuideMatcher:
 def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
     """Set the logits [rows, vocab] of tokens that a row's guide does not allow next to -inf, in place.
 
-    A row whose guide ended in an error has no finite logit left.
+    A row whose guide has failed keeps no finite logit, which ends that sequence alone.
     """
     rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
     if not rows:
@@ -130,7 +132,11 @@ def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
     vocab = logits.shape[-1]
     masks = np.empty((len(rows), -(-vocab // 32)), dtype=np.int32)
     for mask, row in zip(masks, rows, strict=True):
-        sequences[row].matcher.fill_mask(mask)
+        try:
+            sequences[row].matcher.fill_mask(mask)
+        except Exception:
+            log.exception("the guide of request %s failed", sequences[row].request.request_id)
+            mask.fill(0)
     bits = np.unpackbits(masks.view(np.uint8), axis=1, count=vocab, bitorder="little")
     forbidden = torch.from_numpy(bits == 0)
     if logits.is_cuda:

@@ -15,7 +15,7 @@ from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
 from trtllm_openai.engines.torch.guides import constrain
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
-from trtllm_openai.engines.torch.sampler import Sampled, prompt_logprobs
+from trtllm_openai.engines.torch.sampler import Sampled, apply_rules, prompt_logprobs
 from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import TokenLogprobs
@@ -153,7 +153,7 @@ class CudaExecutor:
         if ruled or any(sequence.matcher is not None for sequence in sampled):
             logits = logits.float()
             for row in ruled:
-                sampled[row].rules.apply(logits[row], sampled[row].generated + sampled[row].unread)  # type: ignore[union-attr]
+                apply_rules(logits[row], sampled[row], sampled[row].generated + sampled[row].unread)
             constrain(logits, sampled)
         count, front = len(sampled), self._inputs.front
         tokens = self._tokens[:count]
@@ -183,7 +183,7 @@ class CudaExecutor:
         rows = list(counts)
         index = torch.tensor(rows, pin_memory=True).to(logits.device, non_blocking=True)
         values = logits.index_select(0, index).float().log_softmax(-1)
-        chosen = values.gather(1, tokens.index_select(0, index).long().unsqueeze(1)).squeeze(1)
+        chosen = values.gather(1, tokens.index_select(0, index).long().clamp(min=0).unsqueeze(1)).squeeze(1)
         top, top_ids = values.topk(max(1, *counts.values()))
         return Logprobs(
             rows, [counts[row] or 0 for row in rows], _to_host(chosen), _to_host(top), _to_host(top_ids)
