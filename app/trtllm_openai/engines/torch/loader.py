@@ -65,6 +65,7 @@ def load(
     followers = start_followers(model_dir, settings)
     try:
         own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
+        followers.share(own.executor)
         return _engine(own, settings, progress, vocabulary, followers)
     except BaseException:
         followers.end(0)
@@ -90,7 +91,7 @@ def load_rank(
         progress(share * LOADING_SHARE, "reading weights")
 
     check_quantization(settings.quantization, device)
-    one_gpu = device.type == "cuda" and ranks.size == 1
+    on_gpu = device.type == "cuda"
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
     with torch.inference_mode():
@@ -98,17 +99,18 @@ def load_rank(
         if settings.load_format == "dummy":
             weights = RandomWeights(dtype, device)
         else:
-            kind = ParallelWeights if one_gpu else Weights
+            kind = ParallelWeights if on_gpu and ranks.size == 1 else Weights
             weights = kind(model_dir, dtype, device, reading)
         executor: Executor
-        if one_gpu:
-            executor, cache, blocks = _on_gpu(config, settings, limits, weights, max_seq_len, dtype, device)
+        if on_gpu:
+            executor, cache, blocks = _on_gpu(
+                config, settings, limits, weights, max_seq_len, dtype, device, ranks
+            )
         else:
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)
-            if device.type == "cpu":  # one memory for all
-                room //= ranks.size
+            room //= ranks.size  # one memory for all
             blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
             cache = KVCache(own, blocks, settings.block_size, dtype, device)
             tile = limits.tile if limits.exact else limits.chunk
@@ -125,18 +127,22 @@ def _on_gpu(
     max_seq_len: int,
     dtype: torch.dtype,
     device: torch.device,
+    ranks: Ranks,
 ) -> tuple[Executor, KVCache, int]:
-    """What computes steps on a GPU of its own, the KV cache and its number of blocks. Triton is needed."""
+    """What computes a rank's steps on its GPU, the KV cache and its number of blocks. Triton is needed."""
     from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
     from trtllm_openai.engines.torch.cuda.memory_profile import free_after_peak
     from trtllm_openai.engines.torch.cuda.model import CudaModel
+    from trtllm_openai.engines.torch.cuda.peers import Peers
 
-    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8")
-    executor = CudaExecutor(config, model, limits, max_seq_len, device)
-    room = free_after_peak(executor, config, limits, max_seq_len, dtype, device)
+    own = shard(config, ranks)
+    peers = Peers(config, ranks, limits.max_batch_size, dtype, device) if ranks.size > 1 else None
+    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8", peers)
+    executor = CudaExecutor(own, model, limits, max_seq_len, device, peers)
+    room = free_after_peak(executor, own, limits, max_seq_len, dtype, device)
     room = int(room * settings.kv_cache_memory_fraction)
-    blocks = _blocks(config, settings, limits, max_seq_len, dtype, room)
-    cache = KVCache(config, blocks, settings.block_size, dtype, device)
+    blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
+    cache = KVCache(own, blocks, settings.block_size, dtype, device)
     executor.use(cache)
     executor.capture()
     return executor, cache, blocks
@@ -274,8 +280,7 @@ def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ra
         raise ConfigError("torch.quantization: fp8 needs a GPU; a CPU has int8")
     if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
         raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
-    if ranks.size > 1:
-        raise ConfigError("torch.quantization: fp8 is for one GPU, not torch.tensor_parallel_size of them")
+    config = shard(config, ranks)
     sizes = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
     if any(size % FP8_GRAIN for size in (*sizes, config.kv_heads * config.head_dim)):
         raise ConfigError(f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}")
