@@ -1,14 +1,14 @@
 """What the ranks of one model exchange on their GPUs within a step, over memory that all of them can write.
 
-The memory is PyTorch's symmetric memory (CUDA IPC or VMM handles behind it), used here and nowhere else: its
-interface is not final. Large sums, those of prefill, go over NCCL.
+The memory is shared by CUDA IPC handles, as PyTorch makes them for its own multiprocessing; not by its
+symmetric memory, which a process cannot set up a second time with new peers. Large sums, those of prefill, go
+over NCCL.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.distributed._symmetric_memory as symmetric_memory
 
 from trtllm_openai.engines.torch.cuda.kernels.exchange import TILE, add_sum, gather
 from trtllm_openai.engines.torch.model_config import ModelConfig
@@ -19,14 +19,23 @@ ONE_SHOT_BYTES = 2**21
 
 
 class _Shared:
-    """A buffer on every rank's GPU, and the addresses of all of them on this one's."""
+    """A buffer on every rank's GPU, and the addresses of all of them on this one's. A collective call."""
 
-    def __init__(self, count: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.own = symmetric_memory.empty(count, dtype=dtype, device=device)
-        self.own.zero_()
-        handle = symmetric_memory.rendezvous(self.own, dist.group.WORLD)
-        self._handle = handle  # unmaps the peers' memory when it goes
-        self.addresses = torch.tensor(list(handle.buffer_ptrs), dtype=torch.int64, device=device)
+    def __init__(self, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device) -> None:
+        self.own = torch.zeros(count, dtype=dtype, device=device)
+        handles: list[tuple[object, ...]] = [()] * ranks.size
+        dist.all_gather_object(handles, self.own.untyped_storage()._share_cuda_())
+        self._mapped = []  # unmapped when they go
+        addresses = []
+        for rank, (_, *handle) in enumerate(handles):
+            if rank == ranks.rank:
+                addresses.append(self.own.data_ptr())
+                continue
+            # Opened with this rank's device as the current one, so that this one can reach it.
+            storage = torch.UntypedStorage._new_shared_cuda(device.index, *handle)
+            self._mapped.append(storage)
+            addresses.append(storage.data_ptr())
+        self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
 
 
 class Peers:
@@ -40,12 +49,12 @@ class Peers:
         width, self._vocabulary = config.hidden_size, config.vocab_size
         self._each = -(-config.vocab_size // ranks.size)
         self.rows = max(1, min(rows, ONE_SHOT_BYTES // (width * dtype.itemsize)))
-        self._sums = _Shared(2 * ranks.size * self.rows * width, dtype, device)
-        self._sum_flags = _Shared(ranks.size * self.rows, torch.int32, device)
+        self._sums = _Shared(2 * ranks.size * self.rows * width, dtype, ranks, device)
+        self._sum_flags = _Shared(ranks.size * self.rows, torch.int32, ranks, device)
         self._sum_counts = torch.zeros(self.rows, dtype=torch.int32, device=device)
         tiles = -(-self._each // TILE)
-        self._logits = _Shared(rows * config.vocab_size, dtype, device)
-        self._logit_flags = _Shared(ranks.size * rows * tiles, torch.int32, device)
+        self._logits = _Shared(rows * config.vocab_size, dtype, ranks, device)
+        self._logit_flags = _Shared(ranks.size * rows * tiles, torch.int32, ranks, device)
         self._logit_counts = torch.zeros(rows * tiles, dtype=torch.int32, device=device)
         self.fault = torch.zeros(1, dtype=torch.int32, device=device)
         torch.cuda.synchronize(device)
