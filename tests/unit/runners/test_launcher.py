@@ -94,7 +94,7 @@ def test_a_killed_runner_behind_tcp_is_replaced_with_another_secret() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("secret", ["", new_secret()])
+@pytest.mark.parametrize("secret", ["", new_secret()], ids=["none", "another"])
 def test_a_connection_without_the_secret_is_refused(secret: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
 

@@ -58,7 +58,7 @@ class Peers:
         self._logit_counts = torch.zeros(rows * tiles, dtype=torch.int32, device=device)
         self.fault = torch.zeros(1, dtype=torch.int32, device=device)
         torch.cuda.synchronize(device)
-        dist.barrier()  # nobody writes before all are zero
+        dist.barrier(device_ids=[device.index or 0])  # nobody writes before all are zero
 
     def add(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """x + the ranks' parts [rows, hidden], in place; the same numbers on every rank."""
