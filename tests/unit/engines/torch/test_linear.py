@@ -30,8 +30,13 @@ def test_few_numbers_of_rows_occur() -> None:
 vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no 8-bit dot products")
 
 
+bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 products"
+)
+
+
 @pytest.mark.parametrize("kind", [PackedLinear, pytest.param(Int8Linear, marks=vnni)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=bf16)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows_do_not_depend_on_their_number(
     shape: tuple[int, int], dtype: torch.dtype, kind: type[PackedLinear] | type[Int8Linear]
