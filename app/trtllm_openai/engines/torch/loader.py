@@ -217,8 +217,8 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 8192
-"""Maximum tokens per step and per prefill chunk, which bound the inter-token latency of decoding sequences. On a
-GPU, few long steps beat many short ones (docs/performance.md). A tile is small enough for prefix cache hits
+"""Maximum tokens per step and per prefill chunk; they bound the inter-token latency of decodes. On a GPU,
+few long steps beat many short ones (docs/performance.md). A tile is small enough for prefix cache hits
 and large enough for fast kernels."""
 
 
