@@ -89,9 +89,8 @@ class CudaModel:
                 head = weights.take("model.embed_tokens.weight", *shape, part=vocabulary)
         else:
             head = weights.take("lm_head.weight", *shape, part=vocabulary)
-        self._head = Projection(
-            head, None, fp8=False
-        )  # quantizing it loses the most accuracy and saves the least
+        # Not quantized: the head would lose the most accuracy and save the least.
+        self._head = Projection(head, None, fp8=False)
         weights.check_all_taken()
         half = config.head_dim // 2
         cos, sin = rope_tables(config, max_length, torch.float32, device)
