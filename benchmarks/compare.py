@@ -1,13 +1,13 @@
-"""This server beside another, one after the other on one machine, under the same load from the same client.
+"""Compares this server with another: the same load and client, one after the other on one machine.
 
     python benchmarks/compare.py --model DIR [--peer-python PYTHON] [--order both] [--json FILE] [-- FLAGS]
 
-Each is started on DIR with random weights (`--real-weights`: those of DIR) and no prefix caching, driven by
-`trtllm-openai bench` at each concurrency, and gone, with its GPU memory, before the next one starts. FLAGS
-are more flags of this server. `--order both` has every server twice (peer, ours, ours, peer), and the table
-shows every run. `--peer-client` adds the same loads by the peer's own client, on both servers: where that
-tells another story, the clients differ and not the servers. `--peer self` is the control, this server in the
-peer's place: how far its ratios are from 1 is the noise of the method.
+Each server is started on DIR with random weights (`--real-weights`: those of DIR) and without prefix caching,
+driven by `trtllm-openai bench` at each concurrency, and stopped, with its GPU memory free, before the next
+one starts. FLAGS are further flags of this server. `--order both` runs each server twice (peer, ours, ours,
+peer), and the table shows every run. `--peer-client` repeats the loads with the peer's own client on both
+servers, to tell client differences from server differences. `--peer self` is the control, this server as its
+own peer: the deviation of its ratios from 1 is the noise of the method.
 
 Needs only the standard library and this repository. Status 1: a server did not come up or a request failed.
 """
@@ -38,17 +38,17 @@ Load = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One load by one client. Times in milliseconds; None where the client saw none."""
+    """Result of one load with one client. Times in milliseconds; None if not measured."""
 
     start: int
-    """Which server it was, counted from 1."""
+    """Number of the server start, from 1."""
     server: str
     client: str
     concurrency: int
     tokens_per_s: float
     errors: dict[str, int]
     said: Any
-    """All that the client said."""
+    """Complete output of the client."""
     tpot_p50: float | None = None
     ttft_p50: float | None = None
     ttft_p99: float | None = None
@@ -56,7 +56,7 @@ class Run:
 
 
 def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
-    """Both outputs of a client, however it ended."""
+    """Run a client and return its stdout and stderr, regardless of its exit status."""
     done = subprocess.run(
         command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -64,7 +64,7 @@ def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
 
 
 def read_bench(row: dict[str, Any]) -> dict[str, Any]:
-    """What `bench` measured, from a load of its JSON."""
+    """Parse the result of `bench` from a load in its JSON."""
     result = {"tokens_per_s": row["output_tokens_per_s"], "errors": row["errors"], "said": row}
     for name, percentile in (("tpot", "p50"), ("ttft", "p50"), ("ttft", "p99"), ("itl", "p99")):
         result[f"{name}_{percentile}"] = row[name] and 1000 * row[name][percentile]
@@ -72,7 +72,7 @@ def read_bench(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_vllm(text: str) -> dict[str, Any]:
-    """What vLLM's client measured, from what it printed; empty without a result."""
+    """Parse the output of vLLM's client; empty without a result."""
     found = dict(re.findall(r"^([A-Z][^:\n]*): +([\d.]+) *$", text, re.MULTILINE))
     if "Output token throughput (tok/s)" not in found:
         return {}
@@ -85,7 +85,7 @@ def read_vllm(text: str) -> dict[str, Any]:
 
 
 class Comparison:
-    """The runs so far of what the command line asks for."""
+    """The comparison that the command line requests, with its runs so far."""
 
     def __init__(self, arguments: argparse.Namespace, flags: list[str], scratch: Path) -> None:
         self._arguments = arguments
@@ -95,7 +95,7 @@ class Comparison:
         found_first = os.pathsep.join(filter(None, [str(ROOT / "app"), env.get("PYTHONPATH")]))
         path = {} if arguments.peer_path is None else {"PYTHONPATH": arguments.peer_path}
         self.ours = Side("ours", OURS, sys.executable, ROOT, env | {"PYTHONPATH": found_first}, flags)
-        # elsewhere than here: directories of this repository must not shadow the peer's modules
+        # not in the repository, whose directories could shadow the peer's modules
         where = ROOT if own else scratch
         kind, more = PEERS[arguments.peer], flags if own else []
         self.peer = Side(arguments.peer, kind, arguments.peer_python, where, env | path, more)
@@ -103,7 +103,7 @@ class Comparison:
         self.servers: list[dict[str, Any]] = []
 
     def check(self) -> None:
-        """Whether the peer is there at all, before minutes are spent on ours. Raises `Failure`."""
+        """Check early that the peer is installed. Raises `Failure`."""
         python, module = self.peer.python, self.peer.kind.module
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
         try:
@@ -114,7 +114,7 @@ class Comparison:
             raise Failure(f"{python} has no {module}: --peer-python and --peer-path say where it is")
 
     def measure(self, side: Side) -> None:
-        """Start a server, drive it, stop it. Raises `Failure`."""
+        """Start a server, run all loads, stop it. Raises `Failure`."""
         arguments, number = self._arguments, len(self.servers) + 1
         log = self._scratch / f"{number}.log"
         with started(side, arguments.model, dummy=not arguments.real_weights, log=log) as server:
@@ -153,7 +153,7 @@ class Comparison:
 
 
 def table(heads: str, rows: list[list[str]]) -> str:
-    """Markdown; `heads` have | between them."""
+    """Format a Markdown table; `heads` are separated by |."""
     lines = [" | ".join(row) for row in rows]
     return "\n".join(f"| {line} |" for line in (heads, " | ".join(["---"] * (heads.count("|") + 1)), *lines))
 
@@ -163,7 +163,7 @@ def number_of(value: float | None) -> str:
 
 
 def every_run(runs: list[Run]) -> str:
-    """A line for each run, those of the same load together."""
+    """Table with a line per run, grouped by load."""
     rows = []
     for one in sorted(runs, key=lambda one: (one.client != "bench", one.concurrency, one.start)):
         values = (one.tokens_per_s, one.tpot_p50, one.ttft_p50, one.ttft_p99, one.itl_p99)
@@ -175,7 +175,7 @@ def every_run(runs: list[Run]) -> str:
 
 
 def ratio(ours: Run, peer: Run, name: str) -> str:
-    """No number where a request failed: the others had an easier time."""
+    """Ratio of ours to the peer's; `errors` if a request failed, since that eases the load."""
     if ours.errors or peer.errors:
         return "errors"
     mine, other = getattr(ours, name), getattr(peer, name)
@@ -183,7 +183,7 @@ def ratio(ours: Run, peer: Run, name: str) -> str:
 
 
 def ratios(runs: list[Run], peer: str) -> str:
-    """Ours over the peer's for each load; a number for each two servers that ran one after the other."""
+    """Table of ratios, ours / peer, per load: one number per pair of consecutive servers."""
     rows = []
     for client, level in dict.fromkeys((one.client, one.concurrency) for one in runs):
         here = [one for one in runs if (one.client, one.concurrency) == (client, level)]
@@ -196,7 +196,7 @@ def ratios(runs: list[Run], peer: str) -> str:
 
 
 def positive(text: str) -> list[int]:
-    """`1,16,64`. Raises ValueError."""
+    """Parse positive integers such as `1,16,64`. Raises ValueError."""
     found = [int(word) for word in text.split(",")]
     if min(found) <= 0:
         raise ValueError(text)
@@ -204,7 +204,7 @@ def positive(text: str) -> list[int]:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What is asked for, its `loads` among it, and the flags after `--`."""
+    """Parse the arguments; adds `loads`. Also returns the flags after `--`."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="After --: flags of ours.")
     parser.add_argument("--model", required=True, help="its directory")

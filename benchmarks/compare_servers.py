@@ -1,6 +1,6 @@
-"""The servers of a comparison: how each kind is started, waited for and ended, with all of its processes.
+"""Starts, awaits and stops the servers of a comparison, with all of their processes.
 
-One at a time. Linux only: processes are found in /proc.
+One server at a time. Linux only: processes are found in /proc.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 
 READY_WITHIN, STOP_WITHIN, KILLED_WITHIN, MEMORY_WITHIN = 900.0, 60.0, 10.0, 60.0  # seconds
 Process = tuple[int, str]
-"""Its id and its time of start: ids are used again."""
+"""Process id and start time, since ids are reused."""
 MEMORY_SLACK = 512
-"""MiB more than before a server that count as given back."""
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+"""GPU memory in MiB above the initial usage that still counts as released."""
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of server: what follows `python`, word by word, with {names} to fill in."""
+    """A kind of server: arguments for `python`, separated by spaces, with {placeholders}."""
 
     module: str
-    """What its Python must be able to import."""
+    """Module that its Python must be able to import."""
     start: str
     dummy: str
     """Added for random weights."""
     health: str
-    """Answers 200 once it is ready."""
+    """Path that returns 200 once the server is ready."""
     client: str = ""
     """Its own load test; empty without one."""
 
@@ -64,12 +64,12 @@ PEERS = {
 
 
 class Failure(Exception):  # noqa: N818 - ends the comparison, not an error of this program
-    """What is wrong, for the user."""
+    """Ends the comparison with a message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two that are compared, and how its Python is run."""
+    """One of the two compared servers, and how to run its Python."""
 
     name: str
     kind: Kind
@@ -79,13 +79,13 @@ class Side:
     flags: list[str]
 
     def command(self, words: str, **values: object) -> list[str]:
-        """Of a kind's `start` or `client`, filled in."""
+        """Fill in the `start` or `client` template of a kind."""
         return [self.python, *(word.format(**values) for word in words.split())]
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is ready, `seconds` after it was started."""
+    """A running server that was ready after `seconds`."""
 
     process: subprocess.Popen[bytes]
     command: list[str]
@@ -94,7 +94,7 @@ class Server:
 
 
 def get(url: str) -> bytes | None:
-    """The body, if the answer is a 200."""
+    """Return the body of a 200 response, else None."""
     try:
         with OPENER.open(url, timeout=5) as answer:
             return bytes(answer.read())
@@ -123,7 +123,7 @@ def gpu_memory() -> int:
 
 
 def living() -> dict[Process, tuple[int, int]]:
-    """Every process that is no zombie, with the ids of its parent and its group."""
+    """All processes except zombies, with their parent and process group ids."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -134,7 +134,7 @@ def living() -> dict[Process, tuple[int, int]]:
 
 
 def family(leader: int) -> set[Process]:
-    """The living processes of `leader`'s group, and all that descend from one of them."""
+    """Live processes of `leader`'s process group, and all of their descendants."""
     every, pids, found = living(), {leader}, set[Process]()
     while more := {
         one
@@ -147,7 +147,7 @@ def family(leader: int) -> set[Process]:
 
 
 def stop(process: subprocess.Popen[bytes], known: set[Process]) -> None:
-    """End a server with all of its processes; those `known` may have lost their parent by now."""
+    """Stop a server with all of its processes, including `known` ones that may be orphaned by now."""
     mine = known | family(process.pid)
 
     def gone(within: float) -> bool:
@@ -172,7 +172,7 @@ def stop(process: subprocess.Popen[bytes], known: set[Process]) -> None:
 
 
 def wait_until_ready(side: Side, process: subprocess.Popen[bytes], url: str, log: Path) -> float:
-    """Seconds it took. Raises `Failure`."""
+    """Wait for readiness and return the seconds it took. Raises `Failure`."""
     began = time.monotonic()
     while get(url + side.kind.health) is None:
         status, waited = process.poll(), time.monotonic() - began
@@ -185,7 +185,7 @@ def wait_until_ready(side: Side, process: subprocess.Popen[bytes], url: str, log
 
 @contextmanager
 def started(side: Side, model: str, *, dummy: bool, log: Path) -> Iterator[Server]:
-    """A server that is ready. At the end it is gone, and its GPU memory is free again. Raises `Failure`."""
+    """Yield a ready server; on exit, stop it and wait until its GPU memory is free. Raises `Failure`."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     words = f"{side.kind.start} {side.kind.dummy if dummy else ''}"

@@ -1,11 +1,11 @@
 """Tokens per second of the torch engine beside transformers' `generate` and its continuous batching.
 
-One process, one set of weights on disk, the same prompts and greedy tokens for all three, no server around
-them. Each contender runs every round once, in turn, so that a noisy machine is noisy for all; the table shows
-the best round of each, and the engine's ratio to the others. Nothing is taken from the prefix cache.
+All run in one process, without a server, on the same weights, prompts and greedy tokens. The contenders
+alternate in each round, so that noise affects all of them; the table shows the best round of each, and the
+engine's ratio to the others. The prefix cache is off.
 
-Then prompts alone: the rate at which the engine multiplies while it computes one, beside the rate of one
-large product in the same numbers. Last what int8 costs in quality: how likely the model finds a text.
+Then prefill alone: the engine's FLOP/s relative to one large matrix product in the same dtype. Last, the
+quality cost of int8: the perplexity of a text.
 
     python benchmarks/engine.py [--model demo] [--streams 1 8 32] [--tokens 64] [--rounds 3]
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the engine has it in the server; for all contenders
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # the engine's setting, for all contenders
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -81,7 +81,7 @@ def generate(model: Any) -> Run:
 
 
 def continuous_batching(model: Any, *, tuned: bool) -> Run:
-    """`tuned`: with a cache of the size these streams need. Its default fills most of the memory."""
+    """`tuned`: size the cache for these streams; the default fills most of the memory."""
 
     def run(prompts: list[list[int]], tokens: int) -> None:
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
@@ -108,7 +108,7 @@ def without_cache(arguments: argparse.Namespace, max_seq_len: int, quantization:
 
 
 def matrix_rate(dtype: torch.dtype, device: str, rounds: int) -> float:
-    """Operations a second of one large product, the kind that the engine uses."""
+    """Operations/s of one large matrix product, with the engine's linear layer."""
     rows, size = 512, 2048
     linear = make_linear(torch.randn(size, size, dtype=dtype, device=device), None)
     x = torch.randn(rows, size, dtype=dtype, device=device)
@@ -138,7 +138,7 @@ def print_prefill(directory: Path, tokenizer: Tokenizer, arguments: argparse.Nam
             started = time.perf_counter()
             run(prompt, 1)
             best = min(best, time.perf_counter() - started)
-        # the layers' weights, and half of attention's square; the head computes one row
+        # the layers' weights and causal attention; the head computes one row
         work = 2 * products * tokens + 2 * config.layers * heads * dim * tokens**2
         print(
             f"| {tokens} | {best * 1e3:.0f} | {tokens / best:.0f} | {work / best / 1e9:.0f} "
@@ -211,7 +211,7 @@ def main() -> None:
         prompts = make_prompts(tokenizer, streams, arguments.prompt)
         best = dict.fromkeys(contenders, float("inf"))
         for run in contenders.values():
-            run(prompts, 4)  # first touches of memory and code
+            run(prompts, 4)  # warm-up
         for _ in range(arguments.rounds):
             for name, run in contenders.items():
                 started = time.perf_counter()

@@ -1,17 +1,17 @@
-"""What the HTTP side costs, with an engine that costs nothing: CPU per token and per request, pauses, memory.
+"""Measures HTTP-side cost with the synthetic engine: CPU per token and request, event loop pauses, memory.
 
     python benchmarks/frontend.py [--check | --record | --workers N]
 
-The server runs the synthetic engine at a fixed pace; the load client is a process of its own. CPU time is
-that of the HTTP worker alone, all its threads, by the kernel's process clock. Beside it, in the same run, the
-same frames at the same pace from a bare Starlette and a bare sse-starlette application: the floor. Values are
-the best of several repeats, since whatever else a machine does can only add to them.
+The synthetic engine emits tokens at a fixed rate; the load client is a separate process. CPU time is that of
+the HTTP worker process alone, all threads, from its process clock. The same run measures a floor: the same
+frames at the same rate from a bare Starlette and a bare sse-starlette application. Values are the best of
+several repeats, since other load on the machine can only increase them.
 
-`--check` is the short form for continuous integration: ratios to the floor against those of
-`frontend_budget.json`, which hold on any machine; more than 20 % above them fails. `--record` writes them.
+`--check` is the short form for continuous integration: it compares ratios to the floor, which do not depend
+on the machine, with `frontend_budget.json`, and fails if they exceed it by 20 %. `--record` writes that file.
 
-`--workers N` measures instead what one HTTP worker passes on and what N do, in turn, with as many streams,
-runners and client processes for each of them; it says something where there are cores for all.
+`--workers N` instead compares the throughput of one HTTP worker with that of N, each with the same number of
+streams, runners and client processes per worker; it needs enough cores for all of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHORT: Body = {
     "messages": [{"role": "user", "content": "What is {number} in words?"}],
     "max_tokens": 1,
 }
-"""No two are alike: what was asked before is tokenised faster."""
+"""Each request differs, since repeated text is tokenized faster."""
 
 
 class Server:
@@ -57,14 +57,14 @@ class Server:
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def memory(self) -> int:
-        """Bytes of memory that only this process has."""
+        """Private memory of the process, in bytes."""
         text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return 1024 * sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+)", text, re.MULTILINE))
 
 
 @contextmanager
 def ours(itl: float = ITL, ttft: float = 0.0, workers: int = 1) -> Iterator[Server]:
-    """This server, with a runner for each HTTP worker."""
+    """Start this server, with one runner per HTTP worker."""
     flags = ["--engine", "synthetic", "--log-level", "warning", "--port", "0", "--synthetic.ttft", str(ttft)]
     flags += ["--synthetic.itl", str(itl), "--synthetic.max-seq-len", "65536"]
     flags += ["--synthetic.max-batch-size", "8192", "--limits.max-waiting-requests", "100000"]
@@ -78,7 +78,7 @@ def ours(itl: float = ITL, ttft: float = 0.0, workers: int = 1) -> Iterator[Serv
 
 @contextmanager
 def floor(kind: str, port: int = 8399) -> Iterator[Server]:
-    """A bare application."""
+    """Start a bare application."""
     process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/frontend_floor.py"), kind, str(port)])
     try:
         time.sleep(1.5)
@@ -133,14 +133,14 @@ def per_request(server: Server, body: Body, requests: int, repeats: int) -> floa
 
 
 def added_ttft(server: Server, rate: float, requests: int) -> list[float]:
-    """Seconds to the first token of an engine that takes no time."""
+    """Sorted TTFTs in seconds, with an engine whose own TTFT is zero."""
     with Load(server.port) as load:
         load.ask(50, 4, "chat", {**SHORT, "stream": True})
         return sorted(load.arrive(requests, rate, "chat", {**SHORT, "stream": True}))
 
 
 def long_prompts() -> dict[str, tuple[str, Body]]:
-    """Requests with 32 thousand tokens of prompt, and a short one to compare with."""
+    """Requests with prompts of 32k tokens, and a short one for comparison."""
     text = "The harbour was quiet in the early morning. " * 3640
     ask = {"max_tokens": 1, "stream": True}
     return {
@@ -152,7 +152,7 @@ def long_prompts() -> dict[str, tuple[str, Body]]:
 
 
 def pauses(server: Server, repeats: int) -> dict[str, float]:
-    """The loop's longest pause in milliseconds for each of `long_prompts`."""
+    """Longest event loop pause in milliseconds for each of `long_prompts`."""
     best = {}
     with Load(server.port) as load:
         for name, (path, body) in long_prompts().items():
@@ -162,9 +162,9 @@ def pauses(server: Server, repeats: int) -> dict[str, float]:
 
 
 def most_tokens(streams: int, workers: int = 1) -> tuple[float, float]:
-    """Tokens/s that HTTP workers deliver as fast as the engine makes them, and that engine's pace.
+    """Maximum throughput of the HTTP workers in tokens/s, and the engine's rate at that point.
 
-    `streams` for each worker.
+    `streams`: per worker.
     """
     held, missed = (0.0, 0.0), 0
     for itl in (0.01, 0.008, 0.006, 0.005, 0.004, 0.0033, 0.0027, 0.0022, 0.0018):
@@ -180,13 +180,13 @@ def most_tokens(streams: int, workers: int = 1) -> tuple[float, float]:
         if rate > held[0]:
             held = rate, pace
         missed += rate < 0.9 * pace
-        if missed == 2:  # one alone may be the machine's
+        if missed == 2:  # a single miss may be noise
             break
     return held
 
 
 def memory_per_stream(streams: int) -> float:
-    """KiB of the worker's own memory for each stream that is open and mostly silent."""
+    """KiB of private worker memory per open, mostly idle stream."""
     with ours(itl=1000.0) as server, Load(server.port) as load:
         load.hold(200, TEXT, STREAM)
         before = server.memory()
@@ -198,7 +198,7 @@ def memory_per_stream(streams: int) -> float:
 
 
 def ratios(repeats: int) -> dict[str, float]:
-    """The short form: CPU of this server over that of the bare sse-starlette application."""
+    """The short form: CPU time relative to the bare sse-starlette application."""
     body = {**STREAM, "itl": ITL}
     with floor("sse-starlette") as server:
         bare = per_token(server, 256, body, 1.5, repeats)
@@ -209,7 +209,7 @@ def ratios(repeats: int) -> dict[str, float]:
 
 
 def check(record: bool) -> int:
-    """Compare with the budget; 1 when it is broken in two tries."""
+    """Compare with the budget; returns 1 if it is exceeded in two tries."""
     found = ratios(5)
     if record:
         BUDGET.write_text(
@@ -218,7 +218,7 @@ def check(record: bool) -> int:
         return 0
     budget = json.loads(BUDGET.read_text())
     if any(found[name] > budget[name] * TOLERANCE for name in budget):
-        again = ratios(8)  # a machine that was busy with something else
+        again = ratios(8)  # the machine may have been busy
         found = {name: min(found[name], again[name]) for name in found}
     print("CPU time, in units of a token from bare sse-starlette:")
     failed = False
@@ -271,7 +271,7 @@ def report() -> None:
 
 
 def scaling(workers: int) -> None:
-    """What several workers hold over what one does; twice, alternating."""
+    """Compare the throughput of several workers with that of one, twice, alternating."""
     rows = []
     for _ in range(2):
         one, many = most_tokens(256)[0], most_tokens(256, workers)[0]

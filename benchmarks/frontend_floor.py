@@ -1,9 +1,9 @@
-"""What the HTTP side's cost is compared with: the same frames, at the same pace, from bare applications.
+"""Floor of the front-end benchmark: bare applications that stream the same frames at the same rate.
 
     python benchmarks/frontend_floor.py starlette|sse-starlette PORT
 
-One ticker wakes every stream at once, as an engine's step does. There is no engine, no tokenizer, no parsing:
-what is left is uvicorn, the response class and the kernel. `max_tokens` and `itl` come with the request.
+One ticker wakes all streams at once, like an engine step. Without engine, tokenizer and parsing, the cost is
+that of uvicorn, the response class and the kernel. The request sets `max_tokens` and `itl`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FRAME = (
 
 
 class Ticker:
-    """Wakes all who wait, every `itl` seconds."""
+    """Wakes all waiters every `itl` seconds."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []

@@ -1,4 +1,4 @@
-"""The load client of the front-end benchmark: a process of its own that does what it is told over a pipe."""
+"""Load client of the front-end benchmark: a separate process that is controlled over a pipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body = dict[str, Any]
 
 
 class Load:
-    """Seen from the benchmark: every method is carried out by the client process. Closes it at the end."""
+    """Proxy for the client process, which executes every method. Terminates it on exit."""
 
     def __init__(self, port: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -38,30 +38,30 @@ class Load:
         self._process.join()
 
     def hold(self, streams: int, path: str, body: Body) -> None:
-        """Open streams and wait until each has text."""
+        """Open streams and wait for the first text of each."""
         self._call("hold", streams, path, body)
 
     def frames(self) -> int:
-        """Pieces of text that the open streams have brought so far."""
+        """Number of text frames that the open streams have received so far."""
         count: int = self._call("frames")
         return count
 
     def drop(self) -> None:
-        """Leave all open streams."""
+        """Disconnect all open streams."""
         self._call("drop")
 
     def ask(self, requests: int, concurrency: int, endpoint: str, body: Body) -> list[float]:
-        """Requests in a closed loop; seconds to first text, or to the answer's end where it is one object."""
+        """Send requests in a closed loop; returns TTFT in seconds, or the latency of unstreamed requests."""
         times: list[float] = self._call("ask", requests, concurrency, endpoint, body)
         return times
 
     def arrive(self, requests: int, rate: float, endpoint: str, body: Body) -> list[float]:
-        """Requests at random times, `rate` a second; seconds to first text."""
+        """Send requests as a Poisson process, `rate` per second; returns TTFT in seconds."""
         times: list[float] = self._call("arrive", requests, rate, endpoint, body)
         return times
 
     def pause(self, path: str, body: Body) -> float:
-        """The longest time that the server answered nothing else while it took this request."""
+        """Longest time in seconds without a response to other requests while this one is processed."""
         longest: float = self._call("pause", path, body)
         return longest
 
@@ -165,7 +165,7 @@ class _Commands:
         return longest
 
     def _numbered(self, body: Body) -> bytes:
-        """A request that is not like any other."""
+        """Encode a request with a unique number in its text."""
         return json.dumps(body).replace("{number}", str(next(self._numbers))).encode()
 
     async def _connect(self) -> Connection:

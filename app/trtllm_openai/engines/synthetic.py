@@ -1,8 +1,8 @@
-"""The synthetic engine: tokens at a set pace, costing next to nothing.
+"""The synthetic engine: emits tokens at a configured rate at almost no cost.
 
-For load tests of everything that is not the engine. Each sequence gets its first token `ttft` seconds after
-it starts running and one more every `itl` seconds, all sequences in lockstep as a real batch would be. The
-token ids walk through the vocabulary as a function of seed and position, so that the text is repeatable.
+It serves load tests of everything but the engine. Each sequence gets its first token `ttft` seconds after it
+starts running and one more every `itl` seconds; all sequences advance in lockstep, as in a real batch. Token
+ids walk through the vocabulary as a function of seed and position, so the text is reproducible.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trtllm_openai.generation import (
 class _Sequence:
     request: GenerationRequest
     due: float
-    """When the next token is out (monotonic seconds)."""
+    """Time at which the next token is emitted (monotonic seconds)."""
     token: int
     made: int = 0
     submitted: float = 0.0
@@ -100,7 +100,7 @@ class SyntheticEngine:
         self._stats.running = len(self._running)
         return self._stats
 
-    def shutdown(self, deadline: float) -> None:
+    def shutdown(self, timeout_s: float) -> None:
         self._waiting.clear()
         self._running.clear()
 
@@ -117,14 +117,18 @@ class SyntheticEngine:
 
     def _drop_late(self, now: float) -> list[StepOutput]:
         late = []
-        while self._waiting:  # all have the same patience, so the first is the first to lose it
+        while self._waiting:  # all have the same queue timeout, so the head expires first
             request, submitted = self._waiting[0].request, self._waiting[0].submitted
             if request.queue_ms is None or (now - submitted) * 1000 <= request.queue_ms:
                 break
             self._waiting.popleft()
             late.append(
                 StepOutput(
-                    request.request_id, [], "error", error="it waited too long", error_code=QUEUE_TIMEOUT
+                    request.request_id,
+                    [],
+                    "error",
+                    error="the request timed out in the queue",
+                    error_code=QUEUE_TIMEOUT,
                 )
             )
         return late
@@ -147,9 +151,9 @@ class SyntheticEngine:
 def load(
     settings: SyntheticSettings, vocab_size: int, eos_token_ids: tuple[int, ...], progress: Progress
 ) -> SyntheticEngine:
-    """Make the engine, after pretending to load for `settings.load_time` seconds."""
+    """Create the engine after a simulated load of `settings.load_time` seconds."""
     end = time.monotonic() + settings.load_time
     while (left := end - time.monotonic()) > 0:
-        progress(1 - left / settings.load_time, "pretending to load")
+        progress(1 - left / settings.load_time, "simulating a load")
         time.sleep(min(left, 0.1))
     return SyntheticEngine(settings, vocab_size, eos_token_ids)

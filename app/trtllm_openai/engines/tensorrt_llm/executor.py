@@ -102,7 +102,7 @@ class ExecutorEngine:
             self._stats.running = self._stats.waiting = 0
         return self._stats
 
-    def shutdown(self, deadline: float) -> None:
+    def shutdown(self, timeout_s: float) -> None:
         """Blocks until the executor's workers are gone; the owner of the process bounds it."""
         self._executor.shutdown()
 

@@ -73,7 +73,7 @@ class LLMEngine:
         self._stats.running = len(self._tasks) + len(self._new)
         return self._stats
 
-    def shutdown(self, deadline: float) -> None:
+    def shutdown(self, timeout_s: float) -> None:
         self._loop.run_until_complete(self._cancel_all())
         self._llm.shutdown()
         self._loop.close()

@@ -2,9 +2,10 @@
 
 import os
 
-# Before torch is imported: how long OpenMP's threads turn in a circle before they sleep, some 10 µs. By
-# default it is milliseconds, which costs nothing on an idle machine, and next to another busy process makes
-# every one of a step's hundreds of parallel regions wait for the scheduler: 15 times as long a prefill.
+# OpenMP threads spin about 10 µs before they sleep. The default is milliseconds, which is free on an idle
+# machine; beside another busy process it makes each of a step's hundreds of parallel regions wait for the OS
+# scheduler, and prefill takes 15 times as long. Set at import rather than in `load`: libgomp reads the
+# variable once, when the import of torch loads the library, and every module of this package imports torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from trtllm_openai.engines.torch.loader import load

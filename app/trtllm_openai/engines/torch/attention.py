@@ -1,7 +1,7 @@
-"""Attention of a batch over the KV cache, by PyTorch's fused kernels.
+"""Attention of a batch over the KV cache, with PyTorch's fused kernels.
 
-Grouped-query attention costs no copies of the keys: in decode the query heads that share a key head become
-the query length, in prefill the shared heads are a broadcast dimension.
+Grouped-query attention needs no copies of the keys: in decode the query heads of a KV head become the query
+length, in prefill they are a broadcast dimension.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from trtllm_openai.engines.torch.batch import Batch, DecodeGroup, PrefillChunk
 
 MIN_QUERY_ROWS = 4
-"""Below it, float32 products on a CPU are rounded by where their operands happen to lie in memory."""
+"""With fewer rows, rounding of float32 products on a CPU depends on the memory alignment of the operands."""
 
 
 def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> torch.Tensor:
-    """Attention output [rows, heads * head_dim].
+    """Compute the attention output [rows, heads * head_dim].
 
     `qkv` [rows, heads + 2 kv_heads, head_dim]; `cache` [blocks, block_size, 2, kv_heads, head_dim] already
     holds the keys and values of these rows.
@@ -24,8 +24,8 @@ def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> 
     rows, _, head_dim = qkv.shape
     if len(batch.groups) == 1 and not batch.chunks and not batch.padded:
         return _decode(qkv, cache, batch.groups[0], heads)
-    # Padding rows must stay finite: what follows from them is written to the null block, which is read
-    # with weight 0.
+    # Padding rows must stay finite: later layers write their keys and values to the null block, which is
+    # read with weight 0.
     make = torch.zeros if batch.padded else torch.empty
     out = make((rows, heads * head_dim), dtype=qkv.dtype, device=qkv.device)
     for group in batch.groups:
@@ -52,7 +52,7 @@ def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads:
     kv = own[:, heads:].view(-1, 2, kv_heads, head_dim)
     if chunk.blocks is not None:
         kv = cache.index_select(0, chunk.blocks).flatten(0, 1)
-    # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over their group.
+    # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over the query heads of a group.
     query = own[:, :heads].unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3)
     keys, values = (part.transpose(0, 1).unsqueeze(1) for part in kv.unbind(1))
     outs = []
@@ -75,7 +75,7 @@ def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """softmax(query keyᵀ / √dim + mask) value, over [batch, heads, rows, dim]; without a mask causal."""
+    """softmax(query keyᵀ / √dim + mask) value, over [batch, heads, rows, dim]; causal if `mask` is None."""
     rows = query.shape[2]
     lacking = MIN_QUERY_ROWS - rows
     if lacking <= 0 or query.dtype != torch.float32 or query.device.type != "cpu":

@@ -1,8 +1,8 @@
-"""A scheduler's plan as tensors.
+"""Converts a scheduler's plan to tensors.
 
-Rows are tokens: first one for each decoding sequence, sorted into groups of similar length, then the chunks
-of prompts, then padding. Every shape that enters a sequence's own computation depends on
-that sequence alone: a group's padded length on the length of its members, a chunk on its place in its prompt.
+Rows are tokens: first one per decoding sequence, grouped by similar length, then the prefill chunks, then
+padding. Every shape in the computation of a sequence depends on that sequence alone (a group's padded length
+on the length of its members, a chunk on its position in its prompt), so results do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 
 SMALLEST_PAD = 64
-"""Tokens; a multiple of every sensible block size."""
+"""Smallest padded length in tokens; a multiple of every common block size."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Rows [start, stop) are one token each of sequences whose caches are padded to the same length.
+    """Rows [start, stop): one token each of sequences whose KV blocks are padded to the same length.
 
-    `blocks`: their block ids, [(stop - start) * blocks each]. `mask` is added to the attention scores,
-    [stop - start, 1, 1, padded length].
+    `blocks` [(stop - start) * blocks per sequence]: their block ids. `mask` [stop - start, 1, 1, padded
+    length] is added to the attention scores.
     """
 
     start: int
@@ -37,10 +37,11 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Rows [start, stop) are a chunk of one prompt, whose tiles attend one by one.
+    """Rows [start, stop): a prefill chunk of one prompt. Attention is computed tile by tile.
 
-    A chunk that begins its prompt and is one tile attends to itself alone; for others `blocks` [n] hold the
-    prompt up to the chunk's end, `length` tokens, and `mask` [chunk, length] is added to the scores.
+    A single-tile chunk at the start of its prompt attends to its own rows, with no `blocks` and `mask`. For
+    others, `blocks` [n] hold the prompt up to the end of the chunk (`length` tokens), and `mask`
+    [chunk, length] is added to the scores.
     """
 
     start: int
@@ -53,7 +54,7 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's input. `slots` are the places of the rows' keys and values: block * block_size + offset."""
+    """One step's input. `slots`: where each row's key and value are stored, block * block_size + offset."""
 
     token_ids: torch.Tensor
     positions: torch.Tensor
@@ -62,22 +63,22 @@ class Batch:
     groups: list[DecodeGroup]
     chunks: list[PrefillChunk]
     sample_rows: torch.Tensor
-    """Rows whose logits are wanted, one for each of `sampled`."""
+    """Rows to compute logits for, one per sequence in `sampled`."""
     sampled: list[Sequence]
     scored: list[tuple[Chunk, int]]
-    """Chunks whose own tokens are to get log-probabilities, with their first row."""
+    """Chunks that need prompt log-probabilities, each with its first row."""
 
 
 def padded_length(tokens: int, limit: int) -> int:
-    """`tokens` rounded up, by at most a third, so that few lengths occur; at most `limit`."""
+    """Round `tokens` up by at most a third, to few distinct lengths; at most `limit`."""
     step = max(SMALLEST_PAD, 1 << max(0, tokens.bit_length() - 3))
     return min(-(-tokens // step) * step, limit)
 
 
 class BatchBuilder:
-    """Turns plans into batches on `device`. `max_length`: the most tokens of one sequence.
+    """Builds batches on `device` from plans.
 
-    `tile`: tokens of a prompt that attend at once.
+    `max_length`: maximum tokens of one sequence. `tile`: prompt tokens per attention call.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class BatchBuilder:
         self._tile = tile
 
     def build(self, plan: Plan) -> Batch:
-        """The tensors of one step."""
+        """Build the tensors of one step."""
         rows = _Rows()
         groups = self._groups(plan.decode, rows)
         chunks = [self._chunk(chunk, rows) for chunk in plan.prefill]
@@ -180,7 +181,7 @@ class _Rows:
         ]
 
     def sample(self, sequence: Sequence) -> None:
-        """The logits of the last row added are wanted."""
+        """Request the logits of the last row added."""
         self.sample_rows.append(len(self.token_ids) - 1)
         self.sampled.append(sequence)
 

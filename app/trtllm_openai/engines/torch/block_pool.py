@@ -1,8 +1,8 @@
-"""Who holds which KV block, and which blocks can serve again: prefix caching.
+"""The KV block allocator: reference counts and the prefix cache.
 
-A full block's content follows from all tokens up to its end, so its name is a hash of its own tokens and the
-name of the block before it. A block that no sequence holds any more keeps its content until its place is
-needed; the one unused longest goes first. Block ids start at 1.
+The content of a full block is determined by all tokens up to its end, so its name is a hash of its own tokens
+and the name of the previous block. A block with no references keeps its content until it is evicted, least
+recently used first. Block ids start at 1.
 """
 
 from __future__ import annotations
@@ -15,47 +15,49 @@ BLOCK_NAME_BYTES = 16
 
 
 def first_name(salt: str | None) -> bytes:
-    """What the first block's name is chained to. Requests with different salts share no block."""
+    """Return the seed of the hash chain of block names. Requests with different salts share no block."""
     return blake2b(b"" if salt is None else b"s" + salt.encode(), digest_size=BLOCK_NAME_BYTES).digest()
 
 
 def block_name(previous: bytes, tokens: list[int]) -> bytes:
-    """The name of a block of `tokens` after the block called `previous`."""
+    """Return the name of a block of `tokens` that follows the block named `previous`."""
     return blake2b(previous + array("q", tokens).tobytes(), digest_size=BLOCK_NAME_BYTES).digest()
 
 
 class BlockPool:
-    """Counts who holds each block; remembers named ones after nobody does."""
+    """Counts references to each block and keeps named blocks cached after their last release."""
 
     def __init__(self, blocks: int) -> None:
         self.total = blocks
-        self._empty = list(range(blocks, 0, -1))  # low ids first: they are warm
-        self._idle: OrderedDict[int, None] = OrderedDict()  # named and held by nobody, oldest first
+        self._empty = list(range(blocks, 0, -1))  # low ids first: their memory is warm
+        self._idle: OrderedDict[int, None] = (
+            OrderedDict()
+        )  # named, without references; least recently used first
         self._holders = [0] * (blocks + 1)
         self._names: dict[int, bytes] = {}
         self._blocks: dict[bytes, int] = {}
 
     @property
     def free(self) -> int:
-        """Blocks that nobody holds."""
+        """Number of blocks without references, including the cached ones that can be evicted."""
         return len(self._empty) + len(self._idle)
 
     @property
     def used(self) -> int:
-        """Blocks that somebody holds."""
+        """Number of blocks with references."""
         return self.total - self.free
 
     def take(self, count: int) -> list[int]:
-        """`count` blocks, which must be free. Their content is forgotten."""
+        """Allocate `count` blocks, evicting cached ones. Raises `ValueError` if too few are free."""
         if count > self.free:
-            raise ValueError(f"{count} blocks asked for, {self.free} free")
+            raise ValueError(f"{count} blocks requested, but only {self.free} are free")
         taken = [self._empty.pop() if self._empty else self._evict() for _ in range(count)]
         for block in taken:
             self._holders[block] = 1
         return taken
 
     def find(self, names: list[bytes]) -> list[int]:
-        """The blocks called `names`, up to the first that is not there."""
+        """Look up blocks by name, up to the first cache miss."""
         found = []
         for name in names:
             block = self._blocks.get(name)
@@ -65,26 +67,29 @@ class BlockPool:
         return found
 
     def idle(self, blocks: list[int]) -> int:
-        """How many of `blocks` nobody holds: sharing them leaves so many fewer free."""
+        """Count the `blocks` without references: sharing them lowers `free` by this number."""
         return sum(not self._holders[block] for block in blocks)
 
     def share(self, blocks: list[int]) -> None:
-        """Hold `blocks`, which `find` gave, too."""
+        """Add a reference to each of `blocks`, which `find` returned."""
         for block in blocks:
             self._holders[block] += 1
             self._idle.pop(block, None)
 
     def name(self, block: int, name: bytes) -> None:
-        """Let a block that is held be found. The first one of a name keeps it."""
+        """Publish a referenced block in the prefix cache. The first block with a name keeps it."""
         if name not in self._blocks and block not in self._names:
             self._names[block] = name
             self._blocks[name] = block
 
     def give_back(self, blocks: list[int]) -> None:
-        """Hold a sequence's `blocks` no longer. Its last ones are evicted first: nothing follows them."""
+        """Release a sequence's `blocks`. The last ones are evicted first: no cached block extends them.
+
+        Raises `ValueError` if a block has no reference.
+        """
         for block in reversed(blocks):
             if not self._holders[block]:
-                raise ValueError(f"block {block} is held by nobody")
+                raise ValueError(f"block {block} has no reference to release")
             self._holders[block] -= 1
             if self._holders[block]:
                 continue

@@ -1,8 +1,8 @@
-"""The engine: requests in, one batch of token deltas out of every step.
+"""The torch engine: accepts requests and returns one batch of token deltas per step.
 
-Where the executor can, a step is planned and launched while the one before it is still computed: its tokens
-are then read one step late. A sequence that turns out to have ended has one token more under way, which
-nobody gets.
+If the executor supports overlap, the next step is planned and launched while the previous one still runs, and
+tokens are read one step late. A sequence that finished in the meantime has one extra token in flight, which
+is discarded.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from trtllm_openai.generation import QUEUE_TIMEOUT, EngineInfo, EngineStats, Gen
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL = 0.1
+"""Seconds between two checks for expired requests."""
 NO_TOKEN_POSSIBLE = "no_token_possible"
-"""Error code of a sequence whose parameters or guide leave no token to choose."""
+"""Error code for a sequence whose sampling parameters or guide mask out every token."""
 
 
 class TorchEngine:
-    """Continuous batching over one model. Implements `engines.base.Engine`."""
+    """In-flight batching over one model. Implements `engines.base.Engine`."""
 
     def __init__(
         self,
@@ -56,10 +57,10 @@ class TorchEngine:
         self._guides = guides
         self._followers = followers
         self._live: dict[str, Sequence] = {}
-        self._compiling: dict[futures.Future[Any], Sequence] = {}  # these wait for their grammar
+        self._compiling: dict[futures.Future[Any], Sequence] = {}  # waiting for grammar compilation
         self._aborted: list[str] = []
         self._expiry_due = 0.0
-        self._flying: Step | None = None  # launched, its tokens not read
+        self._flying: Step | None = None  # launched, tokens not read yet
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -76,7 +77,7 @@ class TorchEngine:
         self._stats.prompt_tokens += sequence.prompt_tokens
 
     def _rules(self, request: GenerationRequest) -> LogitRules:
-        # Only a guide decides where its text may end.
+        # With a guide, the guide alone decides where the text may end.
         ends = self._eos.union(request.sampling.stop_token_ids) if request.guide is None else frozenset()
         try:
             return LogitRules(
@@ -85,7 +86,7 @@ class TorchEngine:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise InvalidRequest(f"The sampling parameters cannot be computed: {error}") from error
+            raise InvalidRequest(f"The sampling parameters cannot be applied: {error}") from error
 
     def abort(self, request_id: str) -> None:
         if request_id in self._live:
@@ -99,13 +100,13 @@ class TorchEngine:
         outputs += self._end_expired()
         with torch.inference_mode():
             if self._pool.free < len(self._scheduler.running):
-                # Blocks may be taken from a sequence, whose tokens must all be known then.
+                # A sequence may be preempted, for which all of its tokens must be known.
                 outputs += self._land()
             plan = self._scheduler.plan()
             try:
                 launched = self._launch(plan) if plan else None
-            except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-                # Other ranks may have gone on: then they no longer agree on what is in the cache.
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                # Other ranks may have run the step; their KV caches would then diverge from this one.
                 if self._followers is not None or not out_of_memory(error):
                     raise
                 return outputs + self._land() + self._relieve(plan)
@@ -123,11 +124,11 @@ class TorchEngine:
         stats.kv_blocks_reused = self._scheduler.reused
         return stats
 
-    def shutdown(self, deadline: float) -> None:
+    def shutdown(self, timeout_s: float) -> None:
         if self._guides is not None:
             self._guides.close()
         if self._followers is not None:
-            self._followers.end(deadline)
+            self._followers.end(timeout_s)
         self._live.clear()
         self._cache.layers.clear()
 
@@ -136,7 +137,9 @@ class TorchEngine:
         if not prompt:
             raise InvalidRequest("The prompt is empty.", "prompt")
         if request.request_id in self._live:
-            raise InvalidRequest(f"A request with the id {request.request_id} is running.", "request_id")
+            raise InvalidRequest(
+                f"A request with the id {request.request_id} is already running.", "request_id"
+            )
         for token in (min(prompt), max(prompt)):
             if not 0 <= token < self.info.vocab_size:
                 raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
@@ -144,7 +147,11 @@ class TorchEngine:
             if not 0 <= token < self.info.vocab_size:
                 raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "logit_bias")
         if request.guide is not None and request.guide.kind not in self.info.capabilities.guides:
-            raise InvalidRequest("This engine cannot guide.", request.guide.param, "unsupported_parameter")
+            raise InvalidRequest(
+                "This engine does not support this kind of guided decoding.",
+                request.guide.param,
+                "unsupported_parameter",
+            )
         total = len(prompt) + request.sampling.max_tokens
         if total > self.info.max_seq_len:
             raise InvalidRequest(
@@ -164,18 +171,21 @@ class TorchEngine:
         return outputs
 
     def _relieve(self, plan: Plan) -> list[StepOutput]:
-        """A step found no memory: it did nothing, and the newcomer that made it larger is given up."""
+        """Recover from a step that ran out of memory: fail the sequence that joined last, which enlarged it.
+
+        The failed step had no effect.
+        """
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         sequence = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
         if self._live.get(sequence.request.request_id) is not sequence:
-            return []  # its last token was under way
+            return []  # it already finished; its extra token was in flight
         log.error("a step of %d sequences ran out of memory", len(plan.decode) + len(plan.prefill))
         output = StepOutput(sequence.request.request_id, [], "error", error="the engine ran out of memory")
         return [self._end(sequence, output)]
 
     def _end_expired(self) -> list[StepOutput]:
-        """End what waited too long or is out of its time; looked at now and then, since there may be many."""
+        """End requests past their queue timeout or time limit. Checked every `EXPIRY_INTERVAL` seconds."""
         now = time.monotonic()
         if now < self._expiry_due:
             return []
@@ -183,9 +193,9 @@ class TorchEngine:
         outputs = []
         for request_id, sequence in list(self._live.items()):
             if sequence.out_of_time(now):
-                error, code = "the request ran out of its time", None
+                error, code = "the request exceeded its time limit", None
             elif sequence.late(now):
-                error, code = "it waited too long", QUEUE_TIMEOUT
+                error, code = "the request timed out in the queue", QUEUE_TIMEOUT
             else:
                 continue
             del self._live[request_id]
@@ -202,7 +212,7 @@ class TorchEngine:
         self._scheduler.remove(sequence)
 
     def _admit_guided(self, timeout: float) -> list[StepOutput]:
-        """Queue the sequences whose grammar is compiled, after at most `timeout` seconds; refuse bad ones."""
+        """Wait up to `timeout` seconds for compiled grammars; queue their sequences, reject invalid ones."""
         done, _ = futures.wait(self._compiling, timeout, futures.FIRST_COMPLETED)
         refused = []
         for future in done:
@@ -230,7 +240,7 @@ class TorchEngine:
         if self._followers is not None:
             self._followers.compute(plan)
         step = self._executor.launch(plan)
-        # From here on it counts: a step that found no memory is planned again as if it had not been.
+        # State changes only after a successful launch, so a step that ran out of memory can be planned again.
         self._scheduler.advance(plan)
         self._stats.steps += 1
         for sequence in step.sampled:
@@ -238,11 +248,11 @@ class TorchEngine:
         return step
 
     def _may_fly(self, step: Step) -> bool:
-        """Whether the next step can be launched before this one's tokens are read: a guide needs them."""
+        """Whether the next step can be launched before this one's tokens are read. Guides need the tokens."""
         return self._executor.overlaps and all(one.matcher is None for one in step.sampled)
 
     def _land(self) -> list[StepOutput]:
-        """Read the tokens of the step that is under way, if there is one."""
+        """Read the tokens of the step in flight, if any."""
         step, self._flying = self._flying, None
         outputs = []
         for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
@@ -286,7 +296,7 @@ class TorchEngine:
 
 
 def _no_token(output: StepOutput, matcher: GuideMatcher | None) -> StepOutput:
-    """End a sequence from whose logits no token can be chosen."""
+    """Fail a sequence for which no token can be chosen."""
     why = "the sampling parameters or the guide allow none"
     if matcher is not None and matcher.error:
         why = f"the guide ended: {matcher.error}"
@@ -297,5 +307,5 @@ def _no_token(output: StepOutput, matcher: GuideMatcher | None) -> StepOutput:
 
 
 def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:
-    """Blocks for `tokens` tokens, and never fewer than one sequence of full length needs."""
+    """Blocks for `tokens` tokens, but at least enough for one sequence of maximum length."""
     return max(tokens // block_size, blocks_for(max_seq_len, block_size))

@@ -1,4 +1,4 @@
-"""What computes a step: a plan in, chosen tokens out, at once or while the next step is already planned."""
+"""Executors compute steps: they take a plan and return sampled tokens, synchronously or asynchronously."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from trtllm_openai.engines.torch.sequence import Sequence
 
 
 class Step(Protocol):
-    """A step under way. `sampled`: the sequences that get a token."""
+    """A launched step. `sampled`: the sequences that get a token."""
 
     @property
     def sampled(self) -> list[Sequence]: ...
 
     def collect(self) -> list[Sampled]:
-        """Wait for its end; one choice for each of `sampled`."""
+        """Wait for the step to complete; returns one sampled token per sequence in `sampled`."""
 
 
 class Executor(Protocol):
-    """`overlaps`: whether a step may be launched before the tokens of the one before it are known."""
+    """Computes plans. `overlaps`: whether a step can be launched before the previous step is collected."""
 
     overlaps: bool
 
     def launch(self, plan: Plan) -> Step:
-        """Begin a step. When there is no memory for it, it did nothing (`memory.out_of_memory`)."""
+        """Launch a step. If it raises an out-of-memory error (`memory.out_of_memory`), it had no effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class DoneStep:
-    """A step whose end was waited for."""
+    """A completed step."""
 
     sampled: list[Sequence]
     chosen: list[Sampled]
@@ -44,7 +44,7 @@ class DoneStep:
 
 
 class EagerExecutor:
-    """Computes a step when it is launched: on a CPU, and on GPUs that share a model."""
+    """Computes each step synchronously at launch: on a CPU, and on GPUs without peer access."""
 
     overlaps = False
 
@@ -67,7 +67,7 @@ class EagerExecutor:
         return DoneStep(batch.sampled, chosen)
 
     def follow(self, plan: Plan) -> None:
-        """What a rank other than the first computes, which chooses nothing."""
+        """Compute a step on a rank other than 0, which samples nothing."""
         batch = self._builder.build(plan)
         hidden = self._model(batch, self._cache)
         for chunk, first_row in batch.scored:

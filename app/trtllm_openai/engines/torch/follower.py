@@ -1,6 +1,6 @@
-"""`python -m trtllm_openai.engines.torch.follower`: a rank of a tensor-parallel engine other than the first.
+"""`python -m trtllm_openai.engines.torch.follower`: a tensor-parallel rank other than rank 0.
 
-Computes what rank 0 writes to its standard input (`followers.py`), until that ends.
+Computes the steps that rank 0 writes to its standard input (`followers.py`), until end of file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trtllm_openai.telemetry.logs import setup_logging
 
 
 def follow(source: BinaryIO) -> None:
-    """Be the rank that the first message says, to the end of `source`."""
+    """Join as the rank that the first message assigns, and compute steps until `source` ends."""
     told = msgspec.msgpack.decode(read_framed(source.read), type=Join)
     setup_logging(told.log_level, process=f"rank {told.rank}")
     ranks = Ranks(told.rank, told.size)
@@ -65,7 +65,7 @@ def _plan(step: Step) -> Plan:
 
 
 def _sequence(part: Part) -> Sequence:
-    """A sequence that is right as far as the step looks at it."""
+    """Rebuild a sequence with just the fields that the step reads."""
     sampling = SamplingParams(max_tokens=1, prompt_logprobs=0 if part.scored else None)
     sequence = Sequence(GenerationRequest("", [0] * part.start + part.tokens, sampling))
     sequence.computed, sequence.blocks = part.start, part.blocks
@@ -74,7 +74,7 @@ def _sequence(part: Part) -> Sequence:
 
 
 def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
-    """Read along with the computation, which may hang when rank 0 is gone."""
+    """Read steps in a thread: if rank 0 dies, the computation may hang; end of file ends the process."""
     with contextlib.suppress(EOFError):
         while True:
             steps.put(read_framed(source.read))
@@ -82,6 +82,6 @@ def _receive(source: BinaryIO, steps: queue.SimpleQueue[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 decides
+    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 handles signals and ends this process
         signal.signal(number, signal.SIG_IGN)
     follow(sys.stdin.buffer)

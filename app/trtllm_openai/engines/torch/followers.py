@@ -1,7 +1,8 @@
-"""The other ranks of a tensor-parallel engine, as rank 0 sees them: processes that compute what it says.
+"""Rank 0's management of the other tensor-parallel ranks: child processes that compute its steps.
 
-It writes to each one's standard input (`follower.py` reads it): first what to load, then every step. The end
-of that pipe ends a follower, and a follower that ends by itself ends rank 0, so that no rank is ever alone.
+Rank 0 writes to the standard input of each follower (`follower.py` reads it): first the model to load, then
+every step. A follower exits when that pipe closes, and rank 0 exits when a follower exits unexpectedly, so no
+rank is orphaned.
 """
 
 from __future__ import annotations
@@ -31,15 +32,13 @@ from trtllm_openai.processes.framing import framed
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = 1.0
-"""Seconds in which rank 0 can say by itself what went wrong, once a follower has ended."""
-
-
+EXIT_GRACE_S = 1.0
+"""After a follower exits, time for rank 0 to report the error itself before it is terminated."""
 WATCH_INTERVAL_S = 0.25
 
 
 class Join(msgspec.Struct):
-    """What a follower loads, and the file over which the ranks find each other."""
+    """First message to a follower: the model to load and the rendezvous file of the ranks."""
 
     rank: int
     size: int
@@ -52,7 +51,7 @@ class Join(msgspec.Struct):
 
 
 class Part(msgspec.Struct, array_like=True):
-    """Tokens of one sequence from position `start` on, of which a step computes `length`, and its blocks."""
+    """Part of a sequence: `length` tokens to compute from position `start`, and all of its block ids."""
 
     start: int
     length: int
@@ -64,7 +63,7 @@ class Part(msgspec.Struct, array_like=True):
 
 
 class Step(msgspec.Struct, array_like=True):
-    """A plan, as far as followers need it."""
+    """The part of a plan that followers need."""
 
     decode: list[Part]
     prefill: list[Part]
@@ -72,7 +71,7 @@ class Step(msgspec.Struct, array_like=True):
 
 @dataclass(slots=True)
 class Followers:
-    """Rank 0's hold on the others."""
+    """Rank 0's handle on the follower processes."""
 
     processes: list[subprocess.Popen[bytes]]
     folder: tempfile.TemporaryDirectory[str]
@@ -82,13 +81,13 @@ class Followers:
     by_channel: bool = False
 
     def share(self, executor: Executor) -> None:
-        """On GPUs the executor itself tells the others, through shared memory."""
+        """On GPUs, hand the shared memory to the executor, which sends steps to the followers itself."""
         if not isinstance(executor, EagerExecutor):
             executor.share(self.plans)  # type: ignore[attr-defined]
             self.by_channel = True
 
     def compute(self, plan: Plan) -> None:
-        """Have the others compute `plan`, too."""
+        """Send `plan` to the followers, unless the executor sends steps itself."""
         if self.by_channel:
             return
         step = Step(
@@ -99,10 +98,10 @@ class Followers:
         for process in self.processes:
             _write(process, body)
 
-    def end(self, patience: float) -> None:
-        """End them: politely, then, after `patience` seconds, by force."""
+    def end(self, timeout_s: float) -> None:
+        """Close the followers' standard input; kill those still running after `timeout_s` seconds."""
         self.ending = True
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout_s
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.close()
@@ -120,27 +119,27 @@ class Followers:
         self.folder.cleanup()
 
     def watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
-        """Wait for a follower's end, and end this process unless it was meant to."""
+        """Wait for a follower to exit, and exit this process too unless `end` was called."""
         while True:
             try:
                 status = process.wait(WATCH_INTERVAL_S)
             except subprocess.TimeoutExpired:
                 if self.ending or not _stopped(process.pid):
                     continue
-                log.error("rank %d (process %d) was stopped: all ranks end", rank, process.pid)
+                log.error("rank %d (process %d) was stopped by a signal: all ranks exit", rank, process.pid)
                 process.kill()
                 os._exit(1)
             break
         if self.ending:
             return
-        log.error("rank %d ended with status %d", rank, status)
-        time.sleep(LAST_WORDS)
+        log.error("rank %d exited with status %d", rank, status)
+        time.sleep(EXIT_GRACE_S)
         if not self.ending:
             os._exit(1)
 
 
 def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
-    """Start ranks 1 and up; the group of all ranks is formed by `join`."""
+    """Start ranks 1 and up. `join` then forms the process group of all ranks."""
     folder = tempfile.TemporaryDirectory(prefix="ranks-")
     followers = Followers([], folder, plan_channel.create())
     environment = dict(os.environ)
@@ -170,12 +169,12 @@ def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
 
 
 def meeting(followers: Followers) -> Path:
-    """The file over which the ranks find each other."""
+    """Return the path of the rendezvous file for `init_process_group`."""
     return Path(followers.folder.name) / "meeting"
 
 
 def join(ranks: Ranks, at: Path, device: torch.device) -> None:
-    """Form the group of all ranks; returns when every one is there."""
+    """Form the process group of all ranks; returns once every rank has joined."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -204,7 +203,7 @@ def _write(process: subprocess.Popen[bytes], body: bytes) -> None:
 
 
 def _stopped(pid: int) -> bool:
-    """Whether a signal stopped the process."""
+    """Whether the process is stopped (SIGSTOP or a debugger)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
     except OSError:

@@ -1,9 +1,9 @@
-"""Guided decoding by llguidance: guides compiled in threads, token masks applied in the batch.
+"""Guided decoding with llguidance: guides are compiled in threads, token masks applied per batch.
 
-llguidance (Rust) parses with an Earley parser over a lexer of regex derivatives and compiles lazily: a guide
-takes milliseconds to compile and some microseconds for each token mask. It refuses by name each JSON Schema
-keyword that it does not enforce. `LIMITS` bound the work of one guide: a guide that exceeds them ends its own
-sequence with an error and delays no other one.
+llguidance (Rust) runs an Earley parser over a lexer of regex derivatives and compiles lazily: a guide takes
+milliseconds to compile and microseconds per token mask. It rejects each JSON Schema keyword that it does not
+enforce, by name. `LIMITS` bound the work of one guide: a guide that exceeds them fails only its own sequence
+and does not delay others.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ log = logging.getLogger(__name__)
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 MAX_CONCURRENT_COMPILATIONS = 2
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
-"""Between two tokens of JSON: enough for deep indentation, but no endless run of blanks."""
+"""Whitespace allowed between two JSON tokens: enough for deep indentation, but bounded."""
 LIMITS: dict[str, Any] = {
-    "max_grammar_size": 100_000,  # symbols; also bounds the time to compile
-    "initial_lexer_fuel": 500_000,  # some 10 ms of building regular expressions
-    "step_lexer_fuel": 100_000,  # some 7 ms of lexing for one token mask
-    "step_max_items": 20_000,  # Earley items: 1 ms for one token mask
+    "max_grammar_size": 100_000,  # symbols; also bounds compile time
+    "initial_lexer_fuel": 500_000,  # about 10 ms of regex construction
+    "step_lexer_fuel": 100_000,  # about 7 ms of lexing per token mask
+    "step_max_items": 20_000,  # Earley items: about 1 ms per token mask
     "max_items_in_row": 1_000,
     "max_lexer_states": 50_000,  # 1 to 2 kB each
 }
 
 
 class GuideCompiler:
-    """Compiles guides to matchers, `MAX_CONCURRENT_COMPILATIONS` at once, in threads without the GIL."""
+    """Compiles guides to matchers in `MAX_CONCURRENT_COMPILATIONS` threads, without the GIL."""
 
     def __init__(self, vocabulary: Items[bytes], vocab_size: int, end_ids: Items[int]) -> None:
-        """`vocabulary`: bytes of each token by id, empty for special ones; `vocab_size`: width of logits."""
+        """`vocabulary`: bytes of each token by id, empty for special ones. `vocab_size`: width of logits."""
         self._end_ids = tuple(end_ids)
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT_COMPILATIONS, thread_name_prefix="grammar")
-        # Reading the vocabulary takes half a second, which should not delay the start.
+        # Building the tokenizer takes half a second; a thread keeps it from delaying startup.
         self._tokenizer = self._threads.submit(_make_tokenizer, vocabulary, vocab_size, end_ids)
 
     def compile(self, guide: Guide) -> Future[GuideMatcher]:
-        """Returns a future matcher. The future raises `InvalidRequest` for a guide that cannot be used."""
+        """Return a future matcher. The future raises `InvalidRequest` if the guide cannot be used."""
         return self._threads.submit(self._compile, guide)
 
     def close(self) -> None:
-        """Drop what is queued; do not wait for what is being compiled."""
+        """Cancel queued compilations without waiting for running ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, guide: Guide) -> GuideMatcher:
@@ -75,7 +75,7 @@ class GuideCompiler:
         if matcher.is_error():
             raise _refusal(guide, matcher.get_error())
         found = GuideMatcher(matcher, self._end_ids)
-        # The first mask shows what no text can satisfy (`root ::= root`), and warms the lexer's cache.
+        # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
         found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
         if found.error:
             raise _refusal(guide, matcher.get_error())
@@ -83,17 +83,17 @@ class GuideCompiler:
 
 
 class GuideMatcher:
-    """The state of one guided sequence."""
+    """The parser state of one guided sequence."""
 
     def __init__(self, matcher: llguidance.LLMatcher, end_ids: tuple[int, ...]) -> None:
-        """`end_ids`: the model's end tokens, of which the matcher only knows the first."""
+        """`end_ids`: the model's end-of-sequence tokens; the matcher itself knows only the first."""
         self._matcher = matcher
         self._end_ids = end_ids
         self.error = ""
-        """Why the guide cannot go on; the sequence ends with an error then."""
+        """Reason the guide failed, or empty. A failed guide ends its sequence with an error."""
 
     def fill_mask(self, mask: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
-        """Write one bit per token that may come next into `mask` [vocab / 32]; no bit after an error."""
+        """Fill `mask` [vocab / 32] with one bit per allowed next token; all zero after an error."""
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._check():
             mask.fill(0)
@@ -112,7 +112,7 @@ class GuideMatcher:
         return not self._check()
 
     def is_terminated(self) -> bool:
-        """Whether the text is complete and nothing can follow."""
+        """Whether the text is complete and no token can follow."""
         return self._matcher.is_stopped()
 
     def _check(self) -> bool:
@@ -122,9 +122,9 @@ class GuideMatcher:
 
 
 def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Set the logits [rows, vocab] of tokens that a row's guide does not allow next to -inf, in place.
+    """Mask `logits` [rows, vocab] in place: tokens that a row's guide does not allow become -inf.
 
-    A row whose guide has failed keeps no finite logit, which ends that sequence alone.
+    A row with a failed guide is masked completely, which fails only that sequence.
     """
     rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
     if not rows:
@@ -146,7 +146,7 @@ def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 
 
 class _Vocabulary:
-    """The vocabulary as llguidance's `TokenizerWrapper` reads it."""
+    """Adapter that presents the vocabulary to llguidance's `TokenizerWrapper`."""
 
     bos_token_id = None
 
@@ -158,7 +158,7 @@ class _Vocabulary:
         self._single = {text[0]: token for token, text in enumerate(self.tokens) if len(text) == 1}
 
     def __call__(self, text: bytes) -> list[int]:
-        """One token for each byte: llguidance only needs some encoding here, since nothing is forced."""
+        """Encode one token per byte. Any valid encoding serves, since forced tokens are not used."""
         return [self._single[byte] for byte in text if byte in self._single]
 
 
@@ -170,7 +170,7 @@ def _make_tokenizer(vocabulary: Items[bytes], vocab_size: int, end_ids: Items[in
 
 
 def _grammar(guide: Guide) -> str:
-    """The guide in llguidance's own form. Raises `ValueError` with the reason if it has none."""
+    """Convert a guide to a llguidance grammar. Raises `ValueError` with the reason if it cannot."""
     from llguidance import LLMatcher
 
     match guide.kind:
@@ -193,13 +193,13 @@ def _json_grammar(schema: str) -> str:
 
 
 def gbnf_grammar(text: str) -> str:
-    """A GBNF grammar (rule `root`) as Lark. Raises `ValueError`."""
+    """Convert a GBNF grammar (start rule `root`) to Lark. Raises `ValueError`."""
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     try:
         lark: str = gbnf_to_lark(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
     except Exception as error:  # the converter raises plain exceptions for syntax errors
         raise ValueError(str(error)) from None
     return lark
@@ -222,7 +222,7 @@ _COMPLEXITY = re.compile(r"too (?:many|big|large|complex)|limit|fuel", re.IGNORE
 
 
 def _reason(error: str) -> str:
-    """llguidance's sentence for the client."""
+    """Reduce a llguidance error to one phrase for the client."""
     if "NoExtension" in error:
         return "no text satisfies it"
     lines = [line.strip() for line in error.splitlines() if line.strip() and line.strip() != "<non-verbose/>"]

@@ -1,7 +1,7 @@
-"""JSON Schemas before they are compiled: no-op keywords removed, faults with their place in the schema.
+"""Preprocessing of JSON Schemas: removes no-op keywords and reports errors with their path.
 
-llguidance enforces a keyword or refuses it, but does not say where it is, and it ignores keywords that only
-draft 3 has. Paths are written as in `properties.a.items[0]`.
+llguidance enforces or rejects a keyword, but does not report its path, and it ignores keywords of draft 3.
+Paths look like `properties.a.items[0]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRAFT_3_ONLY = frozenset({"disallow", "divisibleBy", "extends"})
 
 
 class SchemaError(ValueError):
-    """The schema cannot be enforced; `path` is the place of the reason."""
+    """The schema cannot be enforced; `path` locates the cause."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class SchemaError(ValueError):
 
 
 def prepare(text: str) -> str:
-    """The schema as it is given to the compiler. Raises `SchemaError`."""
+    """Return the schema text to compile. Raises `SchemaError`."""
     schema = json.loads(text)
     if schema is True:
         return "{}"
@@ -51,9 +51,11 @@ def prepare(text: str) -> str:
     changed = False
     for path, part in subschemas(schema):
         for keyword in DRAFT_3_ONLY & part.keys():
-            raise SchemaError(f"{path}.{keyword}", f"{keyword} is not enforced: it is a keyword of draft 3")
+            raise SchemaError(f"{path}.{keyword}", f"{keyword} is a draft 3 keyword, which is not supported")
         if "$ref" in part and ("$id" in part or "id" in part):
-            raise SchemaError(f"{path}.$ref", "$ref beside $id has no meaning on which the drafts agree")
+            raise SchemaError(
+                f"{path}.$ref", "$ref next to $id is ambiguous: the drafts disagree on its meaning"
+            )
         if part.get("uniqueItems") is False:
             del part["uniqueItems"]
             changed = True
@@ -61,7 +63,7 @@ def prepare(text: str) -> str:
 
 
 def find_keyword(text: str, keyword: str) -> str | None:
-    """The path of the first use of a keyword, `.properties.a.not` for example; None if there is none."""
+    """Return the path of the first use of a keyword, e.g. `.properties.a.not`, or None if unused."""
     for path, part in subschemas(json.loads(text)):
         if keyword in part:
             return f"{path}.{keyword}"
@@ -69,7 +71,7 @@ def find_keyword(text: str, keyword: str) -> str | None:
 
 
 def subschemas(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema object in `schema`, itself included, with its path; the first found first."""
+    """Yield every schema object in `schema`, including itself, with its path, in document order."""
     stack: list[tuple[str, Any]] = [("", schema)]
     while stack:
         path, part = stack.pop()
@@ -78,11 +80,11 @@ def subschemas(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, part
         children: list[tuple[str, Any]] = []
         for key, value in part.items():
-            place = f"{path}.{key}"
+            child_path = f"{path}.{key}"
             if key in SUBSCHEMA_MAP and isinstance(value, dict):
-                children += ((f"{place}.{name}", child) for name, child in value.items())
+                children += ((f"{child_path}.{name}", child) for name, child in value.items())
             elif key in SUBSCHEMA_LIST and isinstance(value, list):
-                children += ((f"{place}[{index}]", child) for index, child in enumerate(value))
+                children += ((f"{child_path}[{index}]", child) for index, child in enumerate(value))
             elif key in SUBSCHEMA:
-                children.append((place, value))
+                children.append((child_path, value))
         stack += reversed(children)

@@ -1,12 +1,11 @@
-"""Matrix products of the model, fused with what follows them.
+"""Linear layers with a fused epilogue (activation, multiplication or residual addition).
 
-On a CPU the weights are packed once for oneDNN, through the operators that torch.compile's CPU backend
-uses. Against F.linear they are 1.5 to 5 times as fast at few rows, and a row's result does not depend on how
-many other rows there are from `MIN_ROWS` up (tests/unit/engines/torch/test_linear.py): that is what makes
-answers independent of the batch they are computed in.
+On a CPU the weights are packed once for oneDNN, with the operators of torch.compile's CPU backend. These are
+1.5 to 5 times as fast as F.linear at few rows, and from `MIN_ROWS` rows up a row's result does not depend on
+the number of rows (tests/unit/engines/torch/test_linear.py), which makes responses batch-invariant.
 
-With int8, weights have a scale for each output and inputs one for each row, found as they come; products are
-sums of integers, which are exact in any order.
+int8: weights are quantized per output channel, activations dynamically per row. Sums of integers are exact,
+so the order of summation does not matter.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from trtllm_openai.errors import ConfigError
 Quantization = Literal["none", "fp8", "int8"]
 
 MIN_ROWS = 2
-"""oneDNN computes a single row in another order; one padding row costs nothing."""
+"""oneDNN sums a single row in a different order; one padding row costs nothing."""
 
 
 def padded_rows(rows: int) -> int:
-    """With how many rows to compute `rows`, some 4 % more: 8 numbers from one power of two to the next.
+    """Round a row count up (by about 4 % on average) to one of 8 sizes per power of two.
 
-    For every new number oneDNN compiles for milliseconds, and keeps the code: 0.6 MB a product.
+    oneDNN compiles each new size for milliseconds and caches the code, 0.6 MB per product.
     """
     step = 1 << max(0, rows.bit_length() - 4)
     return max(MIN_ROWS, -(-rows // step) * step)
@@ -49,7 +48,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """Any device."""
+    """Linear layer for any device, with separate epilogue kernels."""
 
     __slots__ = ("_bias", "_weight")
 
@@ -70,7 +69,7 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """CPU with oneDNN; products and what is fused with them are rounded once."""
+    """Linear layer for a CPU with oneDNN; product and fused epilogue are rounded once."""
 
     __slots__ = ("_bias", "_weight")
 
@@ -99,13 +98,43 @@ class PackedLinear:
         return y
 
 
+class Int8Inputs:
+    """Dynamic quantization of activations, with a cache of the last input.
+
+    One object is shared by the layers of a model, so that gate and up quantize their common input once.
+    """
+
+    __slots__ = ("_latest",)
+
+    def __init__(self) -> None:
+        self._latest: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `x` [rows, in] as uint8 with the zero point `ZERO`, and its scales [rows, 1]."""
+        latest = self._latest
+        if latest is None or latest[0] is not x:
+            exact = x.float()
+            scales = exact.abs().amax(-1, keepdim=True).div_(127).clamp_min_(SMALLEST_SCALE)
+            if exact is x:
+                exact = x.clone()
+            signed = exact.mul_(scales.reciprocal()).round_().to(torch.int8)
+            # Flipping the sign bit adds ZERO; a conversion to unsigned bytes would be three times as slow.
+            self._latest = latest = x, signed.view(torch.uint8).bitwise_xor_(ZERO), scales
+        return latest[1], latest[2]
+
+
 class Int8Linear:
-    """CPU with 8-bit dot products, through oneDNN's products of unsigned inputs and signed weights."""
+    """Int8 linear layer for a CPU with 8-bit dot products: oneDNN, unsigned inputs and signed weights.
 
-    __slots__ = ("_bias", "_offsets", "_scales", "_weight")
-    _latest: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    Layers that read the same input share its quantization through `inputs`.
+    """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    __slots__ = ("_bias", "_inputs", "_offsets", "_scales", "_weight")
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, inputs: Int8Inputs | None = None
+    ) -> None:
+        self._inputs = inputs or Int8Inputs()
         exact = weight.float()
         self._scales = exact.abs().amax(1).div_(127).clamp_min_(SMALLEST_SCALE)
         self._offsets = torch.zeros(len(weight), dtype=torch.int64)
@@ -126,8 +155,8 @@ class Int8Linear:
         return self._product(x).add_(addend).to(x.dtype)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [rows, out]."""
-        rounded, scales = self._rounded(x)
+        """Return the float32 product [rows, out]."""
+        rounded, scales = self._inputs.quantize(x)
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, ZERO, self._weight, self._scales, self._offsets,
             None, 1.0, 0, torch.float32, "none", [], "",
@@ -135,29 +164,16 @@ class Int8Linear:
         y.mul_(scales)
         return y if self._bias is None else y.add_(self._bias)
 
-    @classmethod
-    def _rounded(cls, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`x` as bytes around `ZERO`, and their scales [rows, 1]. Two products of one input share them."""
-        latest = cls._latest
-        if latest is None or latest[0] is not x:
-            exact = x.float()
-            scales = exact.abs().amax(-1, keepdim=True).div_(127).clamp_min_(SMALLEST_SCALE)
-            if exact is x:
-                exact = x.clone()
-            signed = exact.mul_(scales.reciprocal()).round_().to(torch.int8)
-            # Flipping the sign bit adds ZERO; a conversion to unsigned bytes would be three times as slow.
-            cls._latest = latest = x, signed.view(torch.uint8).bitwise_xor_(ZERO), scales
-        return latest[1], latest[2]
-
 
 ZERO = 128
+"""Zero point of the quantized activations."""
 SMALLEST_SCALE = 1e-12
 VECTOR, SINGLE_THREAD = 32, 32768
-"""Of PyTorch's pointwise kernels: elements computed at once, and those up to which one thread does it."""
+"""PyTorch's pointwise kernels: elements per vector, and the most elements that one thread handles."""
 
 
 def _silu(x: torch.Tensor) -> torch.Tensor:
-    """In place; in parts for which no thread's last elements, computed by another exp, lie in some row."""
+    """Apply silu in place, split so that no row has a thread's scalar tail, which uses another exp."""
     width = x.shape[1]
     for part in x.split(1 if width % VECTOR else max(1, SINGLE_THREAD // width)):
         F.silu(part, inplace=True)
@@ -165,7 +181,7 @@ def _silu(x: torch.Tensor) -> torch.Tensor:
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights can be packed: a CPU, with oneDNN in this build of torch and for this dtype."""
+    """Whether weights can be packed: a CPU, and a build of torch whose oneDNN supports `dtype`."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -174,18 +190,24 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def check_quantization(wanted: Quantization, device: torch.device) -> None:
-    """Raises `ConfigError` when it is not to be had on `device`."""
+    """Raises `ConfigError` if `device` does not support int8 when it is `wanted`."""
     if wanted == "int8" and device.type != "cpu":
-        raise ConfigError("torch.quantization: int8 is for CPUs")
+        raise ConfigError("torch.quantization: int8 is supported on CPUs only")
     if wanted == "int8" and not torch.cpu._is_vnni_supported():
         raise ConfigError("torch.quantization: int8 needs a CPU with 8-bit dot products (AVX-512 VNNI)")
 
 
 def make_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, quantization: Quantization = "none"
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    quantization: Quantization = "none",
+    inputs: Int8Inputs | None = None,
 ) -> Linear:
-    """The best kind for the device and dtype of `weight` [out, in]."""
+    """Create the fastest linear layer for the device and dtype of `weight` [out, in].
+
+    `inputs`: shared by int8 layers, to quantize a common input once.
+    """
     if quantization == "int8":
-        return Int8Linear(weight, bias)
+        return Int8Linear(weight, bias, inputs)
     kind = PackedLinear if can_pack(weight.device, weight.dtype) else PlainLinear
     return kind(weight, bias)

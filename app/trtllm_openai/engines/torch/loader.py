@@ -1,4 +1,4 @@
-"""From a checkpoint directory and the settings to a ready engine."""
+"""Loads an engine from a checkpoint directory and the settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from trtllm_openai.processes.cores import usable_cores
 
 MAX_LOGPROBS = 20
 LOADING_SHARE = 0.9
-"""Part of the progress that reading weights is."""
+"""Fraction of the loading progress assigned to reading weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What one rank computes with."""
+    """The loaded parts of one rank."""
 
     config: ModelConfig
     executor: Executor
@@ -55,7 +55,8 @@ def load(
 ) -> TorchEngine:
     """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`.
 
-    `vocabulary`: the tokens' bytes by id, empty for special ones; without it the engine cannot guide.
+    `vocabulary`: returns the bytes of each token by id, empty for special tokens; without it, guided
+    decoding is off.
     """
     progress(0.0, "reading the configuration")
     ranks = Ranks(0, settings.tensor_parallel_size)
@@ -75,7 +76,7 @@ def load(
 def load_rank(
     model_dir: Path, settings: TorchSettings, progress: Progress, ranks: Ranks, meet: Path | None = None
 ) -> Loaded:
-    """Load one rank's part. `meet`: the file over which the ranks find each other, when there are several."""
+    """Load one rank's shard. `meet`: the rendezvous file, if there are several ranks."""
     config = read_config(model_dir)
     device = choose_device(settings.device, ranks)
     dtype = choose_dtype(settings.dtype, device)
@@ -91,7 +92,7 @@ def load_rank(
         progress(share * LOADING_SHARE, "reading weights")
 
     check_quantization(settings.quantization, device)
-    # Ranks that cannot read each other's memory reduce by NCCL, kernel by kernel.
+    # Without peer access, all-reduces need NCCL, and the engine runs eagerly.
     on_gpu = device.type == "cuda" and (ranks.size == 1 or _peer_access(ranks.size))
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
@@ -111,7 +112,7 @@ def load_rank(
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)
-            if device.type == "cpu":  # one memory for all
+            if device.type == "cpu":  # ranks share the host memory
                 room //= ranks.size
             blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
             cache = KVCache(own, blocks, settings.block_size, dtype, device)
@@ -131,7 +132,7 @@ def _on_gpu(
     device: torch.device,
     ranks: Ranks,
 ) -> tuple[Executor, KVCache, int]:
-    """What computes a rank's steps on its GPU, the KV cache and its number of blocks. Triton is needed."""
+    """Create a rank's GPU executor, KV cache and number of KV blocks. Requires Triton."""
     from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
     from trtllm_openai.engines.torch.cuda.memory_profile import free_after_peak
     from trtllm_openai.engines.torch.cuda.model import CudaModel
@@ -191,16 +192,16 @@ def _engine(
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
-    """The scheduler's limits. Raises `ConfigError` when a step has no room for prompts."""
+    """Derive the scheduler's limits. Raises `ConfigError` if a step has no room for prefill tokens."""
     batch = settings.max_batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     tokens = settings.max_num_tokens or (CPU_STEP if device.type == "cpu" else GPU_STEP)
     chunk = min(tokens - batch, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
     if chunk < 1:
         raise ConfigError(
-            f"torch.max_num_tokens: {tokens} leaves no room for prompts beside torch.max_batch_size "
-            f"({batch}) sequences"
+            f"torch.max_num_tokens: {tokens} leaves no prefill tokens after one token for each of "
+            f"torch.max_batch_size ({batch}) sequences"
         )
-    # Sums over ranks depend on where a number lies in the batch.
+    # The rounding of an all-reduce depends on the position of a value in the batch.
     exact = device.type == "cpu" and settings.tensor_parallel_size == 1
     return Limits(
         batch,
@@ -216,15 +217,15 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 8192
-"""Tokens of a step and of a prompt's share of it: what keeps a step short enough for those who decode; on a
-GPU few long steps are better for them than many shorter ones (docs/performance.md). Of a tile: small enough
-to find equal beginnings, large enough for fast kernels."""
+"""Maximum tokens per step and per prefill chunk; they bound the inter-token latency of decodes. On a GPU,
+few long steps beat many short ones (docs/performance.md). A tile is small enough for prefix cache hits
+and large enough for fast kernels."""
 
 
 def choose_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
-    """The device of the setting, of its own for each rank. Raises `ConfigError` when it is not there."""
+    """Choose the device for the setting, one GPU per rank. Raises `ConfigError` if it is unavailable."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("torch.device: cuda was asked for, but PyTorch finds no usable GPU")
+        raise ConfigError("torch.device: cuda was requested, but PyTorch finds no usable GPU")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if ranks.size > torch.cuda.device_count():
@@ -238,7 +239,7 @@ def choose_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has arithmetic for it, else float32; or what the setting says."""
+    """Return the configured dtype; by default bfloat16 if the device supports it natively, else float32."""
     if wanted == "float32":
         return torch.float32
     if wanted == "bfloat16":
@@ -254,8 +255,8 @@ def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
         return config.max_context
     if settings.max_seq_len > config.max_context:
         raise ConfigError(
-            f"torch.max_seq_len: the model computes at most {config.max_context} tokens, "
-            f"not {settings.max_seq_len}"
+            f"torch.max_seq_len: {settings.max_seq_len} exceeds the model's context of "
+            f"{config.max_context} tokens"
         )
     return settings.max_seq_len
 
@@ -268,7 +269,7 @@ def _blocks(
     dtype: torch.dtype,
     room: int,
 ) -> int:
-    """Blocks of the cache: as set, or what `room` bytes hold, at most what the batch can use."""
+    """KV blocks: as configured, else as many as fit `room` bytes, at most what a full batch can use."""
     tokens = settings.kv_cache_tokens
     if tokens is None:
         most = limits.max_batch_size * (max_seq_len + settings.block_size)
@@ -277,19 +278,19 @@ def _blocks(
 
 
 def _peer_access(ranks: int) -> bool:
-    """Whether each of the first `ranks` GPUs can read the memory of every other one."""
+    """Whether the first `ranks` GPUs all have peer access to each other."""
     pairs = ((one, other) for one in range(ranks) for other in range(ranks) if one != other)
     return all(torch.cuda.can_device_access_peer(one, other) for one, other in pairs)
 
 
 def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> None:
-    """Raises `ConfigError` when the device or the model's sizes do not allow it."""
+    """Raises `ConfigError` if the device or the model's sizes do not support fp8."""
     if device.type == "cpu":
-        raise ConfigError("torch.quantization: fp8 needs a GPU; a CPU has int8")
+        raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
     if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
         raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
     if ranks.size > 1:
-        raise ConfigError("torch.quantization: fp8 is for one GPU, not torch.tensor_parallel_size of them")
+        raise ConfigError("torch.quantization: fp8 does not support torch.tensor_parallel_size > 1")
     sizes = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
     if any(size % FP8_GRAIN for size in (*sizes, config.kv_heads * config.head_dim)):
         raise ConfigError(f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}")

@@ -1,4 +1,4 @@
-"""What a request changes about its logits before a token is chosen: penalties, biases, forbidden tokens."""
+"""Per-request logit processing before sampling: penalties, biases and masked tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trtllm_openai.generation import SamplingParams
 
 
 class LogitRules:
-    """The rules of one sequence, in the order they apply.
+    """The logit rules of one sequence, in order of application.
 
-    1. The repetition penalty of CTRL (https://arxiv.org/abs/1909.05858) on tokens of prompt and answer.
-    2. OpenAI's frequency and presence penalties on tokens of the answer.
+    1. The repetition penalty of CTRL (https://arxiv.org/abs/1909.05858), on prompt and generated tokens.
+    2. OpenAI's frequency and presence penalties, on generated tokens.
     3. `logit_bias`.
-    4. Until `min_tokens` are out, what would end the sequence is forbidden.
+    4. Until `min_tokens` are generated, end-of-sequence and stop tokens are masked.
     """
 
     __slots__ = ("_bias", "_bias_ids", "_counts", "_end_ids", "_sampling", "_seen")
@@ -44,7 +44,7 @@ class LogitRules:
 
     @staticmethod
     def needed(sampling: SamplingParams) -> bool:
-        """Whether the parameters ask for anything here."""
+        """Whether the parameters require any rule."""
         return bool(
             sampling.presence_penalty
             or sampling.frequency_penalty
@@ -54,15 +54,15 @@ class LogitRules:
         )
 
     def add(self, token: torch.Tensor) -> None:
-        """A token [1] was generated; nothing waits for the device that knows it."""
-        token = token.long().clamp(min=0)  # -1: no token could be chosen, and the sequence is about to end
+        """Count a generated token [1], without synchronizing with its device."""
+        token = token.long().clamp(min=0)  # -1 (no token possible): the sequence is about to fail
         if self._counts is not None:
             self._counts.index_add_(0, token, torch.ones_like(token, dtype=self._counts.dtype))
         if self._seen is not None:
             self._seen.index_fill_(0, token, True)
 
     def apply(self, logits: torch.Tensor, generated: int) -> None:
-        """Change `logits` [vocab] of the token after `generated` others, in place."""
+        """Modify `logits` [vocab] in place; `generated`: number of tokens generated so far."""
         sampling = self._sampling
         if self._seen is not None:
             penalty = sampling.repetition_penalty

@@ -1,4 +1,4 @@
-"""How large the KV cache may be."""
+"""Memory available for the KV cache, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 import torch
 
 CPU_SHARE = 0.25
-"""Of the memory that is free; the pages are taken only as sequences grow into them."""
+"""Fraction of free host memory for the KV cache; its pages are allocated only on first write."""
 
 
 NO_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a mem")
-"""What PyTorch's allocator, the C++ library and oneDNN say on a CPU, having no exception of their own."""
+"""Out-of-memory messages of PyTorch's CPU allocator, the C++ library and oneDNN (plain RuntimeErrors)."""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory for what was computed."""
+    """Whether `error` reports that memory ran out, on a CPU or a GPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(words in str(error) for words in NO_MEMORY)
 
 
 def free_bytes(device: torch.device, gpu_fraction: float) -> int:
-    """Bytes that the KV cache may take on `device` now."""
+    """Bytes currently available for the KV cache on `device`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * gpu_fraction)
@@ -41,7 +41,7 @@ def _available_on_host() -> int:
 
 
 def _left_in_cgroup() -> int | float:
-    """A container's limit less what it uses; infinite without one."""
+    """The container's memory limit minus its usage; infinite without a limit."""
     root = Path("/sys/fs/cgroup")
     try:
         limit = (root / "memory.max").read_text().strip()

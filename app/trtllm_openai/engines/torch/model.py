@@ -1,7 +1,7 @@
-"""The Llama family's decoder: token ids of a batch to logits.
+"""The Llama family's decoder: computes logits from the token ids of a batch.
 
-Touvron et al., "LLaMA" (https://arxiv.org/abs/2302.13971); Mistral and Qwen 2 differ in what their
-configuration says and in biases, Qwen 3 normalises the heads of q and k.
+Touvron et al., "LLaMA" (https://arxiv.org/abs/2302.13971). Mistral and Qwen 2 differ only in configuration
+and biases; Qwen 3 applies RMSNorm to each q and k head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from trtllm_openai.engines.torch.attention import attend
 from trtllm_openai.engines.torch.batch import Batch
 from trtllm_openai.engines.torch.kv_cache import KVCache
-from trtllm_openai.engines.torch.linear import Linear, Quantization, make_linear, padded_rows
+from trtllm_openai.engines.torch.linear import Int8Inputs, Linear, Quantization, make_linear, padded_rows
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.rope import apply_rope, rope_tables
@@ -37,7 +37,7 @@ class Layer:
 
 
 class Model:
-    """A loaded decoder, or a rank's part of one. `max_length`: positions it can be asked for."""
+    """A loaded decoder, or one rank's shard of it. `max_length`: number of supported positions."""
 
     def __init__(
         self,
@@ -49,25 +49,28 @@ class Model:
         ranks: Ranks = ALONE,
         quantization: Quantization = "none",
     ) -> None:
-        """Raises `CheckpointError` when `weights` are not those of `config`."""
+        """Raises `CheckpointError` if `weights` do not match `config`."""
         self._config = shard(config, ranks)
         self._ranks = ranks
         self._vocabulary = ranks.part(config.vocab_size)
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = weights.take("model.embed_tokens.weight", *shape, part=self._vocabulary)
-        self._layers = [_layer(config, weights, index, ranks, quantization) for index in range(config.layers)]
+        inputs = Int8Inputs()
+        self._layers = [
+            _layer(config, weights, index, ranks, quantization, inputs) for index in range(config.layers)
+        ]
         self._norm = weights.take("model.norm.weight", config.hidden_size)
         if config.tied_embeddings:
             weights.drop("lm_head.weight")
             head = self._embedding
         else:
             head = weights.take("lm_head.weight", *shape, part=self._vocabulary)
-        self._head = make_linear(head, None, quantization)
+        self._head = make_linear(head, None, quantization, inputs)
         weights.check_all_taken()
         self._cos, self._sin = rope_tables(config, max_length, dtype, device)
 
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
-        """The last layer's output [rows, hidden]; keys and values of all rows go to `cache`."""
+        """Return the last layer's output [rows, hidden]; writes keys and values of all rows to `cache`."""
         config = self._config
         rows = len(batch.token_ids)
         heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
@@ -87,7 +90,7 @@ class Model:
         return x
 
     def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
-        """float32 logits [len(sample_rows), vocab_size] of some rows of `x`, which a call returned."""
+        """Return float32 logits [len(sample_rows), vocab_size] for rows of `x`, the output of a call."""
         wanted = len(sample_rows)
         sample_rows = F.pad(sample_rows, (0, padded_rows(wanted) - wanted))
         last = self._rms_norm(x.index_select(0, sample_rows), self._norm)
@@ -102,7 +105,7 @@ class Model:
         return self._ranks.sum(rows.masked_fill_(~mine.unsqueeze(1), 0))
 
     def _add(self, linear: Linear, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """linear(x) + residual, the linear's inputs spread over the ranks."""
+        """Return linear(x) + residual for a row-parallel `linear`, all-reduced over the ranks."""
         return self._ranks.sum(linear(x) if self._ranks.rank else linear.plus(x, residual))
 
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -110,7 +113,12 @@ class Model:
 
 
 def _layer(
-    config: ModelConfig, weights: WeightSource, index: int, ranks: Ranks, quantization: Quantization
+    config: ModelConfig,
+    weights: WeightSource,
+    index: int,
+    ranks: Ranks,
+    quantization: Quantization,
+    inputs: Int8Inputs,
 ) -> Layer:
     prefix = f"model.layers.{index}."
     hidden, dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
@@ -120,19 +128,19 @@ def _layer(
     part = ranks.part(inner)
 
     def columns(wanted: dict[str, tuple[int, slice]]) -> Linear:
-        """Products in one, whose outputs are spread over the ranks. Either all have a bias or none."""
+        """Fuse projections into one column-parallel linear layer. Either all have a bias or none has."""
         names = {f"{prefix}{name}": given for name, given in wanted.items()}
         matrix = [weights.take(f"{n}.weight", size, hidden, part=mine) for n, (size, mine) in names.items()]
         bias = None
         if weights.has(f"{next(iter(names))}.bias"):
             bias = [weights.take(f"{n}.bias", size, part=mine) for n, (size, mine) in names.items()]
-        return make_linear(_join(matrix), None if bias is None else _join(bias), quantization)
+        return make_linear(_join(matrix), None if bias is None else _join(bias), quantization, inputs)
 
-    def rows(name: str, inputs: int, mine: slice) -> Linear:
-        """A product whose inputs are spread over the ranks, and whose outputs are to be summed."""
-        matrix = weights.take(f"{prefix}{name}.weight", hidden, inputs, part=mine, axis=1)
+    def rows(name: str, width: int, mine: slice) -> Linear:
+        """Create a row-parallel linear layer; its outputs must be all-reduced. Rank 0 adds the bias."""
+        matrix = weights.take(f"{prefix}{name}.weight", hidden, width, part=mine, axis=1)
         bias = weights.take(f"{prefix}{name}.bias", hidden) if weights.has(f"{prefix}{name}.bias") else None
-        return make_linear(matrix, None if ranks.rank else bias, quantization)
+        return make_linear(matrix, None if ranks.rank else bias, quantization, inputs)
 
     def head_norm(name: str) -> torch.Tensor | None:
         return weights.take(f"{prefix}self_attn.{name}.weight", dim) if config.qk_norm else None

@@ -1,4 +1,4 @@
-"""config.json as the few numbers that the model needs; what cannot be served is refused here."""
+"""Parses config.json into the values that the model needs; rejects unsupported models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Llama 3.1's stretching of the low RoPE frequencies."""
+    """Llama 3.1's scaling of the low RoPE frequencies."""
 
     factor: float
     low_freq_factor: float
@@ -37,7 +37,7 @@ class ModelConfig:
     norm_eps: float
     rope_theta: float
     rope_factor: float
-    """Linear scaling: positions are divided by it."""
+    """Linear scaling: positions are divided by this factor."""
     llama3_scaling: Llama3Scaling | None
     max_context: int
     tied_embeddings: bool
@@ -46,23 +46,23 @@ class ModelConfig:
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """Read `directory`/config.json, of transformers 4 or 5. Raises `CheckpointError`."""
+    """Read `directory`/config.json, written by transformers 4 or 5. Raises `CheckpointError`."""
     raw = read_json(directory / "config.json")
     architecture = (raw.get("architectures") or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"The torch engine cannot serve the architecture {architecture}: it knows "
+            f"The torch engine does not support the architecture {architecture}; supported: "
             f"{', '.join(ARCHITECTURES)}."
         )
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "unknown")
         raise CheckpointError(
-            f"The torch engine cannot serve quantised weights ({method}): it needs bfloat16, float16 "
-            "or float32."
+            f"The torch engine does not support quantized checkpoints ({method}); supported: bfloat16, "
+            "float16 and float32."
         )
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(
-            f"The torch engine cannot serve the activation {raw['hidden_act']!r}: only silu."
+            f"The torch engine does not support the activation {raw['hidden_act']!r}, only silu."
         )
     try:
         return _config(raw, architecture, read_eos_token_ids(directory))
@@ -94,14 +94,14 @@ def _config(raw: dict[str, Any], architecture: str, eos_token_ids: tuple[int, ..
 
 
 def _max_context(raw: dict[str, Any]) -> int:
-    """Within a sliding window, attention over everything is the same; beyond it would not be."""
+    """Limit the context to the sliding window, within which full attention is equivalent."""
     context = int(raw["max_position_embeddings"])
     window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
     return min(context, int(window)) if window else context
 
 
 def _rope(raw: dict[str, Any]) -> tuple[float, float, Llama3Scaling | None]:
-    """Base, linear factor and Llama 3 scaling. transformers 5 keeps all of it in `rope_parameters`."""
+    """Return base, linear factor and Llama 3 scaling. transformers 5 stores them in `rope_parameters`."""
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     theta = float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
@@ -118,6 +118,6 @@ def _rope(raw: dict[str, Any]) -> tuple[float, float, Llama3Scaling | None]:
         )
         return theta, 1.0, scaling
     raise CheckpointError(
-        f"The torch engine cannot serve RoPE scaling of the type {kind!r}: it knows default, linear "
+        f"The torch engine does not support RoPE scaling of type {kind!r}; supported: default, linear "
         "and llama3."
     )

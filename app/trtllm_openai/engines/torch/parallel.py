@@ -1,9 +1,9 @@
-"""Tensor parallelism: one process a rank, each with its part of every layer and of the KV cache.
+"""Tensor parallelism: one process per rank, each with a shard of every layer and of the KV cache.
 
-The runner is rank 0. It starts the other ranks as its children, chooses every step, tells them what to
-compute and alone sees the logits. A rank holds a part of the heads and of the MLP (columns of what reads the
-residual stream, rows of what writes it) and of the vocabulary, and sums over the ranks join the parts:
-Shoeybi et al., "Megatron-LM" (https://arxiv.org/abs/1909.08053).
+The runner is rank 0. It starts the other ranks as child processes, schedules every step, sends it to them and
+samples from the logits. Attention heads, MLP and vocabulary are sharded: layers that read the residual stream
+are column-parallel, layers that write it are row-parallel and followed by an all-reduce. Shoeybi et al.,
+"Megatron-LM" (https://arxiv.org/abs/1909.08053).
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from trtllm_openai.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among those that share a model. With a size of 1 nothing is communicated."""
+    """This process's rank and the number of ranks. With `size` 1, collectives are no-ops."""
 
     rank: int = 0
     size: int = 1
 
     def part(self, total: int) -> slice:
-        """What this rank has of `total` things; the last ranks may have fewer."""
+        """This rank's slice of `total` items; the last ranks may have fewer."""
         each = -(-total // self.size)
         return slice(min(self.rank * each, total), min((self.rank + 1) * each, total))
 
     def heads(self, total: int) -> slice:
-        """What this rank has of `total` heads; where there are fewer heads than ranks, some ranks share."""
+        """This rank's slice of `total` heads; with fewer heads than ranks, heads are replicated."""
         if total >= self.size:
             return self.part(total)
         first = self.rank * total // self.size
         return slice(first, first + 1)
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` summed over the ranks, in place."""
+        """All-reduce `x` in place (sum)."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def join(self, x: torch.Tensor, width: int) -> torch.Tensor:
-        """[rows, width] from every rank's part of the columns."""
+        """All-gather the ranks' columns `x` into [rows, width]."""
         if self.size == 1:
             return x
         each = -(-width // self.size)
@@ -54,7 +54,7 @@ class Ranks:
         return torch.cat(parts, 1)[:, :width]
 
     def least(self, number: int, device: torch.device) -> int:
-        """The smallest `number` that any rank has."""
+        """All-reduce `number` (minimum)."""
         if self.size == 1:
             return number
         tensor = torch.tensor(number, device=device)
@@ -66,17 +66,17 @@ ALONE = Ranks()
 
 
 def shard(config: ModelConfig, ranks: Ranks) -> ModelConfig:
-    """The sizes that one rank computes with. Raises `ConfigError` when the model cannot be cut so."""
+    """Return the sizes of one rank's shard. Raises `ConfigError` if the model cannot be split evenly."""
     size = ranks.size
     if size == 1:
         return config
     key = f"torch.tensor_parallel_size: {size} ranks"
     if config.heads % size or config.intermediate_size % size:
         raise ConfigError(
-            f"{key} cannot share {config.heads} heads and an MLP of {config.intermediate_size} evenly"
+            f"{key} cannot evenly split {config.heads} heads and an MLP of size {config.intermediate_size}"
         )
     if max(size, config.kv_heads) % min(size, config.kv_heads):
-        raise ConfigError(f"{key} cannot share {config.kv_heads} key-value heads evenly")
+        raise ConfigError(f"{key} cannot evenly split {config.kv_heads} key-value heads")
     return dataclasses.replace(
         config,
         heads=config.heads // size,

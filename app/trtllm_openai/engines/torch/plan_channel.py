@@ -1,8 +1,8 @@
-"""A step's input from rank 0 to the others through shared memory: a ring of messages and sequence numbers.
+"""Broadcasts step inputs from rank 0 to the other ranks through a ring buffer in shared memory.
 
-Rank 0 fills a slot and then raises the number of messages sent; a follower copies the slot's arrays and then
-raises its own number, which frees the slot. (Stores become visible in program order on x86-64; CPython's
-NumPy assignments are such stores.) No system call lies on a step's way while it is watched for.
+Rank 0 fills a slot and then increments the count of sent messages; a follower copies the arrays out of the
+slot and then increments its own count, which frees the slot. (On x86-64 stores become visible in program
+order, and NumPy assignments in CPython are such stores.) While a follower spins, a step needs no system call.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ import numpy as np
 
 SLOTS: Final = 4
 PAGE: Final = 4096
-"""Bytes of the header: int64 number sent, then int64 number received by each rank."""
-WATCH_S: Final = 0.05
-"""Duration for which a follower looks for the next step without sleeping."""
+"""Bytes of the header: int64 count of sent messages, then an int64 count of received ones per rank."""
+SPIN_S: Final = 0.05
+"""Time that a follower spins for the next step before it starts to sleep."""
 SLEEP_S: Final = 0.0005
 SEND_TIMEOUT_S: Final = 60.0
-"""A follower may compile kernels for as long before it takes the next step."""
+"""Long enough for a follower to compile kernels before it receives the next step."""
 
 
 def create() -> int:
-    """A file descriptor of shared memory, for `PlanChannel` here and in processes that inherit it."""
+    """Create shared memory for `PlanChannel`; child processes inherit the file descriptor."""
     return os.memfd_create("plans", 0)
 
 
 class PlanChannel:
-    """One end. `words`: most int32 of all arrays of a message; the same number at every end."""
+    """One end of the channel. `words`: maximum int32 values per message; must be equal on all ranks."""
 
     def __init__(self, fd: int, words: int, rank: int, size: int) -> None:
         self._rank, self._size, self._done = rank, size, 0
         slot = -(-(words + 64) * 4 // PAGE) * PAGE
         total = PAGE + SLOTS * slot
-        os.ftruncate(fd, total)  # pages take memory once they are written
+        os.ftruncate(fd, total)  # pages are allocated on first write
         shared = mmap.mmap(fd, total)
         os.close(fd)
         self._counts = np.frombuffer(shared, np.int64, PAGE // 8)
         self._slots = np.frombuffer(shared, np.int32, SLOTS * slot // 4, PAGE).reshape(SLOTS, -1)
 
     def send(self, arrays: list[np.ndarray]) -> None:
-        """Rank 0's: send int32 `arrays`. Raises `RuntimeError` when a rank does not take earlier ones."""
+        """Send int32 `arrays` (rank 0). Raises `RuntimeError` if a rank does not free a slot in time."""
         self._wait_for_slot()
         slot = self._slots[self._done % SLOTS]
         at = 1 + len(arrays)
@@ -56,10 +56,10 @@ class PlanChannel:
         self._counts[0] = self._done
 
     def receive(self) -> list[np.ndarray]:
-        """A follower's: wait for the next message; copies of its arrays."""
+        """Wait for the next message and return copies of its arrays (followers)."""
         since = time.monotonic()
         while self._counts[0] <= self._done:
-            time.sleep(0 if time.monotonic() - since < WATCH_S else SLEEP_S)
+            time.sleep(0 if time.monotonic() - since < SPIN_S else SLEEP_S)
         slot = self._slots[self._done % SLOTS]
         count = int(slot[0])
         at, arrays = 1 + count, []
@@ -76,5 +76,5 @@ class PlanChannel:
         while (taken := self._counts[1 : self._size]).min() <= oldest:
             if time.monotonic() - since > SEND_TIMEOUT_S:
                 late = int(taken.argmin()) + 1
-                raise RuntimeError(f"rank {late} has not taken a step for {SEND_TIMEOUT_S:.0f} seconds")
+                raise RuntimeError(f"rank {late} has not received a step for {SEND_TIMEOUT_S:.0f} seconds")
             time.sleep(0)

@@ -1,4 +1,4 @@
-"""Rotary position embedding: the tables for every position, and their application.
+"""Rotary position embedding: precomputed tables and their application.
 
 Su et al., "RoFormer" (https://arxiv.org/abs/2104.09864), in the half-split form of transformers.
 """
@@ -15,7 +15,7 @@ from trtllm_openai.engines.torch.model_config import Llama3Scaling, ModelConfig
 def rope_tables(
     config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and signed sin, each [positions, 1, head_dim]; see `apply_rope` for the sign."""
+    """Return cos and signed sin, each [positions, 1, head_dim]; see `apply_rope` for the sign."""
     dim = config.head_dim
     frequencies = 1.0 / (config.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
     if config.llama3_scaling is not None:
@@ -29,14 +29,14 @@ def rope_tables(
 def apply_rope(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> None:
     """Rotate `x` [tokens, heads, head_dim] in place.
 
-    (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): a roll swaps the halves, the table has the signs.
+    (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): a roll swaps the halves, the table holds the signs.
     """
     rolled = x.roll(x.shape[-1] // 2, -1)
     torch.addcmul(x * cos, rolled, signed_sin, out=x)
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
-    """Long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    """Scale long wavelengths by `factor`, keep short ones, interpolate in between."""
     wavelengths = 2 * math.pi / frequencies
     smooth = (scaling.original_context / wavelengths - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor

@@ -1,9 +1,9 @@
-"""Logits to tokens: every row by its own sequence's parameters, no row touched by another.
+"""Samples tokens from logits, each row with the parameters of its own sequence, independent of other rows.
 
-The order of the cuts: temperature, top_k, top_p over what top_k left, min_p relative to the likeliest token.
-A token is chosen by one uniform number, a function of the sequence's seed and the token's position, through
-the inverse of the cumulative distribution. Sums are taken in float64, so that neither their order nor the
-number of rows shows.
+Order of the filters: temperature, top_k, top_p over the tokens that top_k kept, min_p relative to the most
+likely token. Tokens are drawn by inverse transform sampling from one uniform number, which is a function of
+the sequence's seed and the token's position. Sums are in float64, so results depend neither on their order
+nor on the number of rows.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from trtllm_openai.generation import TokenLogprobs
 log = logging.getLogger(__name__)
 
 FIRST_PREFIX = 128
-"""Likeliest tokens looked at first when a cut needs them in order; more when that is not enough."""
+"""Number of most likely tokens sorted first for top_k or top_p; grows if it does not suffice."""
 
 
 LOWEST_TEMPERATURE = 1e-5
-"""Below it the likeliest token has all the weight there is in float32."""
+"""At lower temperatures the most likely token has all of the probability in float32."""
 HIGHEST_TEMPERATURE = 1e10
-"""Above it the distribution is uniform in float32; an infinite one would turn a forbidden token into NaN."""
+"""At higher ones the distribution is uniform in float32; infinity would turn masked tokens into NaN."""
 LARGEST_LOGIT = 1e30
-"""Bound on the magnitude of a row's largest logit: divided by a temperature it stays finite."""
+"""Bound on the magnitude of a row's largest logit, so that it stays finite over any temperature."""
 NO_TOKEN = -1
-"""Token id for a row with NaN, an infinite logit or no allowed token."""
+"""Token id that marks a row with NaN, an infinite logit or all tokens masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The chosen token, or `NO_TOKEN`, with log-probabilities if the sequence asked for them."""
+    """The sampled token, or `NO_TOKEN`, with log-probabilities if the request asked for them."""
 
     token_id: int
     logprobs: TokenLogprobs | None
 
 
 def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-    """Choose a token for each row of `logits` (float32 [rows, vocab], changed in place).
+    """Sample a token for each row of `logits` (float32 [rows, vocab], modified in place).
 
-    A row that cannot be sampled gets `NO_TOKEN`; the other rows are not affected.
+    A row that cannot be sampled gets `NO_TOKEN`; other rows are unaffected.
     """
     for row, sequence in zip(logits, sequences, strict=True):
         apply_rules(row, sequence, sequence.generated)
     constrain(logits, sequences)
-    best = logits.argmax(-1)  # the position of a NaN, where there is one
+    best = logits.argmax(-1)  # argmax returns the index of a NaN, if any
     tokens: list[int] = best.tolist()
     usable: list[bool] = (logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).abs() <= LARGEST_LOGIT).tolist()
     tokens = [token if ok else NO_TOKEN for token, ok in zip(tokens, usable, strict=True)]
@@ -73,7 +73,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
 def apply_rules(row: torch.Tensor, sequence: Sequence, generated: int) -> None:
     """Apply the sequence's `LogitRules` to its logits [vocab], in place.
 
-    A failure makes the row NaN, which ends this sequence alone; only running out of memory is raised.
+    An error sets the row to NaN, which fails only this sequence. Out-of-memory errors are re-raised.
     """
     if sequence.rules is None:
         return
@@ -87,7 +87,7 @@ def apply_rules(row: torch.Tensor, sequence: Sequence, generated: int) -> None:
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 53 bits, by SplitMix64 (https://doi.org/10.1145/2714064.2660195)."""
+    """Return a number in [0, 1) with 53 random bits: SplitMix64 (https://doi.org/10.1145/2714064.2660195)."""
     return (_mix((_mix(seed & _MASK) + (position + 1) * _GOLDEN) & _MASK) >> 11) / 2**53
 
 
@@ -103,14 +103,14 @@ def _mix(x: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows to be drawn from, and their parameters as columns [rows, 1]."""
+    """Rows to sample, with their parameters as columns [rows, 1]."""
 
     scaled: torch.Tensor
-    """Logits over temperature."""
+    """Logits divided by temperature, [rows, vocab]."""
     largest: torch.Tensor
     top_p: torch.Tensor
     top_k: torch.Tensor
-    """The vocabulary's size where there is no such cut."""
+    """The vocabulary size if top_k is off."""
     min_p: torch.Tensor
     uniform: torch.Tensor
 
@@ -157,7 +157,7 @@ def _sample_random(logits: torch.Tensor, rows: list[int], sequences: list[Sequen
 
 
 def _draw_from_all(rows: _Rows) -> torch.Tensor:
-    """Tokens [rows] from whole distributions, in the vocabulary's order: nothing needs sorting."""
+    """Sample tokens [rows] from full distributions in vocabulary order, without sorting."""
     weights = (rows.scaled - rows.largest).exp_()
     if rows.min_p.any():
         weights.masked_fill_(weights < rows.min_p, 0)
@@ -165,9 +165,9 @@ def _draw_from_all(rows: _Rows) -> torch.Tensor:
 
 
 def _draw_from_prefix(rows: _Rows) -> torch.Tensor:
-    """Tokens [rows] from distributions cut by top_k or top_p.
+    """Sample tokens [rows] from distributions with top_k or top_p.
 
-    Sorts only a prefix of the likeliest tokens, and more of it where the cut may lie beyond.
+    Sorts only a prefix of the most likely tokens, and a longer one if the cutoff may lie beyond it.
     """
     count, vocab = rows.scaled.shape
     totals = (rows.scaled - rows.largest).exp_().sum(-1, keepdim=True, dtype=torch.float64)
@@ -188,7 +188,7 @@ def _draw_from_prefix(rows: _Rows) -> torch.Tensor:
             known.fill_(True)
         rank = torch.arange(size, device=ids.device)
         kept = (rank < part.top_k) & (cumulative - weights < limit) & (weights >= part.min_p)
-        kept[:, 0] = True  # the likeliest token survives every cut
+        kept[:, 0] = True  # no filter removes the most likely token
         choice = _invert(weights * kept, part.uniform)
         tokens[pending[known]] = ids.gather(-1, choice.unsqueeze(1)).squeeze(1)[known]
         pending = pending[~known]
@@ -197,7 +197,7 @@ def _draw_from_prefix(rows: _Rows) -> torch.Tensor:
 
 
 def _invert(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """Index [rows] at which the cumulative share of `weights` [rows, n] passes `u` [rows, 1]."""
+    """Return the index [rows] at which the normalized cumsum of `weights` [rows, n] exceeds `u` [rows, 1]."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()
     target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
@@ -213,7 +213,7 @@ def _logprobs(
 
 
 class Scorer(Protocol):
-    """A model's head."""
+    """A model's output head."""
 
     def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor: ...
 
@@ -221,7 +221,7 @@ class Scorer(Protocol):
 def prompt_logprobs(
     model: Scorer, hidden: torch.Tensor, chunk: Chunk, first_row: int
 ) -> list[TokenLogprobs | None]:
-    """What the chunk's rows of `hidden` [rows, hidden] say about the prompt tokens that follow them."""
+    """Log-probabilities of the prompt tokens that follow the chunk's rows of `hidden` [rows, hidden]."""
     sequence = chunk.sequence
     following = sequence.tokens[chunk.start + 1 : min(chunk.start + chunk.length + 1, sequence.prompt_tokens)]
     count = sequence.request.sampling.prompt_logprobs or 0
@@ -234,11 +234,11 @@ def prompt_logprobs(
 
 
 SCORED_AT_ONCE = 128
-"""Rows of prompt whose logits are held at once."""
+"""Prompt rows per logits computation, which bounds memory."""
 
 
 def _token_logprobs(logits: torch.Tensor, tokens: list[int], counts: list[int]) -> list[TokenLogprobs]:
-    """For each row of `logits` the log-probability of its token and of the `counts` likeliest ones."""
+    """For each row of `logits`, log-probabilities of its token and of its `counts` most likely tokens."""
     counts = [min(max(count, 0), logits.shape[-1]) for count in counts]
     values = logits.float().log_softmax(-1)
     chosen = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()

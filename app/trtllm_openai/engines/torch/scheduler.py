@@ -1,14 +1,14 @@
-"""Which sequences advance in the next step. Pure bookkeeping: no tensor is touched here.
+"""The scheduler plans which sequences advance in the next step. Pure bookkeeping, no tensor computation.
 
-Sequences that have their prompt computed decode one token in every step; the rest of the step's token budget
-goes to prompts in chunks, less of it where somebody decodes and waits for the step's end. Those of higher
-priority go first, then those that came first, but no prompt takes more than half of what is left while
-others want some: short ones get past long ones. Prompts are cut at multiples of a tile, so that a prompt is
-always computed in the same tiles, whoever else is there.
+Every running sequence past its prefill decodes one token per step. The rest of the step's token budget goes
+to prefill chunks; the budget is smaller while sequences decode, to bound their inter-token latency. Order is
+by priority, then by arrival, but a prompt takes at most half of the remaining budget while others wait, so
+that short prompts overtake long ones. Chunks end at multiples of a tile, so that a prompt is always computed
+in the same tiles, independent of the batch.
 
-A prompt begins where the prefix cache leaves off. When the cache is full, the sequence that ranks last gives
-up its blocks: where answers are exact their content is kept in host memory, since computing it again could
-round differently; elsewhere computing again is cheaper than two copies.
+Prefill starts after the longest cached prefix. If the KV cache is full, the sequence of lowest rank is
+preempted: in exact mode its blocks are swapped to host memory, since recomputation could round differently;
+otherwise they are recomputed, which is cheaper than two copies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trtllm_openai.engines.torch.sequence import Sequence
 
 
 class BlockStore(Protocol):
-    """Moves the content of blocks out of the cache and back."""
+    """Swaps the content of KV blocks out to host memory and back in."""
 
     def copy_out(self, blocks: list[int]) -> torch.Tensor: ...
 
@@ -36,11 +36,11 @@ class BlockStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_num_tokens` bounds a step's tokens; `chunk` a prompt's share, and that of all prompts together
-    where somebody decodes.
+    """Limits of a step.
 
-    `tile`: prompts are cut at its multiples. `exact`: answers must not depend on what was computed before, to
-    the bit; then only whole tiles of prompts are reused, and what was computed is never computed again.
+    `max_num_tokens`: tokens per step. `chunk`: tokens per prefill chunk, and for all chunks together while
+    sequences decode. `tile`: chunks end at its multiples. `exact`: responses are bitwise independent of the
+    batch and of the cache; only whole prompt tiles are then reused, and nothing is ever recomputed.
     """
 
     max_batch_size: int
@@ -53,13 +53,13 @@ class Limits:
 
     @property
     def grain(self) -> int:
-        """Cached prefixes are multiples of so many tokens."""
+        """Lengths of cached prefixes are multiples of this number of tokens."""
         return math.lcm(self.tile, self.block_size)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a sequence computed in a step: tokens[start : start + length]."""
+    """A prefill chunk: tokens[start : start + length] of a sequence."""
 
     sequence: Sequence
     start: int
@@ -67,13 +67,13 @@ class Chunk:
 
     @property
     def last(self) -> bool:
-        """Whether decoding follows: the next token is chosen after it."""
+        """Whether this is the last chunk, after which the first token is sampled."""
         return self.start + self.length == self.sequence.prefill_end
 
 
 @dataclass(slots=True)
 class Plan:
-    """One step: sequences that decode a token and chunks of prompts."""
+    """One step: sequences that decode one token each, and prefill chunks."""
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[Chunk] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Plan:
 
 
 class Scheduler:
-    """Owns the queues and the blocks. Every sequence fits the cache alone: the caller sees to that.
+    """Owns the queues and the KV blocks. The caller guarantees that each sequence alone fits the cache.
 
     `waiting` and `running` are sorted by `Sequence.rank`; `reused` counts blocks found in the prefix cache.
     """
@@ -101,7 +101,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=Sequence.rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a finished or aborted sequence; it holds its blocks no longer."""
+        """Remove a finished or aborted sequence and release its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._pool.give_back(sequence.blocks)
@@ -110,7 +110,7 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def plan(self) -> Plan:
-        """Choose the next step and take the blocks it writes to."""
+        """Plan the next step and allocate the blocks it writes to."""
         plan = Plan(decode=self._decoding())
         budget = self._limits.max_num_tokens - len(plan.decode)
         if plan.decode:
@@ -123,19 +123,19 @@ class Scheduler:
                 break
             found = self._find(sequence)
             if self._soon_cached(sequence, len(found)):
-                continue  # computing it too would be a waste
+                continue  # wait for the prefix cache instead of computing it twice
             if budget < self._least(sequence, len(found)) or not self._admit(sequence, found):
                 break
             if sequence.prefilling:
                 budget -= self._prefill(sequence, plan, budget)
-            else:  # it had its blocks taken away while it decoded
+            else:  # it was preempted while decoding
                 plan.decode.append(sequence)
                 budget -= 1
         self._lengthen(plan, budget)
         return plan
 
     def advance(self, plan: Plan) -> None:
-        """The step was computed: count its tokens, and let others find the blocks that it filled."""
+        """Account for a launched step: count its tokens and publish full blocks in the prefix cache."""
         for sequence in plan.decode:
             sequence.computed += 1
             self._name_blocks(sequence)
@@ -144,7 +144,7 @@ class Scheduler:
             self._name_blocks(chunk.sequence)
 
     def _decoding(self) -> list[Sequence]:
-        """Running sequences past their prompt, each with a block for its next token."""
+        """Return the sequences to decode, each with a block allocated for its next token."""
         chosen = []
         for sequence in self.running[:]:
             if sequence.prefilling or sequence.preempted or sequence.complete:
@@ -157,7 +157,7 @@ class Scheduler:
         return chosen
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Have a block free, at the cost of those that rank last; False when that is `sequence` itself."""
+        """Free a block by preempting the lowest-ranked sequences; False if that was `sequence` itself."""
         while not self._pool.free:
             victim = self.running[-1]
             self._preempt(victim)
@@ -176,8 +176,11 @@ class Scheduler:
         self.add(victim)
 
     def _admit(self, sequence: Sequence, found: list[int]) -> bool:
-        """Let a waiting sequence run if its blocks, and one more for each running sequence, are free: else
-        it would soon be preempted again. `found`: blocks that need not be computed."""
+        """Admit a waiting sequence if enough blocks are free; returns whether it was admitted.
+
+        One more block per running sequence must stay free, or it would soon be preempted again. `found`: its
+        blocks in the prefix cache.
+        """
         pool = self._pool
         needed = blocks_for(len(sequence.tokens), self._limits.block_size) - len(found)
         if needed + len(self.running) > pool.free - pool.idle(found) and self.running:
@@ -200,7 +203,7 @@ class Scheduler:
         return True
 
     def _prefill(self, sequence: Sequence, plan: Plan, budget: int) -> int:
-        """Add the next chunk to the plan if there is room; returns the tokens it takes."""
+        """Add the next prefill chunk to the plan if the budget allows; returns its number of tokens."""
         if budget < self._least(sequence, 0):
             return 0
         length = self._cut(sequence, max(budget // 2, self._limits.tile))
@@ -208,27 +211,28 @@ class Scheduler:
         return length
 
     def _lengthen(self, plan: Plan, budget: int) -> None:
-        """Give what is left of the budget to the first who can use it."""
+        """Extend the planned chunks, in order, with the remaining budget."""
         for index, chunk in enumerate(plan.prefill):
             length = self._cut(chunk.sequence, chunk.length + budget)
             budget -= length - chunk.length
             plan.prefill[index] = Chunk(chunk.sequence, chunk.start, length)
 
     def _cut(self, sequence: Sequence, most: int) -> int:
-        """Tokens of its next chunk, when it may have `most`."""
+        """Length of the sequence's next chunk, at most `most` tokens."""
         most = min(most, self._limits.chunk)
         length = sequence.prefill_end - sequence.computed
         return length if length <= most else most // self._limits.tile * self._limits.tile
 
     def _least(self, sequence: Sequence, found: int) -> int:
-        """Tokens that a waiting sequence would take of its first step at least."""
+        """Minimum tokens of the sequence's next chunk, given `found` cached blocks."""
         computed = max(sequence.computed, found * self._limits.block_size)
         return min(max(1, sequence.prefill_end - computed), self._limits.tile)
 
     def _find(self, sequence: Sequence) -> list[int]:
-        """Blocks in the cache that begin the sequence, never all of it: its last token must be computed.
+        """Look up the longest cached prefix of the sequence, in blocks.
 
-        Log-probabilities of a prompt come from computing it.
+        Excludes the last token, which must be computed to get logits. Requests for prompt log-probabilities
+        use no cached prefix, since every prompt token must be computed for them.
         """
         size, grain = self._limits.block_size, self._limits.grain
         if not self._limits.prefix_caching or sequence.swapped is not None or sequence.prompt_logprobs:
@@ -238,7 +242,7 @@ class Scheduler:
         return found[: len(found) * size // grain * grain // size]
 
     def _soon_cached(self, sequence: Sequence, found: int) -> bool:
-        """Whether a running prompt is about to compute what follows the `found` blocks of this one."""
+        """Whether a running prefill will soon compute the block after this sequence's `found` blocks."""
         size, grain = self._limits.block_size, self._limits.grain
         after = found + grain // size
         if len(sequence.block_names) < after or sequence.computed or sequence.prompt_logprobs:
@@ -250,8 +254,8 @@ class Scheduler:
         )
 
     def _shareable(self, sequence: Sequence) -> int:
-        """Blocks of it that others may use once they are computed."""
-        if self._limits.exact:  # decoding, and tiles that are not full, may round differently
+        """Number of blocks that other sequences may share once they are computed."""
+        if self._limits.exact:  # decode steps and partial tiles may round differently
             return (
                 sequence.prompt_tokens // self._limits.grain * self._limits.grain // self._limits.block_size
             )

@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, how many of them are in the KV cache, and where."""
+"""The state of one request in the engine: its tokens and its KV blocks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DEFAULT_PRIORITY = 0.5
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A sequence that waits or runs. `tokens` is prompt + generated; `computed` of them are in the cache.
+    """A waiting or running sequence. `tokens` is prompt + generated; `computed` of them are in the KV cache.
 
-    `prefill_end`: tokens that are computed in chunks; one at a time after them.
+    `prefill_end`: number of tokens to prefill in chunks; later ones are decoded one at a time.
     """
 
     request: GenerationRequest
@@ -32,26 +32,26 @@ class Sequence:
     arrival: int = field(default_factory=itertools.count().__next__)
     computed: int = 0
     unread: int = 0
-    """Tokens chosen for it on the device that are not in `tokens` yet."""
+    """Tokens sampled on the device that are not in `tokens` yet."""
     submitted: float = field(default_factory=time.monotonic)
     queued_ms: float | None = None
-    """How long it waited; set when it is first admitted, until it was told."""
+    """Time in the queue; set on first admission, cleared once reported."""
     cached_tokens: int | None = None
-    """Prompt tokens taken from the prefix cache; set when it is first admitted."""
+    """Prompt tokens found in the prefix cache; set on first admission."""
     blocks: list[int] = field(default_factory=list)
     block_names: list[bytes] = field(default_factory=list)
-    """Names of its full blocks, as far as they were needed (`engines.torch.block_pool`)."""
+    """Hash names of its first full blocks, computed on demand (`engines.torch.block_pool`)."""
     named: int = 0
-    """Blocks of it that others can find."""
+    """Number of its blocks published in the prefix cache."""
     preempted: bool = False
-    """Whether its blocks were taken away, and it waits for others."""
+    """Whether it was preempted and waits to be admitted again."""
     swapped: torch.Tensor | None = None
-    """Content of the blocks that were taken away, when it is kept (`KVCache.copy_out`)."""
+    """Content of the blocks of a preempted sequence, if swapped to host memory (`KVCache.copy_out`)."""
     rules: LogitRules | None = None
     matcher: Any = None
-    """XGrammar's `GrammarMatcher` of a guided sequence."""
+    """The `GuideMatcher` of a guided sequence (`engines.torch.guides`)."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
-    """As far as they are computed; None when they are not wanted, or were given out."""
+    """The ones computed so far; None if not requested or already returned."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_token_ids)
@@ -62,28 +62,28 @@ class Sequence:
         self.seed = secrets.randbits(64) if seed is None else seed
 
     def late(self, now: float) -> bool:
-        """Whether it has waited longer than it may, and never ran."""
+        """Whether it exceeded its queue timeout before its first admission."""
         limit = self.request.queue_ms
         return limit is not None and self.cached_tokens is None and (now - self.submitted) * 1000 > limit
 
     def out_of_time(self, now: float) -> bool:
-        """Whether it has taken all the time it was given."""
+        """Whether it exceeded its time limit."""
         limit = self.request.allotted_ms
         return limit is not None and (now - self.submitted) * 1000 > limit
 
     def rank(self) -> tuple[float, int]:
-        """Sorts sequences by priority, then by arrival."""
+        """Sort key: by priority, then by arrival."""
         priority = self.request.priority
         return -(DEFAULT_PRIORITY if priority is None else priority), self.arrival
 
     def begin_again(self) -> None:
-        """Have all tokens so far computed again, as one prompt."""
+        """Reset for recomputation: prefill all tokens so far as one prompt."""
         self.computed, self.prefill_end = 0, len(self.tokens)
         if self.prompt_logprobs is not None:
             self.prompt_logprobs = [None]
 
     def names(self, count: int, block_size: int) -> list[bytes]:
-        """The names of its first `count` blocks, all of them full."""
+        """Return the hash names of its first `count` blocks, which must be full."""
         names = self.block_names
         while len(names) < count:
             start = len(names) * block_size
@@ -93,15 +93,15 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        """Tokens generated so far."""
+        """Number of tokens generated so far."""
         return len(self.tokens) - self.prompt_tokens
 
     @property
     def prefilling(self) -> bool:
-        """Whether a part of it is still to be computed in chunks."""
+        """Whether it has tokens left to prefill."""
         return self.computed < self.prefill_end
 
     @property
     def complete(self) -> bool:
-        """Whether its last token was chosen, though not read yet."""
+        """Whether its last token was sampled but not read yet."""
         return self.unread > 0 and self.generated + self.unread >= self.request.sampling.max_tokens

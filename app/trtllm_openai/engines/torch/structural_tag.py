@@ -1,6 +1,6 @@
-"""XGrammar's structural tags as llguidance grammars.
+"""Converts XGrammar's structural tags to llguidance grammars.
 
-A structural tag mixes free text with parts whose form is held, e.g. `<tool>{"name": …}</tool>` inside prose.
+A structural tag mixes free text with constrained parts, e.g. `<tool>{"name": …}</tool>` inside prose.
 Source of the format: https://xgrammar.mlc.ai/docs/tutorials/structural_tag.html. Supported: const_string,
 json_schema, regex, grammar, any_text, sequence, or, tag, triggered_tags, tags_with_separator.
 """
@@ -15,13 +15,13 @@ FREE_TEXT = r"FREE_TEXT: /(.|\n)*/"
 
 
 def structural_tag_grammar(text: str, from_gbnf: Callable[[str], str]) -> str:
-    """The grammar of `{"type": "structural_tag", "format": …}`. Raises `ValueError` naming the bad part.
+    """Convert `{"type": "structural_tag", "format": …}`. Raises `ValueError` naming the invalid part.
 
     `from_gbnf` converts a GBNF grammar to Lark.
     """
     tag = json.loads(text)
     if not isinstance(tag, dict) or "format" not in tag:
-        raise ValueError("it has no format")
+        raise ValueError("the format is missing")
     builder = _Builder(from_gbnf)
     start = builder.rule(tag["format"], "format")
     lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, FREE_TEXT])
@@ -32,14 +32,14 @@ def structural_tag_grammar(text: str, from_gbnf: Callable[[str], str]) -> str:
 
 
 def regex_terminal(pattern: str) -> str:
-    r"""A regular expression as Lark writes it; `\d` and `\w` are ASCII, as in JSON Schema."""
+    r"""Convert a regular expression to a Lark terminal; `\d` and `\w` are ASCII, as in JSON Schema."""
     from llguidance import regex_to_lark
 
     return f"/{regex_to_lark(pattern, use_ascii='dw')}/"
 
 
 class _Builder:
-    """Collects Lark rules; `rule` returns the name of the rule of one format object."""
+    """Collects Lark rules; `rule` adds the rule of one format object and returns its name."""
 
     def __init__(self, from_gbnf: Callable[[str], str]) -> None:
         self._from_gbnf = from_gbnf
@@ -79,7 +79,7 @@ class _Builder:
     def _elements(self, form: dict[str, Any], path: str, key: str = "elements") -> list[str]:
         elements = form.get(key)
         if not isinstance(elements, list) or not elements:
-            raise ValueError(f"{path}.{key} must be a list that is not empty")
+            raise ValueError(f"{path}.{key} must be a non-empty list")
         return [self.rule(element, f"{path}.{key}[{i}]") for i, element in enumerate(elements)]
 
     def _json(self, schema: Any, path: str) -> str:
@@ -100,7 +100,7 @@ class _Builder:
         return f"@{name}"
 
     def _tag(self, form: dict[str, Any], path: str, trigger: str = "") -> str:
-        """`trigger`: the beginning of `begin` that was matched already."""
+        """`trigger`: the prefix of `begin` that is matched already."""
         begin, content = form.get("begin"), form.get("content")
         first = _literal(begin, f"{path}.begin", skip=len(trigger))
         ends = form.get("end")
@@ -113,17 +113,17 @@ class _Builder:
     def _triggered(self, form: dict[str, Any], path: str) -> str:
         triggers, tags = form.get("triggers"), form.get("tags")
         if not isinstance(triggers, list) or not all(isinstance(one, str) and one for one in triggers):
-            raise ValueError(f"{path}.triggers must be a list of strings that are not empty")
+            raise ValueError(f"{path}.triggers must be a list of non-empty strings")
         if not isinstance(tags, list) or not tags:
-            raise ValueError(f"{path}.tags must be a list that is not empty")
+            raise ValueError(f"{path}.tags must be a non-empty list")
         by_trigger: dict[str, list[str]] = {}
         for i, tag in enumerate(tags):
-            place = f"{path}.tags[{i}]"
+            tag_path = f"{path}.tags[{i}]"
             begin = tag.get("begin") if isinstance(tag, dict) else None
             trigger = next((one for one in triggers if str(begin).startswith(one)), None)
             if trigger is None:
-                raise ValueError(f"{place}.begin begins with none of {path}.triggers")
-            by_trigger.setdefault(trigger, []).append(self._add(self._tag(tag, place, trigger)))
+                raise ValueError(f"{tag_path}.begin does not start with any of {path}.triggers")
+            by_trigger.setdefault(trigger, []).append(self._add(self._tag(tag, tag_path, trigger)))
         options = [
             f"{self._add(f'FREE_TEXT {json.dumps(trigger)}', lazy=True)} ({' | '.join(rest)})"
             for trigger, rest in by_trigger.items()

@@ -1,4 +1,4 @@
-"""Where a model's tensors come from besides a checkpoint read in order: read by many threads, or made up."""
+"""Further sources of model weights: a checkpoint read by several threads, and random tensors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from safetensors import safe_open
 from trtllm_openai.engines.torch.weights import WHOLE, Weights
 
 READERS = 8
-"""Threads that read: enough to keep a fast disk and the way to the device busy."""
+"""Reader threads: enough to saturate a fast disk and the copy to the device."""
 SPREAD = 0.02
-"""Standard deviation of made-up matrices, as models are initialised."""
+"""Standard deviation of random matrices, as in common model initialization."""
 
 
 class WeightSource(Protocol):
-    """What a model takes its tensors from (`engines.torch.weights.Weights`)."""
+    """A source of a model's tensors, such as `engines.torch.weights.Weights`."""
 
     def has(self, name: str) -> bool: ...
 
@@ -31,7 +31,7 @@ class WeightSource(Protocol):
 
 
 class ParallelWeights(Weights):
-    """All tensors are on their way to the device from the beginning; `take` waits for the one it names."""
+    """Starts to read all tensors at construction; `take` waits for the requested one."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ParallelWeights(Weights):
 
 
 class RandomWeights:
-    """Tensors of any model, made on the device: for measuring a shape whose weights are not at hand."""
+    """Random tensors created on the device, to benchmark a model shape without its weights."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device

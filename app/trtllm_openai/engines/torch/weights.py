@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint by name, single file or sharded, and nothing left over at the end."""
+"""Reads the tensors of a checkpoint by name, from a single file or shards, and checks that all are used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trtllm_openai.checkpoints.metadata import read_optional_json
 from trtllm_openai.errors import CheckpointError
 
 HARMLESS = ("rotary_emb.inv_freq",)
-"""Ends of names that old checkpoints carry though they follow from the configuration."""
+"""Suffixes of tensors in old checkpoints that are computed from the configuration instead."""
 WHOLE = slice(None)
 
 
 class Weights:
-    """Hands out each tensor once, converted; `progress` is called with the share handed out (0..1)."""
+    """Returns each tensor once, converted; calls `progress` with the fraction taken so far (0..1)."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Weights:
         self._total = len(self._where)
 
     def has(self, name: str) -> bool:
-        """Whether `name` is there and was not taken yet."""
+        """Whether the tensor `name` exists and was not taken yet."""
         return name in self._where
 
     def take(self, name: str, *shape: int, part: slice = WHOLE, axis: int = 0) -> torch.Tensor:
-        """The tensor `name`, or a `part` of it along `axis`; no more than that is read.
+        """Read the tensor `name`, or only a `part` of it along `axis`.
 
-        Raises `CheckpointError` if it is missing or as a whole not of this shape.
+        Raises `CheckpointError` if it is missing or the whole tensor does not have this `shape`.
         """
         path = self._where.pop(name, None)
         if path is None:
@@ -59,16 +59,16 @@ class Weights:
         return tensor
 
     def drop(self, name: str) -> None:
-        """Leave a tensor unread, if it is there."""
+        """Skip a tensor, if it exists."""
         self._where.pop(name, None)
 
     def check_all_taken(self) -> None:
-        """Raises `CheckpointError` naming what the model had no use for: it is not the model it says."""
+        """Raises `CheckpointError` if tensors remain: the checkpoint does not match its config.json."""
         rest = sorted(name for name in self._where if not name.endswith(HARMLESS))
         if rest:
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             raise CheckpointError(
-                f"The checkpoint in {self._directory} has tensors that its architecture does not have: "
+                f"The checkpoint in {self._directory} has tensors that its architecture does not use: "
                 f"{', '.join(rest[:3])}{more}."
             )
 

@@ -103,9 +103,9 @@ def test_what_waits_or_runs_too_long_is_ended(engine: TorchEngine) -> None:
     time.sleep(0.2)
     ended = {one.request_id: one for one in engine.step(0) if one.finish_reason == "error"}
     assert {name: (one.error, one.error_code) for name, one in ended.items()} == {
-        "slow": ("the request ran out of its time", None),
-        "late": ("it waited too long", QUEUE_TIMEOUT),
-        "slow and waits": ("the request ran out of its time", None),
+        "slow": ("the request exceeded its time limit", None),
+        "late": ("the request timed out in the queue", QUEUE_TIMEOUT),
+        "slow and waits": ("the request exceeded its time limit", None),
     }
     rest = finish(engine, {"run 0", "run 1", "run 2", "patient"})
     assert rest["patient"].finish_reason == "length"

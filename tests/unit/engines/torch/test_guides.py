@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_text(engine: TorchEngine, demo_tokenizer: 
         (Guide("grammar", "root ::= root", "p"), "no text satisfies it"),
         (Guide("json_schema", '{"$ref": "#"}', "p"), "no text satisfies it"),
         (Guide("json_schema", "false", "p"), "no value satisfies"),
-        (Guide("grammar", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "p"), "nested too deep"),
+        (Guide("grammar", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "p"), "nested too deeply"),
     ],
 )
 def test_a_bad_guide_is_refused_by_its_name(

@@ -96,7 +96,7 @@ def test_int8_is_the_product_of_rounded_numbers(bias: bool, dtype: torch.dtype) 
 
 
 def test_int8_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 is for CPUs"):
+    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 is supported on CPUs only"):
         check_quantization("int8", torch.device("cuda"))
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ConfigError, match=r"torch\.quantization: int8 needs a CPU"):

@@ -70,7 +70,9 @@ def test_the_tokens_of_one_rank(
 
 
 def test_what_cannot_be_shared_is_refused(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigError, match=r"torch\.tensor_parallel_size: 4 ranks cannot share 6 heads"):
+    with pytest.raises(
+        ConfigError, match=r"torch\.tensor_parallel_size: 4 ranks cannot evenly split 6 heads"
+    ):
         make_engine(checkpoint("llama"), tensor_parallel_size=4)
 
 

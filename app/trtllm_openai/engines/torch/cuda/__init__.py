@@ -1,1 +1,1 @@
-"""The torch engine's way through an NVIDIA GPU: Triton kernels, CUDA graphs, nothing that waits."""
+"""The torch engine on NVIDIA GPUs: Triton kernels, CUDA graphs and asynchronous steps."""

@@ -1,4 +1,4 @@
-"""Computes steps on an NVIDIA GPU. Nothing here waits for the device but `CudaStep.collect`."""
+"""Computes steps on an NVIDIA GPU. Only `CudaStep.collect` synchronizes with the device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trtllm_openai.generation import TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """What some rows of a step asked for, on its way to the host."""
+    """Log-probabilities requested by some rows, in asynchronous copies to pinned host memory."""
 
     rows: list[int]
     counts: list[int]
@@ -36,19 +36,19 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class CudaStep:
-    """A step under way; `tokens` (pinned) are there when `done` is."""
+    """A launched step. `tokens` (pinned memory) are valid once the event `done` completes."""
 
     sampled: list[Sequence]
     tokens: torch.Tensor
     logprobs: Logprobs | None
     done: torch.cuda.Event
     fault: torch.Tensor | None = None
-    """Pinned: the rank that did not answer, and one; there when `done` is."""
+    """Pinned memory: 1 + the rank that timed out, or 0; valid once `done` completes."""
 
     def collect(self) -> list[Sampled]:
         self.done.synchronize()
         if self.fault is not None and (late := int(self.fault)):
-            raise RuntimeError(f"rank {late - 1} did not answer within a step: all ranks end")
+            raise RuntimeError(f"rank {late - 1} did not respond during a step: all ranks exit")
         tokens: list[int] = self.tokens.tolist()
         found: dict[int, TokenLogprobs] = {}
         if (wanted := self.logprobs) is not None:
@@ -73,7 +73,7 @@ class CudaExecutor:
         device: torch.device,
         peers: Peers | None = None,
     ) -> None:
-        """`config`: of the rank's part. `peers`: what the ranks exchange by, where there are several."""
+        """`config`: of this rank's shard. `peers`: GPU-to-GPU communication, if there are several ranks."""
         self._peers = peers
         self._limits = limits
         most = limits.max_batch_size
@@ -101,21 +101,21 @@ class CudaExecutor:
         self._graphs: Graphs | None = None
 
     def use(self, cache: KVCache) -> None:
-        """Keep keys and values in `cache`."""
+        """Set the KV cache."""
         self._cache = cache
 
     def capture(self) -> None:
-        """Make CUDA graphs of the decode steps over the cache."""
+        """Capture CUDA graphs of the decode steps. Call `use` first: graphs hold the cache's addresses."""
         self._graphs = Graphs(self._decode, self._limits.max_batch_size)
 
     def share(self, fd: int) -> None:
-        """From here on rank 0's steps reach the others through the shared memory `fd`."""
+        """Send or receive steps through the shared memory `fd` from now on."""
         assert self._peers is not None
         ranks = self._peers.ranks
         self._channel = PlanChannel(fd, self._inputs.most_words, ranks.rank, ranks.size)
 
     def follow(self) -> None:
-        """A rank's other than 0: wait for its next step and launch it."""
+        """Wait for the next step from rank 0 and launch it (other ranks)."""
         assert self._channel is not None
         step = self._inputs.adopt(self._channel.receive())
         if step.mixed is None:
@@ -155,12 +155,12 @@ class CudaExecutor:
             if not sampled:
                 return self._under_way([], None)
             logits = self._model.logits(hidden, mixed.sample_rows)
-        if self._peers is not None and self._peers.ranks.rank:  # it has no logits
+        if self._peers is not None and self._peers.ranks.rank:  # followers have no logits
             return self._under_way(sampled, None)
         return self._choose(logits, sampled)
 
     def _decode(self, count: int) -> torch.Tensor:
-        """A step of `count` rows at the front of the input."""
+        """Return the logits of a decode step of `count` rows."""
         return self._model.logits(self._compute(count))
 
     def _compute(self, count: int) -> torch.Tensor:
@@ -181,7 +181,7 @@ class CudaExecutor:
         return self._model(rows, self._last_tokens, self._cache, attend)
 
     def _mixed(self, mixed: Mixed, count: int) -> torch.Tensor:
-        """A step of `count` decode rows and chunks of prompts after them."""
+        """Compute a step of `count` decode rows followed by prefill chunks; returns the hidden states."""
         front = self._inputs.front
 
         def attend(qkv: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
@@ -254,7 +254,7 @@ class CudaExecutor:
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
-    """The model as prompt log-probs need it: for any number of calls in a step."""
+    """Adapter for prompt log-probabilities, which may compute logits any number of times per step."""
 
     model: CudaModel
 
@@ -263,6 +263,6 @@ class _Scorer:
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:
-    """A copy under way, in pinned memory."""
+    """Start an asynchronous copy to pinned memory."""
     out = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return out.copy_(values, non_blocking=True)

@@ -1,8 +1,9 @@
-"""A step's input, written into pinned memory and brought to the device by one copy.
+"""Builds step inputs in pinned memory and uploads each with a single copy.
 
-The front of the buffer has a fixed place for everything a decode step reads, so that CUDA graphs can hold its
-addresses; block tables follow, and then what only steps with prompts need. Each running sequence has a number
-below `max_batch_size`, under which the device keeps its last token and the host its table and parameters.
+The front of the buffer has a fixed layout with all inputs of a decode step, so that CUDA graphs can hold its
+addresses. Block tables follow, then the inputs of steps with prefill chunks. Each running sequence has a
+slot number from 1 to `max_batch_size`, which indexes its last token on the device and its block table and
+sampling parameters on the host.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from trtllm_openai.engines.torch.sequence import Sequence
 
 HEADER = 4
 BUFFERS = 3
-"""Steps whose input may be in use at once: one computed, one launched, one being written."""
+"""Input buffers in use at once: one step computing, one launched, one being written."""
 WORDS_PER_ROW = 13
-"""Of the front: what `Front` lists."""
+"""int32 words per row in the front of the buffer, see `Front`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Views of the buffer's front, for `max_batch_size` rows: int32, but `uniform` and `cuts`."""
+    """Views of the front of the buffer for `max_batch_size` rows; int32 except `uniform` and `cuts`."""
 
     table_stride: torch.Tensor
     uniform: torch.Tensor
@@ -37,7 +38,7 @@ class Front:
     """float32 [rows, 4]: temperature, top_p, min_p"""
     top_k: torch.Tensor
     sampled: torch.Tensor
-    """Numbers of the sequences that get a token; those that decode come first."""
+    """Slot numbers of the sequences that get a token, decoding ones first."""
     rows: Rows
     lengths: torch.Tensor
     tables: torch.Tensor
@@ -45,7 +46,7 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """What a step with prompts has besides: all its rows, its chunks, and the rows to be sampled."""
+    """Additional inputs of a step with prefill chunks: all rows, the chunks, and the rows to sample."""
 
     rows: Rows
     chunks: Chunks
@@ -54,8 +55,11 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Another rank's step: its decode rows, to how many they are padded, its sampled rows, and for each
-    chunk how many of its rows are scored."""
+    """A step received from rank 0.
+
+    `count`: decode rows. `padded`: decode rows including padding. `samples`: rows to sample. `scored`: rows
+    with prompt log-probabilities, per chunk.
+    """
 
     count: int
     padded: int
@@ -65,9 +69,10 @@ class Adopted:
 
 
 class Inputs:
-    """Builds steps' input. `vocab`: what top_k is where there is no such cut.
+    """Builds step inputs. `vocab`: vocabulary size, which stands for top_k being off.
 
-    `shared`: whether other ranks need it, too; then `written` has it after each `write`, as int32 arrays.
+    `shared`: whether other ranks need the inputs; `written` then holds them after each `write`, as int32
+    arrays.
     """
 
     def __init__(
@@ -96,14 +101,14 @@ class Inputs:
         self._turn = 0
         self.front = self._views()
         self._numbers: dict[Sequence, int] = {}
-        self._unused = list(range(max_batch_size, 0, -1))  # 0 is nobody's: rows that pad a batch
+        self._unused = list(range(max_batch_size, 0, -1))  # slot 0 is for padding rows
         self._tables = np.zeros((max_batch_size + 1, width), np.int32)
         self._known: list[tuple[list[int] | None, int]] = [(None, 0)] * (max_batch_size + 1)
         self._cuts = np.zeros((max_batch_size + 1, 4), np.float32)
         self._top_k = np.zeros(max_batch_size + 1, np.int32)
 
     def write(self, plan: Plan, sampled: list[Sequence], padded: int) -> Mixed | None:
-        """Bring a step's input to the device; decode rows are padded to `padded`."""
+        """Upload a step's input; decode rows are padded to `padded`. Returns None for a pure decode step."""
         host, words = self._hosts[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
         self._attended = np.zeros(0, np.int32)
@@ -130,7 +135,7 @@ class Inputs:
         self.written = [header, words, rows, lengths, scored, self._attended]
 
     def adopt(self, written: list[np.ndarray]) -> Adopted:
-        """Bring to the device what `written` is at another rank."""
+        """Upload the input in `written`, received from rank 0."""
         header, given, rows, lengths, scored, attended = written
         count, padded, first, samples = header.tolist()
         host, words = self._hosts[self._turn]
@@ -148,7 +153,7 @@ class Inputs:
         if number is not None:
             return number
         if not self._unused:
-            for other in [other for other in self._numbers if not other.blocks]:  # ended, or waits again
+            for other in [other for other in self._numbers if not other.blocks]:  # finished or preempted
                 self._unused.append(self._numbers.pop(other))
         number = self._numbers[sequence] = self._unused.pop()
         sampling = sequence.request.sampling
@@ -188,7 +193,7 @@ class Inputs:
         size = self._block_size
         slots = self._tables[numbers, positions // size] * size + positions % size
         at = HEADER + 8 * most
-        # A padding row computes token 0 at place 0, writes to the null block and attends to nothing.
+        # A padding row computes token 0 at position 0, writes to the null block and attends to nothing.
         columns = ((numbers, 0), (tokens, 0), (positions, 0), (slots, 0), (positions + 1, 0))
         for values, padding in columns:
             words[at : at + count] = values
@@ -200,7 +205,7 @@ class Inputs:
         return at + max(count, 1) * longest
 
     def _update_table(self, number: int, blocks: list[int]) -> None:
-        """A list of blocks only grows; another list is another life of the sequence."""
+        """Copy new blocks to the table. A block list only grows; after preemption it is a new list."""
         list_, known = self._known[number]
         if list_ is not blocks:
             known = 0
@@ -237,7 +242,7 @@ class Inputs:
         for part in parts:
             words[end : end + len(part)] = part
             end += len(part)
-        # What earlier chunks left may be longer than the buffer: rare enough for a copy of its own.
+        # Cached positions of earlier chunks may exceed the buffer: rare, so they get a copy of their own.
         attended = None
         if again:
             self._attended = np.concatenate(places).astype(np.int32)
@@ -259,7 +264,7 @@ class Inputs:
         samples: int,
         attended: torch.Tensor | None,
     ) -> Mixed:
-        """Views of what `_write_mixed` put at `at`."""
+        """Return device views of the arrays that `_write_mixed` wrote at offset `at`."""
         total, ends = count + sum(rows), len(rows) + 1
         views = []
         for size in (total, total, total, total, ends, ends, samples):
@@ -296,7 +301,7 @@ class Inputs:
 
 
 def scored_rows(chunk: Chunk) -> int:
-    """How many rows of `chunk` prompt log-probs are asked for."""
+    """Number of rows of `chunk` that need prompt log-probabilities."""
     if chunk.sequence.prompt_logprobs is None:
         return 0
     end = min(chunk.start + chunk.length + 1, chunk.sequence.prompt_tokens)

@@ -1,4 +1,4 @@
-"""How much memory the largest step takes: measured by running it, before the KV cache takes the rest."""
+"""Profiles the peak memory of the largest step, to size the KV cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def free_after_peak(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """Bytes that are free on the device while the largest step runs, found by running one."""
+    """Run the largest step and return the bytes left free on the device at its peak."""
     small = KVCache(config, 1, limits.block_size, dtype, device)
     small.layers = small.layers[:1] * config.layers
     executor.use(small)
@@ -31,14 +31,17 @@ def free_after_peak(
     executor.launch(plan).collect()
     peak = torch.cuda.max_memory_allocated(device) - before
     for chunk in plan.prefill:
-        chunk.sequence.blocks = []  # these sequences are over
+        chunk.sequence.blocks = []  # releases their slot numbers
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free - peak))
 
 
 def _largest(limits: Limits, max_length: int) -> Plan:
-    """Prompts that fill a step, as many as may run, all of them drawn for; they only have the null block."""
+    """Build the largest plan: as many prompts as may run, which fill a step and all sample a token.
+
+    They use only the null block.
+    """
     chunks: list[Chunk] = []
     left, most = limits.max_num_tokens, limits.max_batch_size
     while left and len(chunks) < most:

@@ -1,7 +1,7 @@
-"""The Llama family's decoder on an NVIDIA GPU: rows of tokens to logits, in as few kernels as possible.
+"""The Llama family's decoder on an NVIDIA GPU, in as few kernels as possible.
 
-One row goes through kernels of its own that fuse a layer's small operations into its matrix products; more
-rows through cuBLAS, with fused kernels between the products.
+A single row uses matrix-vector kernels with a layer's small operations fused in; more rows use cuBLAS, with
+fused kernels between the matrix products.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Rows:
     """A step's input, all int32 [rows] on the device.
 
-    `tokens`: below zero where the host does not know it yet: then it is the last one of the row's `sequences`
-    entry. `slots`: where keys and values go, block * block_size + offset.
+    `tokens`: negative if the host has not read the token yet; it is then the last token of the sequence whose
+    slot number is in `sequences`. `slots`: where keys and values are stored, block * block_size + offset.
     """
 
     tokens: torch.Tensor
@@ -53,9 +53,9 @@ class Layer:
 
 
 class CudaModel:
-    """A loaded decoder, or a rank's part of one. `max_length`: positions it can be asked for.
+    """A loaded decoder, or one rank's shard of it. `max_length`: number of supported positions.
 
-    Rank 0 alone looks tokens up and gets logits: the other ranks add nothing to the first sum.
+    Only rank 0 looks up embeddings and gets logits; the other ranks contribute zeros to the first all-reduce.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CudaModel:
         fp8: bool,
         peers: Peers | None = None,
     ) -> None:
-        """`config`: the whole model's. Raises `CheckpointError` when `weights` are not those of `config`."""
+        """`config`: of the whole model. Raises `CheckpointError` if `weights` do not match `config`."""
         ranks = ALONE if peers is None else peers.ranks
         self._config = shard(config, ranks)
         self._peers = peers
@@ -89,14 +89,15 @@ class CudaModel:
                 head = weights.take("model.embed_tokens.weight", *shape, part=vocabulary)
         else:
             head = weights.take("lm_head.weight", *shape, part=vocabulary)
-        self._head = Projection(head, None, fp8=False)  # rounding it costs the most and saves the least
+        # Not quantized: the head would lose the most accuracy and save the least.
+        self._head = Projection(head, None, fp8=False)
         weights.check_all_taken()
         half = config.head_dim // 2
         cos, sin = rope_tables(config, max_length, torch.float32, device)
         self._tables = cos[:, 0, half:].contiguous(), sin[:, 0, half:].contiguous()
 
     def __call__(self, rows: Rows, last_tokens: torch.Tensor, cache: KVCache, attend: Attend) -> torch.Tensor:
-        """The last layer's output [rows, hidden], not normalised; `cache` gets keys and values."""
+        """Return the last layer's output [rows, hidden], before the final norm; writes KV to `cache`."""
         x = self._embed(rows, last_tokens)
         if len(x) == 1:
             return self._one(x, rows, cache, attend)
@@ -118,7 +119,7 @@ class CudaModel:
         return x if self._peers is None else self._peers.sum(x)
 
     def _sum(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor | None:
-        """What remains to be added to `x`: nothing, where all ranks' `delta` were added here."""
+        """All-reduce `delta` into `x` and return None; with one rank, return `delta`, still to be added."""
         if self._peers is None:
             return delta
         self._peers.add(x, delta)
@@ -147,20 +148,20 @@ class CudaModel:
         return attend(qkv, kv)
 
     def logits(self, x: torch.Tensor, sample_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [rows, vocab_size], of the model's dtype, of all or some rows of what a call returned.
+        """Return logits [rows, vocab_size] in the model's dtype, for all or some rows of a call's output.
 
-        Of several ranks, rank 0 gets them; once between two calls of the model.
+        With several ranks only rank 0 gets them. Call at most once between two calls of the model.
         """
         part = self._logits(x, sample_rows)
         return part if self._peers is None else self._peers.logits(part)
 
     def scores(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
-        """The same on every rank, as often as wanted."""
+        """Like `logits`, but on every rank, and any number of times."""
         part = self._logits(x, sample_rows)
         return part if self._peers is None else self._peers.scores(part)
 
     def _logits(self, x: torch.Tensor, sample_rows: torch.Tensor | None) -> torch.Tensor:
-        """This rank's columns of the logits."""
+        """Return this rank's columns of the logits."""
         if sample_rows is not None:
             x = x.index_select(0, sample_rows)
         if len(x) == 1:
@@ -180,22 +181,22 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ra
         part = ranks.part(inner)
 
     def columns(**outputs: tuple[int, slice]) -> Projection:
-        """These matrices as one, of whose outputs every rank has a part; all of them have a bias or none."""
+        """Fuse projections into one column-parallel projection. Either all have a bias or none has."""
         parts = [
-            weights.take(f"{prefix}{_place(name)}.weight", size, hidden, part=mine)
+            weights.take(f"{prefix}{_qualified(name)}.weight", size, hidden, part=mine)
             for name, (size, mine) in outputs.items()
         ]
         biases = [
-            weights.take(f"{prefix}{_place(name)}.bias", size, part=mine)
+            weights.take(f"{prefix}{_qualified(name)}.bias", size, part=mine)
             for name, (size, mine) in outputs.items()
-            if weights.has(f"{prefix}{_place(name)}.bias")
+            if weights.has(f"{prefix}{_qualified(name)}.bias")
         ]
         return Projection(torch.cat(parts), torch.cat(biases) if biases else None, fp8=fp8)
 
     def rows(name: str, inputs: int, mine: slice) -> Projection:
-        """A matrix of whose inputs every rank has a part; rank 0 adds the bias."""
-        weight = weights.take(f"{prefix}{_place(name)}.weight", hidden, inputs, part=mine, axis=1)
-        bias = f"{prefix}{_place(name)}.bias"
+        """Create a row-parallel projection. Rank 0 adds the bias."""
+        weight = weights.take(f"{prefix}{_qualified(name)}.weight", hidden, inputs, part=mine, axis=1)
+        bias = f"{prefix}{_qualified(name)}.bias"
         biases = weights.take(bias, hidden) if weights.has(bias) else None
         return Projection(weight.contiguous(), None if ranks.rank else biases, fp8=fp8)
 
@@ -217,5 +218,5 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ra
     )
 
 
-def _place(name: str) -> str:
+def _qualified(name: str) -> str:
     return f"{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}.{name}"

@@ -1,8 +1,8 @@
-"""What the ranks of one model exchange on their GPUs within a step, over memory that all of them can write.
+"""GPU-to-GPU collectives of the ranks within a step, over memory that all ranks can write.
 
-The memory is shared by CUDA IPC handles, as PyTorch makes them for its own multiprocessing; not by its
-symmetric memory, which a process cannot set up a second time with new peers. Large sums, those of prefill, go
-over NCCL.
+The memory is shared through CUDA IPC handles, as in torch.multiprocessing, and not through PyTorch's
+symmetric memory, which a process cannot set up a second time with new peers. Large all-reduces (prefill) use
+NCCL.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import Ranks
 
 ONE_SHOT_BYTES = 2**21
-"""Of a rank's part of a sum: up to here every rank sends its part whole; above, NCCL is faster."""
+"""Maximum size of a one-shot all-reduce, in which ranks send whole parts; NCCL is faster for larger ones."""
 
 
 class _Shared:
-    """A buffer on every rank's GPU, and the addresses of all of them on this one's. A collective call."""
+    """A buffer on every rank's GPU, and the addresses of all of them on this GPU. A collective call."""
 
     def __init__(self, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device) -> None:
         self.own = torch.zeros(count, dtype=dtype, device=device)
         handles: list[tuple[object, ...]] = [()] * ranks.size
         dist.all_gather_object(handles, self.own.untyped_storage()._share_cuda_())
-        self._mapped = []  # unmapped when they go
+        self._mapped = []  # keeps the peers' memory mapped
         addresses = []
         for rank, (_, *handle) in enumerate(handles):
             if rank == ranks.rank:
                 addresses.append(self.own.data_ptr())
                 continue
-            # Opened with this rank's device as the current one, so that this one can reach it.
+            # Opened on this rank's device, so that this GPU can access it.
             storage = torch.UntypedStorage._new_shared_cuda(device.index, *handle)
             self._mapped.append(storage)
             addresses.append(storage.data_ptr())
@@ -39,12 +39,12 @@ class _Shared:
 
 
 class Peers:
-    """Sums and gathers over the ranks, in stream order; all ranks must call them in the same order."""
+    """All-reduce and gather in stream order. All ranks must call them in the same order."""
 
     def __init__(
         self, config: ModelConfig, ranks: Ranks, rows: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`config`: the whole model's. `rows`: most rows of a decode step. A collective call."""
+        """`config`: of the whole model. `rows`: maximum rows of a decode step. A collective call."""
         self.ranks = ranks
         width, self._vocabulary = config.hidden_size, config.vocab_size
         self._each = -(-config.vocab_size // ranks.size)
@@ -61,7 +61,7 @@ class Peers:
         dist.barrier(device_ids=[device.index or 0])  # nobody writes before all are zero
 
     def add(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """x + the ranks' parts [rows, hidden], in place; the same numbers on every rank."""
+        """Add the all-reduced `part` [rows, hidden] to `x` in place; identical on every rank."""
         if len(part) > self.rows:
             dist.all_reduce(part)
             return x.add_(part)
@@ -69,7 +69,7 @@ class Peers:
         return x
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
-        """The sum of the ranks' parts [rows, hidden]."""
+        """Return the all-reduced `part` [rows, hidden]."""
         if len(part) > self.rows:
             dist.all_reduce(part)
             return part
@@ -91,7 +91,10 @@ class Peers:
         )
 
     def logits(self, part: torch.Tensor) -> torch.Tensor:
-        """On rank 0 [rows, vocab_size] of every rank's columns, until the next call; elsewhere `part`."""
+        """Gather the ranks' columns on rank 0.
+
+        Returns logits [rows, vocab_size] there, valid until the next call; `part` on the other ranks.
+        """
         gather(
             part,
             self._logits.addresses,
@@ -108,5 +111,5 @@ class Peers:
         return self._logits.own[: len(part) * self._vocabulary].view(len(part), self._vocabulary)
 
     def scores(self, part: torch.Tensor) -> torch.Tensor:
-        """The same for the rows of a prompt, any number of them and as often as wanted."""
+        """All-gather the ranks' columns on every rank, for any number of rows and calls."""
         return self.ranks.join(part, self._vocabulary)

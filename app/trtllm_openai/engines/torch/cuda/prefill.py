@@ -1,7 +1,7 @@
-"""Attention of prompts' chunks: those of several prompts in one call, by PyTorch's own FlashAttention.
+"""Attention of prefill chunks, batched over prompts with PyTorch's FlashAttention.
 
-Dao, "FlashAttention-2" (https://arxiv.org/abs/2307.08691). A chunk's rows attend to its prompt up to
-themselves: the mask ends at the lower right corner.
+Dao, "FlashAttention-2" (https://arxiv.org/abs/2307.08691). The causal mask is aligned to the bottom right
+corner: each row of a chunk attends to its prompt up to itself.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Chunks one after another: `rows` and `lengths` are the tokens of each and those it attends to.
+    """Packed prefill chunks. `rows`: tokens of each chunk. `lengths`: tokens that each chunk attends to.
 
-    `row_ends` and `length_ends` [chunks + 1] (int32): where they begin and end. `places`: where in the cache
-    what they attend to lies (block * block_size + offset); None when every chunk begins its prompt.
+    `row_ends`, `length_ends` [chunks + 1] (int32): their cumulative sums. `places`: the cache slots (block *
+    block_size + offset) of the attended tokens; None if every chunk starts its prompt.
     """
 
     rows: list[int]
@@ -28,7 +28,10 @@ class Chunks:
 
 
 def attend_chunks(qkv: torch.Tensor, cache: torch.Tensor, chunks: Chunks, heads: int) -> torch.Tensor:
-    """[rows, heads, dim] of `qkv` [rows, heads + 2 kv_heads, dim], whose keys and values `cache` has."""
+    """Attention output [rows, heads, dim] for `qkv` [rows, heads + 2 kv_heads, dim].
+
+    `cache` already holds the keys and values of these rows.
+    """
     rows, total, dim = qkv.shape
     query = qkv[:, :heads]
     if chunks.places is None:
@@ -58,7 +61,7 @@ MAX_FLASH_DIM = 256
 
 
 def _one_by_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, chunks: Chunks) -> torch.Tensor:
-    """For what FlashAttention does not do: float32 and odd head sizes."""
+    """Fallback for inputs that FlashAttention does not support: float32 and odd head sizes."""
     groups = query.shape[1] // key.shape[1]
     outs = []
     sizes = zip(query.split(chunks.rows), key.split(chunks.lengths), value.split(chunks.lengths), strict=True)

@@ -1,7 +1,7 @@
-"""Matrix products on a GPU, in the model's dtype or in fp8 with what comes before them fused in.
+"""Linear layers on a GPU, in the model's dtype or in fp8, with the preceding operation fused in.
 
-fp8: a scale for each output of the weights, made once, and for each row of the input, made with the row
-(W8A8, float8_e4m3fn). One row stays in the model's dtype: only the weights' bytes count there.
+fp8 (W8A8, float8_e4m3fn): weights are quantized once per output channel, activations dynamically per row. A
+single row stays in the model's dtype, since only the bytes of the weights matter there.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Projection:
     def after_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, gain: torch.Tensor, eps: float
     ) -> torch.Tensor:
-        """Of rms_norm(x + delta) * gain; `x` becomes x + delta."""
+        """Apply to rms_norm(x + delta) * gain; adds `delta` to `x` in place."""
         if self._scales is None:
             return F.linear(add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
         return self._scaled(*add_rms_norm_fp8(x, delta, gain, eps))
 
     def after_swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """Of silu(gate) * up, the halves of `gate_up` [rows, 2 in]."""
+        """Apply to silu(gate) * up, the halves of `gate_up` [rows, 2 in]."""
         if self._scales is None:
             return F.linear(swiglu(gate_up), self._weight, self._bias)
         return self._scaled(*swiglu_fp8(gate_up))
@@ -55,7 +55,7 @@ class Projection:
         swiglu: bool = False,
         addend: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Of a single row, with what `kernels.gemv` fuses."""
+        """Apply to a single row, with the fused operations of `kernels.gemv`."""
         return gemv(
             x, self._weight, scales=self._scales, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend
         )

@@ -1,5 +1,6 @@
-"""Triton kernels. Each module has one operation: its kernel and the function that launches it.
+"""Triton kernels. Each module has one operation: a kernel and its launch function.
 
-All of them take shapes, strides and pointers that a CUDA graph may keep; what changes from step to step
-(lengths, block tables, positions) is read from device memory. tests/gpu checks each against float64.
+Kernel arguments (shapes, strides, pointers) are static, so that CUDA graphs can capture them; inputs that
+change per step (lengths, block tables, positions) are read from device memory. tests/gpu checks each kernel
+against float64.
 """

@@ -1,8 +1,8 @@
-"""Attention of one new token each of many sequences over the paged KV cache.
+"""Decode attention over the paged KV cache: one new token per sequence.
 
-The query heads that share a key head are the rows of one tile. A long context is split among several programs
-(Dao et al., "Flash-Decoding", https://pytorch.org/blog/flash-decoding/), of which the last to finish combines
-what all of them found: the grid does not depend on the lengths, so that a CUDA graph can hold it.
+The query heads of a KV head form the rows of one tile. Long contexts are split over several programs (Dao et
+al., "Flash-Decoding", https://pytorch.org/blog/flash-decoding/); the last program to finish combines the
+partial results. The grid does not depend on the lengths, so a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import triton.language as tl
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
 
 TILE = 128
-"""Tokens attended to at once; half of it for a single sequence, which needs more programs."""
+"""Context tokens per iteration; halved for a single sequence, which needs more programs."""
 SMALLEST_DOT = 16
 PROGRAMS = 256
-"""Enough to fill the largest GPUs."""
+"""Target number of programs, enough to fill the largest GPUs."""
 MAX_SPLITS = 64
 AT_ONCE: tl.constexpr = tl.constexpr(8)
-"""Splits read at once when they are combined."""
+"""Splits combined per iteration."""
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _paged_decode(
     inside = (member < GROUP)[:, None] & (place < DIM)[None, :]
     head = kv_head * GROUP + member
     target = out + (row.to(tl.int64) * HEADS + head)[:, None] * DIM + place[None, :]
-    if (length == 0) & (split == 0):  # a row that pads the batch
+    if (length == 0) & (split == 0):  # padding row
         tl.store(target, tl.zeros([GROUP_BLOCK, DIM_BLOCK], out.dtype.element_ty), mask=inside)
     if start < length:
         query_row = qkv + row.to(tl.int64) * (HEADS + 2 * KV_HEADS) * DIM
@@ -96,7 +96,7 @@ def _paged_decode(
             tl.store(partial + mine[:, None] * DIM + place[None, :], mixed, mask=inside)
             tl.store(tops + mine, top, mask=member < GROUP)
             tl.store(totals + mine, total, mask=member < GROUP)
-            tl.debug_barrier()  # every thread's part is written before this program counts as finished
+            tl.debug_barrier()  # all threads have written before this program counts as finished
             if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == used - 1:
                 tl.debug_barrier()
                 tl.store(arrived + pair, 0)
@@ -109,7 +109,7 @@ def _paged_decode(
 def _combine(
     partial, tops, totals, first, used, target, GROUP: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """The splits [first, first + used) as one. What other programs wrote is not in this one's L1 cache."""
+    """Combine the splits [first, first + used). Loads bypass L1, since other programs wrote them."""
     element = tl.arange(0, WIDTH)
     inside = element < GROUP * DIM
     top = tl.full([WIDTH], float("-inf"), tl.float32)
@@ -135,7 +135,7 @@ def _combine(
 
 
 class PagedDecode:
-    """The kernel for one model shape, with its scratch memory for up to `max_rows` sequences."""
+    """The decode attention kernel for one model shape, with scratch memory for `max_rows` sequences."""
 
     def __init__(self, heads: int, kv_heads: int, dim: int, max_rows: int, device: torch.device) -> None:
         self._heads, self._kv_heads, self._dim = heads, kv_heads, dim
@@ -156,14 +156,14 @@ class PagedDecode:
     ) -> None:
         """Write `out` [rows, heads * dim] for the queries in `qkv` [rows, heads + 2 kv_heads, dim].
 
-        `tables`: block ids, `table_stride` [1] of them for each row; `lengths` [rows]: tokens in the cache,
-        the new one included; 0 for a row that only pads the batch. All int32.
+        `tables`: block ids, with `table_stride` [1] entries per row. `lengths` [rows]: tokens in the cache,
+        including the new one; 0 for padding rows. All int32.
         """
         rows = len(out)
         splits = self._splits(rows)
         tile = TILE if rows > 1 else TILE // 2
         if qkv.dtype == torch.float32:
-            tile //= 4  # so that it fits shared memory
+            tile //= 4  # to fit in shared memory
         _paged_decode[(rows, self._kv_heads, splits)](
             qkv,
             cache,
@@ -192,6 +192,6 @@ class PagedDecode:
         )
 
     def _splits(self, rows: int) -> int:
-        """Programs that share a sequence's context, so that few sequences fill the GPU too."""
+        """Number of splits of each context, so that even a few sequences fill the GPU."""
         wanted = max(1, PROGRAMS // (rows * self._kv_heads))
-        return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1))  # few variants to compile
+        return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1))  # powers of two: few variants to compile

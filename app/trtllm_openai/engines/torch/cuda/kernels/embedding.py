@@ -1,4 +1,4 @@
-"""Token ids to rows of the embedding; an id the host does not know yet is the last one of its sequence."""
+"""Embedding lookup; a negative token id stands for the last sampled token, which the host has not read."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def _embed(tokens, slots, last_tokens, table, out, width, BLOCK: tl.constexpr):
 def embed(
     tokens: torch.Tensor, slots: torch.Tensor, last_tokens: torch.Tensor, table: torch.Tensor
 ) -> torch.Tensor:
-    """[rows, width] of `table` [vocab, width] for `tokens` [rows], or `last_tokens`[slots] where those are
-    negative. All int32."""
+    """Return the rows of `table` [vocab, width] for `tokens` [rows], as [rows, width].
+
+    Negative tokens are replaced by `last_tokens`[slots]. Indices are int32.
+    """
     rows, width = len(tokens), table.shape[1]
     out = torch.empty(rows, width, dtype=table.dtype, device=table.device)
     _embed[(rows, triton.cdiv(width, BLOCK))](

@@ -1,13 +1,13 @@
-"""One-shot exchange between the GPUs of one host: each rank writes its part into its peers' memory.
+"""One-shot all-reduce and gather between the GPUs of one host: each rank writes to its peers' memory.
 
-A program handles one row (or one tile of it): it stores its rank's values into every rank's buffer, raises a
-flag there with release semantics, waits for the peers' flags in its own memory, and reads the parts from its
-own buffer. Flags hold a count that rises with every use, kept on the device, so that a CUDA graph replays
-without the host. Two halves of a buffer take turns: a rank that begins use n + 2 has seen its peers begin use
-n + 1, so that they have read use n. (The one-shot all-reduce of vLLM and TensorRT-LLM, writing where those
-read, which saves one trip over the link.)
+A program handles one row or tile: it stores its rank's values into every rank's buffer, sets a flag there
+with release semantics, waits for the peers' flags in its own memory, and reads the parts from its own buffer.
+Flags hold a use count, incremented on the device, so that CUDA graphs replay without the host. The buffer is
+double-buffered: a rank that starts use n + 2 has seen its peers start use n + 1, so they have read use n.
+(Like the one-shot all-reduce of vLLM and TensorRT-LLM, but with remote writes instead of remote reads, which
+saves one trip over the link.)
 
-The wait is bounded by `TIMEOUT_NS`; a program that gives up stores its peer's rank + 1 in `fault`.
+Waiting is bounded by `TIMEOUT_NS`; a program that times out stores 1 + the peer's rank in `fault`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import triton.language as tl
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
 
 TIMEOUT_NS: tl.constexpr = tl.constexpr(20_000_000_000)
-"""Longer than a peer may take to compile a kernel; a peer that ended is noticed by the host, much sooner."""
+"""Long enough for a peer to compile a kernel. The host detects a peer that exited much sooner."""
 TILE = 2048
 
 
 @triton.jit
 def _next_use(counts, program):
-    """How often this program will have been used, this time included."""
+    """Increment and return the use count of this program."""
     use = tl.load(counts + program) + 1
-    tl.debug_barrier()  # every thread has read it
+    tl.debug_barrier()  # all threads have read it
     tl.store(counts + program, use)
     return use
 
 
 @triton.jit
 def _raise_flags(flags, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
-    """Tell every peer that this rank's part of `program` is written."""
-    tl.debug_barrier()  # every thread's stores come before the release
+    """Signal every peer that this rank's part of `program` is written."""
+    tl.debug_barrier()  # all threads' stores precede the release
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
         theirs = tl.load(flags + peer).to(tl.pointer_type(tl.int32))
@@ -44,7 +44,7 @@ def _raise_flags(flags, use, program, programs, RANK: tl.constexpr, SIZE: tl.con
 
 @triton.jit
 def _await_flags(flags, fault, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
-    """Wait until every peer's part of `program` is here."""
+    """Wait until every peer's part of `program` has arrived."""
     mine = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
@@ -52,7 +52,7 @@ def _await_flags(flags, fault, use, program, programs, RANK: tl.constexpr, SIZE:
         seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
         if seen < use:
             began = tl.extra.cuda.globaltimer()
-            late = tl.load(fault) > 0  # after one has given up, the others do at once
+            late = tl.load(fault) > 0  # after one timeout, other programs do not wait
             while (seen < use) & (late == 0):
                 seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
                 late = (tl.extra.cuda.globaltimer() - began) > TIMEOUT_NS
@@ -96,7 +96,7 @@ def _add_sum(
         total = tl.zeros([BLOCK], tl.float32)
     _await_flags(flags, fault, use, row, programs, RANK, SIZE)
     mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(kind)), 16)
-    for rank in tl.static_range(SIZE):  # in one order, so that all ranks get the same number
+    for rank in tl.static_range(SIZE):  # in rank order, so that all ranks get identical sums
         if rank == RANK:
             total += own.to(tl.float32)
         else:
@@ -149,10 +149,11 @@ def add_sum(
     size: int,
     add: bool,
 ) -> None:
-    """x (+)= the sum of every rank's `part`, in float32 and in the order of the ranks; both [rows, width].
+    """All-reduce `part` [rows, width] into `x` [rows, width]; `add`: accumulate instead of overwrite.
 
-    `buffers`, `flags`: int64 [size], addresses of every rank's buffer [2, size, programs, width] and int32
-    flags [size, programs]. `counts`: int32 [programs], this rank's own; at most as many rows as programs.
+    Sums in float32 and in rank order. `buffers`, `flags`: int64 [size], addresses of every rank's buffer
+    [2, size, programs, width] and int32 flags [size, programs]. `counts`: int32 [programs], local use counts.
+    `rows` must not exceed `programs`.
     """
     rows, width = part.shape
     block = triton.next_power_of_2(width)
@@ -185,8 +186,10 @@ def gather(
     each: int,
     width: int,
 ) -> None:
-    """Every rank's `part` [rows, at most `each`] into rank 0's buffer [rows, width], whose columns are the
-    parts one after another. Between two uses there must be an `add_sum`, which orders them."""
+    """Gather every rank's columns `part` [rows, at most `each`] into rank 0's buffer [rows, width].
+
+    An `add_sum` must lie between two uses, to order them.
+    """
     rows, columns = part.shape
     _gather[(rows, triton.cdiv(each, TILE))](
         part,

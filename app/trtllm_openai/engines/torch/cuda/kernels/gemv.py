@@ -1,7 +1,7 @@
-"""One row times a matrix, at the speed of memory, with the layer's small operations in the same pass.
+"""Matrix-vector product at memory bandwidth, fused with the small operations of a layer.
 
-cuBLAS needs a kernel of its own for each of them, which at one row take as long as to launch. RMSNorm costs
-nothing here: its scale is one factor of the result, and the row is read anyway.
+With cuBLAS each of these operations is a separate kernel, whose time at one row is launch latency. RMSNorm is
+free here: its scale is a factor of the result, and the row is read anyway.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _gemv(
         sums += part.to(tl.float32) * value[None, :]
         if SWIGLU:
             up_sums += up_part.to(tl.float32) * value[None, :]
-    if PDL:  # not before: programs that wait would take the place of those that read
+    if PDL:  # not earlier: waiting programs would occupy SMs that still read
         tl.extra.cuda.gdc_launch_dependents()
     result = tl.sum(sums, 1)
     up = tl.sum(up_sums, 1)
@@ -92,17 +92,17 @@ def gemv(
     swiglu: bool = False,
     addend: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[1, out]: weight x, of `x` [1, in] and `weight` [out, in] of any type, times `scales` [out].
+    """Return x weightᵀ * scales + bias [1, out], for `x` [1, in] and `weight` [out, in] of any dtype.
 
-    `norm`: (gain [in], epsilon) of an RMSNorm of `x` before. `swiglu`: the weight's halves are gate and up,
-    the result [1, out / 2] is silu(gate) * up. `addend` [1, out] is added.
+    `scales`, `bias`: [out]. `norm`: (gain [in], epsilon) of an RMSNorm applied to `x` first. `swiglu`: the
+    halves of the weight are gate and up; returns silu(gate) * up [1, out / 2]. `addend` [1, out] is added.
     """
     rows, inputs = weight.shape
     outputs = rows // 2 if swiglu else rows
     out = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     gain, eps = norm or (x, 0.0)
     lines, block = _tile(outputs, inputs, swiglu)
-    block *= 2 // weight.itemsize or 1  # loads as wide for fp8
+    block *= 2 // weight.itemsize or 1  # same load width in bytes for fp8
     _gemv[(triton.cdiv(outputs, lines),)](
         x,
         weight,
@@ -128,7 +128,7 @@ def gemv(
 
 
 def _tile(outputs: int, inputs: int, swiglu: bool) -> tuple[int, int]:
-    """Matrix rows and columns of one program: the fastest of those tried (docs/performance.md)."""
+    """Rows and columns per program: the fastest of the measured sizes (docs/performance.md)."""
     if swiglu or outputs >= 2**15:
         return 8, 256
     if inputs > 2**13:

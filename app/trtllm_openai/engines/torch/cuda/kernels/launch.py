@@ -1,7 +1,7 @@
-"""How kernels are launched: one may begin while the one before it still ends, where the GPU can do that.
+"""Programmatic dependent launch (PDL): a kernel starts while the previous one is still finishing.
 
-Programmatic dependent launch (compute capability 9): a kernel's programs are set up, and read what does not
-depend on the kernel before, until `wait` holds them; nothing that another kernel writes may be read above it.
+Needs compute capability 9.0. Programs may set up and read constant inputs before `wait`, which blocks until
+the previous kernel completes; data written by other kernels must not be read before it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import triton.language as tl
 
 @cache
 def dependent() -> dict[str, Any]:
-    """Keyword arguments for every launch on this machine's GPU."""
+    """Keyword arguments that enable PDL for a launch, if this machine's GPU supports it."""
     able = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     return {"PDL": True, "launch_pdl": True} if able else {"PDL": False}
 
 
 @triton.jit
 def wait(PDL: tl.constexpr):
-    """Let the next kernel come, and wait for the one before."""
+    """Allow the next kernel to launch, then wait for the previous one to complete."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

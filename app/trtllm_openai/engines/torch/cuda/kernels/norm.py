@@ -1,4 +1,4 @@
-"""RMSNorm with the residual addition before it, optionally with the quantisation to fp8 after it.
+"""Fused residual addition and RMSNorm, optionally with fp8 quantization of the result.
 
 Zhang and Sennrich, "Root Mean Square Layer Normalization" (https://arxiv.org/abs/1910.07467).
 """
@@ -12,7 +12,7 @@ import triton.language as tl
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
 
 FP8_MAX: tl.constexpr = tl.constexpr(448.0)
-"""Largest number of float8_e4m3fn."""
+"""Largest finite value of float8_e4m3fn."""
 SMALLEST_SCALE: tl.constexpr = tl.constexpr(1e-12)
 
 
@@ -53,7 +53,7 @@ def _add_rms_norm(
 def add_rms_norm(
     x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """x += delta, in place; returns rms_norm(x) * weight. All [rows, width] but `weight` [width]."""
+    """Add `delta` to `x` in place; return rms_norm(x) * weight. All [rows, width] except `weight` [width]."""
     out = torch.empty_like(x)
     _launch(x, delta, weight, out, None, eps)
     return out
@@ -62,7 +62,7 @@ def add_rms_norm(
 def add_rms_norm_fp8(
     x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in fp8, with a scale for each row [rows, 1]."""
+    """Like `add_rms_norm`, but return fp8 values and their per-row scales [rows, 1]."""
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
     _launch(x, delta, weight, out, scales, eps)

@@ -1,4 +1,4 @@
-"""Rows to fp8, each with its own scale."""
+"""Per-row fp8 quantization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _quantize(x, out, scales, width, BLOCK: tl.constexpr):
 
 
 def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x` [rows, width] in float8_e4m3fn and its scales [rows, 1], float32."""
+    """Quantize `x` [rows, width] to float8_e4m3fn; returns it and its float32 scales [rows, 1]."""
     rows, width = x.shape
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)

@@ -1,6 +1,6 @@
-"""Rotary embedding of queries and keys, and the write of keys and values to the KV cache, in one pass.
+"""Rotary embedding of queries and keys, fused with the write of keys and values to the KV cache.
 
-Qwen 3's normalisation of the heads of q and k belongs before the rotation, and is done here too.
+Also applies Qwen 3's RMSNorm of the q and k heads, which precedes the rotation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tokens from logits without sorting: top_k, top_p and min_p as thresholds, found bit by bit.
+"""Sampling without sorting: top_k and top_p become logit thresholds, found by a radix search.
 
-The order of the cuts is that of `engines.torch.sampler`: temperature, top_k, top_p over what top_k left,
-min_p relative to the likeliest token. Among equal logits the cuts keep those that come first. The token is
-where the cumulative share of what is left, in the vocabulary's order, passes the row's uniform number.
+Filters apply in the order of `engines.torch.sampler`: temperature, top_k, top_p over the tokens that top_k
+kept, min_p relative to the most likely token. Among equal logits, lower token ids are kept. Sampling inverts
+the cumulative distribution of the kept tokens, in vocabulary order, at the row's uniform number.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 
 CHUNK = 4096
-"""Logits looked at at once."""
+"""Logits per iteration."""
 
 
 @triton.jit
 def _order(values):
-    """float32 → int32 that sort alike."""
+    """Map float32 to int32, preserving order."""
     bits = values.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
@@ -30,7 +30,7 @@ def _scaled(logits, offsets, vocab, temperature):
 
 @triton.jit
 def _chunk_shares(logits, row_stride, vocab, cuts, tops, top_ids, sums, chunks, CHUNK: tl.constexpr):
-    """Each chunk's largest logit, its first place, and the sum of exp(logit - largest)."""
+    """Compute each chunk's largest logit, its first index, and the sum of exp(logit - largest)."""
     row, chunk = tl.program_id(0), tl.program_id(1)
     offsets = chunk * CHUNK + tl.arange(0, CHUNK)
     temperature = tl.load(cuts + row * 4)
@@ -38,7 +38,7 @@ def _chunk_shares(logits, row_stride, vocab, cuts, tops, top_ids, sums, chunks, 
         logits + row.to(tl.int64) * row_stride, offsets, vocab, tl.where(temperature > 0, temperature, 1.0)
     )
     top = tl.max(values)
-    # A NaN anywhere in the row makes its largest logit infinite, which `_choose` refuses.
+    # A NaN makes the row's largest logit infinite, which `_choose` rejects.
     top = tl.where(tl.max((values != values).to(tl.int32)) > 0, float("inf"), top)
     place = row * chunks + chunk
     tl.store(tops + place, top)
@@ -49,7 +49,7 @@ def _chunk_shares(logits, row_stride, vocab, cuts, tops, top_ids, sums, chunks, 
 
 @triton.jit
 def _mass(line, vocab, temperature, top, key, step, BY_COUNT: tl.constexpr, CHUNK: tl.constexpr):
-    """How many logits, or how much weight, reach key + step, key + 2 step, key + 3 step."""
+    """Count of logits (or their weight) at or above key + step, key + 2 step, key + 3 step."""
     one = tl.zeros([CHUNK], tl.float32)
     two = tl.zeros([CHUNK], tl.float32)
     three = tl.zeros([CHUNK], tl.float32)
@@ -66,7 +66,7 @@ def _mass(line, vocab, temperature, top, key, step, BY_COUNT: tl.constexpr, CHUN
 
 @triton.jit
 def _threshold(line, vocab, temperature, top, wanted, BY_COUNT: tl.constexpr, CHUNK: tl.constexpr):
-    """The largest key that logits of `wanted` number, or weight, reach together: two bits at a time."""
+    """Largest key with count (or weight) `wanted` at or above it: a radix search, two bits per pass."""
     key = tl.full([], -2147483648, tl.int32)
     step = tl.full([], 1 << 30, tl.int32)
     for _ in range(16):
@@ -79,7 +79,7 @@ def _threshold(line, vocab, temperature, top, wanted, BY_COUNT: tl.constexpr, CH
 
 @triton.jit
 def _above(line, vocab, temperature, top, key, CHUNK: tl.constexpr):
-    """Number and weight of the logits beyond `key`, and the weight of one that is at it."""
+    """Count and weight of the logits above `key`, and the weight of one equal to it."""
     count = tl.zeros([CHUNK], tl.float32)
     weight = tl.zeros([CHUNK], tl.float32)
     equal = tl.zeros([CHUNK], tl.float32)
@@ -96,7 +96,7 @@ def _above(line, vocab, temperature, top, key, CHUNK: tl.constexpr):
 
 @triton.jit
 def _kept(line, first, vocab, temperature, top, key, ties, seen, min_p, CHUNK: tl.constexpr):
-    """Weights of a chunk after the cuts, and how many logits at `key` were seen up to its end."""
+    """Weights of a chunk after all filters, and the count of logits equal to `key` up to its end."""
     offsets = first + tl.arange(0, CHUNK)
     values = _scaled(line, offsets, vocab, temperature)
     order = _order(values)
@@ -167,7 +167,7 @@ def _choose(
                 shares = tl.where(index == chunk, tl.sum(weights), shares)
         reached = tl.cumsum(shares.to(tl.float64), 0)
         target = tl.load(uniforms + row) * tl.max(reached)
-        # Rounding must not lead beyond the last chunk that has any weight.
+        # Rounding must not select beyond the last chunk with any weight.
         last = tl.max(tl.where(shares > 0, index, 0))
         chosen = tl.minimum(tl.sum((reached <= target).to(tl.int32)), last)
         before = tl.sum(tl.where(index < chosen, shares, 0.0).to(tl.float64))
@@ -181,12 +181,12 @@ def _choose(
     usable = (top > -1e35) & (top < 1e35) & (token >= 0) & (token < vocab)
     token = tl.where(usable, token, -1)
     tl.store(tokens + row, token)
-    # The next step may already be launched and looks this id up in the embedding.
+    # The next step may already be launched and look up this id in the embedding.
     tl.store(last_tokens + tl.load(slots + row), tl.maximum(token, 0))
 
 
 class Sampler:
-    """The kernels, with their scratch memory for `max_rows` rows of `vocab` logits."""
+    """The sampling kernels, with scratch memory for `max_rows` rows of `vocab` logits."""
 
     def __init__(self, vocab: int, max_rows: int, device: torch.device, chunk: int = CHUNK) -> None:
         self._vocab, self._chunk = vocab, chunk
@@ -208,10 +208,10 @@ class Sampler:
     ) -> None:
         """Write `tokens` [rows] and `last_tokens`[slots], both int32.
 
-        A row with NaN, an infinite logit or no allowed token gets -1 in `tokens` and 0 in `last_tokens`.
+        A row with NaN, an infinite logit or all tokens masked gets -1 in `tokens` and 0 in `last_tokens`.
 
-        `cuts` float32 [rows, 4]: temperature (0: the likeliest token), top_p, min_p, unused; `top_k` int32
-        [rows], the vocabulary's size where there is no such cut; `uniform` float64 [rows] in [0, 1).
+        `cuts` float32 [rows, 4]: temperature (0: greedy), top_p, min_p, unused; `top_k` int32 [rows], the
+        vocabulary size if off; `uniform` float64 [rows] in [0, 1).
         """
         rows = len(tokens)
         stride = logits.stride(0)

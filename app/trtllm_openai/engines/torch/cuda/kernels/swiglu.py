@@ -1,4 +1,4 @@
-"""silu(gate) * up, optionally quantised to fp8 for the product that follows."""
+"""SwiGLU: silu(gate) * up, optionally quantized to fp8 for the down projection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _swiglu_fp8(gate_up, out, scales, width, BLOCK: tl.constexpr, PDL: tl.conste
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """[rows, 2 width] → [rows, width]."""
+    """Compute silu(gate) * up: [rows, 2 width] → [rows, width]."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     _swiglu[(rows, triton.cdiv(width, BLOCK))](gate_up, out, width, BLOCK=BLOCK, num_warps=4, **dependent())
@@ -52,7 +52,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def swiglu_fp8(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in fp8, with a scale for each row [rows, 1]."""
+    """Like `swiglu`, but return fp8 values and their per-row scales [rows, 1]."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=gate_up.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=gate_up.device)
