@@ -1,7 +1,7 @@
 """Counters that the HTTP processes of one server share: waiting sequences, requests per key, connections.
 
-They are in shared memory. Each process writes only its own row, and a total is the sum over rows. Clearing the
-row of a dead process removes its counts, whenever it died. Only one thread per process may use them.
+They are in shared memory. Each process writes only its own row, and a total is the sum over rows. Clearing
+the row of a dead process removes its counts, whenever it died. Only one thread per process may use them.
 
 Increments that depend on a total need the lock (`with counters:`). Decrements need no lock: a reader that
 still sees the old value only over-counts.
