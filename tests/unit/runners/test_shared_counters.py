@@ -1,6 +1,6 @@
 """The numbers that processes share: totals, the lock, what a killed process leaves, and the table of keys.
 
-Boards that are attached in one process do not exclude each other, which one thread does not notice.
+Counters attached in one process do not lock each other out, which does not matter within one thread.
 """
 
 import os

@@ -136,13 +136,13 @@ class _ResponseRun:
         self._stored = stored
 
     def complete(self) -> asyncio.Future[None]:
-        """Start the run; done at its end, with its error if it fails."""
+        """Start the run. The future completes at its end, with its error if it fails."""
         collector = _Collector(self)
         self.run.start(collector)
         return collector.done
 
     def in_background(self, context: ServerContext, headers: dict[str, str]) -> Response:
-        """Return the response as it is now, and generate in a task."""
+        """Return the response in its current state, and generate in a background task."""
         assert self._store is not None
         self.run.accounting.record.detached = True
         self._stored.task = asyncio.create_task(self._generate(context.tracer))
@@ -222,7 +222,7 @@ class _EventFormatter(StreamFormatter):
 
 
 class _Collector:
-    """Adds a run's text to its response object and sends nothing; implements `api.run.Consumer`."""
+    """Adds a run's text to its response object without streaming; implements `api.run.Consumer`."""
 
     def __init__(self, response: _ResponseRun) -> None:
         self._response = response

@@ -51,7 +51,7 @@ class Channel:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Begin to use the socket; messages told before are dropped."""
+        """Start using the socket; messages sent earlier are dropped."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
 
     async def run(self) -> None:
@@ -77,7 +77,7 @@ class Channel:
             self._writer.write(frame(message))
 
     async def ask(self, question: Question, kind: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
-        """Ask, and return the answer, decoded as `kind`. Raises `Unanswered`."""
+        """Send a question and return its answer, decoded as `kind`. Raises `Unanswered`."""
         self._counter += 1
         number = self._counter
         future = self._waiting[number] = asyncio.get_running_loop().create_future()

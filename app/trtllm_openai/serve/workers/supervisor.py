@@ -1,7 +1,7 @@
 """The supervisor process owns the port, the runners and the HTTP workers, and serves no requests itself.
 
 A worker that ends is replaced: the runners abort its requests, its row of the shared counters is cleared, its
-metrics are kept. The first SIGTERM or SIGINT makes every worker drain, the second makes them end at once.
+metrics are kept. The first SIGTERM or SIGINT drains every worker, the second interrupts the drain.
 """
 
 from __future__ import annotations
