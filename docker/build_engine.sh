@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a Hugging Face Llama-3 checkpoint to a TensorRT-LLM 1.2.1 engine, inside NVIDIA's TensorRT-LLM image.
-# Writes OUTPUT/engine (config.json, rank*.engine) and OUTPUT/tokenizer, the layout the server looks for.
+# Builds a TensorRT-LLM 1.2.1 engine from a Hugging Face Llama 3 checkpoint; runs in NVIDIA's TensorRT-LLM image.
+# Writes OUTPUT/engine (config.json, rank*.engine) and OUTPUT/tokenizer, the layout that the server expects.
 set -euo pipefail
 
 usage() {
@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift; continue ;;
     --model | --output | --precision | --tp | --max-batch-size | --max-seq-len | --max-num-tokens | --examples)
       [ $# -ge 2 ] || die "$1 needs a value" ;;
-    *) die "there is no option $1" ;;
+    *) die "unknown option $1" ;;
   esac
   case $1 in
     --model) model=$2 ;;
@@ -36,8 +36,8 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-[ -n "$model" ] || die "--model is missing"
-[ -n "$output" ] || die "--output is missing"
+[ -n "$model" ] || die "--model is required"
+[ -n "$output" ] || die "--output is required"
 case $tp in 1 | 2 | 4) ;; *) die "--tp must be 1, 2 or 4, not $tp" ;; esac
 for pair in "--max-batch-size $batch" "--max-seq-len $seq" "--max-num-tokens $tokens"; do
   [[ $pair =~ ^--[a-z-]+\ [1-9][0-9]*$ ]] || die "${pair% *} must be a positive number, not ${pair#* }"
@@ -61,7 +61,7 @@ case $precision in
       --awq_block_size 128 --tp_size "$tp" --output_dir "$checkpoint" ;;
   *) die "--precision must be bf16, fp8 or int4-awq, not $precision" ;;
 esac
-# Chunked prefill and block reuse need paged context attention.
+# Chunked prefill and KV block reuse require paged context attention.
 run trtllm-build --checkpoint_dir "$checkpoint" --output_dir "$output/engine" --gemm_plugin auto \
   --max_batch_size "$batch" --max_seq_len "$seq" --max_num_tokens "$tokens" \
   --use_paged_context_fmha enable --kv_cache_type paged --workers "$tp"

@@ -9,7 +9,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 
 class TestServer(ChatModelIntegrationTests):
-    """Text, tools and structured output; the model takes no images, audio or files."""
+    """Text, tools and structured output; the model does not support images, audio or files."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:

@@ -23,20 +23,22 @@ ROOT = HERE.parents[1]
 VENV = ROOT / ".venv-conformance" / "bin"
 FULL = os.environ.get("CONFORMANCE") == "1"
 
-TOO_SMALL = "the demo model does not manage it"
-NO_IMAGES = "the model takes no images"
+TOO_SMALL = "the demo model is too small"
+NO_IMAGES = "the model does not support images"
+NO_MODEL = "expects 400 without `model`; this server defaults to the served model"
+NO_COMPACT = "/v1/responses/compact is not implemented"
 KNOWN = {
-    "langchain-tests: test_json_mode": f"{TOO_SMALL}: JSON it is, but with other keys than it was told",
+    "langchain-tests: test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
     "langchain-tests: test_agent_loop[model0]": f"{TOO_SMALL}: it answers without calling the tool",
     "langchain-tests: test_agent_loop[model1]": f"{TOO_SMALL}: it answers without calling the tool",
     "llm-comply openai-chat: chat-image-input": NO_IMAGES,
-    "llm-comply openai-chat: chat-error-handling": "wants 400 without a model; here the served one is meant",
+    "llm-comply openai-chat: chat-error-handling": NO_MODEL,
     "llm-comply open-responses: image-input": NO_IMAGES,
-    "llm-comply open-responses: error-handling": "wants 400 without a model; here the served one is meant",
-    "llm-comply open-responses: compact-response": "there is no /v1/responses/compact",
-    "llm-comply open-responses: compact-missing-model": "there is no /v1/responses/compact",
+    "llm-comply open-responses: error-handling": NO_MODEL,
+    "llm-comply open-responses: compact-response": NO_COMPACT,
+    "llm-comply open-responses: compact-missing-model": NO_COMPACT,
 }
-"""What does not work and need not; anything else that fails, fails the test."""
+"""Expected failures with their reasons; any other failure fails the test."""
 
 
 def openai_in_python(url: str, model: str) -> list[Row]:
@@ -122,7 +124,7 @@ if FULL:
 
 @pytest.fixture(scope="module")
 def results() -> Iterator[dict[str, list[Row]]]:
-    """What each client found; written to the page when all of them ran."""
+    """Results of each client; written to the page when all of them ran."""
     found: dict[str, list[Row]] = {}
     yield found
     if FULL and len(found) == len(CLIENTS):

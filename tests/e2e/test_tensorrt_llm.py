@@ -216,7 +216,7 @@ def test_replicas_share_out_the_gpus(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "gpus", "message"),
     [
-        (["--replicas", "3"], "0,1,2,3", "3 of 2 GPU(s) each need 6, but there are 4"),
+        (["--replicas", "3"], "0,1,2,3", "3 replicas with 2 GPU(s) each need 6, but there are 4"),
         (["--gpus-per-replica", "1"], "0,1,2,3", "for 2 GPUs"),
         (["--tokenizer", "/nowhere"], "0,1,2,3", "no tokenizer directory /nowhere"),
     ],

@@ -269,7 +269,7 @@ def test_a_wrong_keys_file_is_said_once_and_ends_the_server(tmp_path: Path) -> N
         raise AssertionError("it serves")
     said = str(caught.value)
     assert re.findall(r"api_keys_file: .*", said) == [
-        f"api_keys_file: {file}, line 1: it must be NAME SCOPES SHA256"
+        f"api_keys_file: {file}, line 1: expected NAME SCOPES SHA256"
     ]
 
 

@@ -350,7 +350,7 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
             (CHAT, {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
             ("/v1/responses", {"input": "x", "max_output_tokens": 1}),
         ]
-        for path, body in short * 2:  # each gives its place back
+        for path, body in short * 2:  # each gives its slot back
             for more in ({}, {"stream": True}):
                 assert alice.post(path, json=body | more).status_code == 200
         stream = Stream(victim.url, {**LONG, "max_tokens": 200}, {"authorization": f"Bearer {user}"})

@@ -67,10 +67,10 @@ def test_commands(precision: str, tp: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--model is missing"),
-        (["--model", "/m"], "--output is missing"),
+        ([], "--model is required"),
+        (["--model", "/m"], "--output is required"),
         (["--model"], "--model needs a value"),
-        (["--tokenizer_dir", "/t"], "there is no option --tokenizer_dir"),
+        (["--tokenizer_dir", "/t"], "unknown option --tokenizer_dir"),
         (["--model", "/m", "--output", "/o", "--tp", "3"], "--tp must be 1, 2 or 4"),
         (["--model", "/m", "--output", "/o", "--precision", "fp4", "--dry-run"], "--precision must be"),
         (

@@ -97,9 +97,9 @@ def test_errors(arguments: list[str], status: int, message: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--tls-certificate", "/absent.pem"], "tls_certificate, tls_key: they cannot be used"),
-        (["--tls-certificate", __file__], "tls_certificate, tls_key: they cannot be used"),
-        (["--tls-key", __file__], "tls_key: it needs tls_certificate"),
+        (["--tls-certificate", "/absent.pem"], "tls_certificate, tls_key: cannot be loaded"),
+        (["--tls-certificate", __file__], "tls_certificate, tls_key: cannot be loaded"),
+        (["--tls-key", __file__], "tls_key: it requires tls_certificate"),
         (["--api-keys-file", "/absent"], "api_keys_file: "),
     ],
 )

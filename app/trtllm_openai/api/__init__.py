@@ -1,1 +1,1 @@
-"""HTTP routes, one module a family, and the one error contract."""
+"""HTTP routes, one module per endpoint family, and the error contract that they share."""

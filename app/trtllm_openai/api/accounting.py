@@ -24,9 +24,9 @@ class _Latency:
 
 
 class Accounting:
-    """Counts what one request used and when. Times are seconds by `time.perf_counter`.
+    """Token counts and timings of one request. Times are `time.perf_counter` seconds.
 
-    `prompt_tokens` counts each prompt once, however many choices it has. `started`: the request's arrival.
+    `prompt_tokens` counts each prompt once, for any number of choices. `started`: the request's arrival.
     `timed`: whether usage and headers carry timings. Must be closed.
     """
 
@@ -123,7 +123,7 @@ class Accounting:
                 metrics.tpot.observe(timings.decode / (tokens - 1))
 
     def close(self, end: str, open_choices: int) -> None:
-        """The request is over. `end`: why, if `open_choices` of its choices have no finish reason."""
+        """Account for the request's end. `end`: its cause, if `open_choices` choices are unfinished."""
         self._ticket.close()
         if open_choices:
             self.metrics.sequences.labels("cancelled").inc(open_choices)

@@ -1,7 +1,8 @@
-"""Bearer keys from a file of hashes: who may call the API, and who may see and steer the server.
+"""Bearer-token authentication with API keys from a file of hashes.
 
-A line is `NAME SCOPES SHA256`, scopes being api, admin or both with a comma between; `#` begins a comment.
-`trtllm-openai key NAME` makes a key and its line. The file is read again when it changed.
+Each line is `NAME SCOPES SHA256`; SCOPES is api, admin or both, separated by a comma; `#` starts a comment.
+The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME` generates a
+key and its line. The file is reloaded when its modification time or size changes.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ SCOPES = frozenset({"api", "admin"})
 OPEN_PATHS = frozenset({"/health/live"})
 ADMIN_PATHS = ("/metrics", "/admin")
 RECHECK = 1.0
-"""Seconds between two looks at the file's time of change."""
+"""Minimum seconds between two checks of the file's modification time."""
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A known key, without the key itself."""
+    """Name, scopes and SHA-256 digest of a key; the key itself is not kept."""
 
     name: str
     scopes: frozenset[str]
@@ -40,16 +41,16 @@ class Key:
 
 
 def make_key(name: str, scopes: str) -> tuple[str, str]:
-    """A new key, and the line that makes it known."""
+    """Generate a key. Returns the key and its line for the key file."""
     key = f"sk-{secrets.token_urlsafe(32)}"
     return key, f"{name} {scopes} {hashlib.sha256(key.encode()).hexdigest()}"
 
 
 class Keys:
-    """The keys of a file."""
+    """The API keys of a file, reloaded when the file changes."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `ConfigError` when the file cannot be used."""
+        """Raises `ConfigError` if the file cannot be read or a line is malformed."""
         self._path = path
         self._stamp = (0, 0)
         self._next_look = 0.0
@@ -60,21 +61,21 @@ class Keys:
             raise ConfigError(f"api_keys_file: {error}") from None
 
     def check(self, headers: Headers, path: str) -> str:
-        """The name of the key that the request carries. Raises `ApiError` 401 or 403."""
+        """Authenticate a request to `path`. Returns the key's name. Raises `ApiError` 401 or 403."""
         self._refresh()
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorized("An API key is needed: send it as 'Authorization: Bearer KEY'.")
+            raise _unauthorized("An API key is required: send it as 'Authorization: Bearer KEY'.")
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
-        for key in self._keys:  # all of them, so that the time says nothing
+        for key in self._keys:  # compare with every key: constant time
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
-            raise _unauthorized("This API key is not known here.")
+            raise _unauthorized("The API key is invalid.")
         scope = "admin" if path.startswith(ADMIN_PATHS) else "api"
         if scope not in found.scopes:
-            raise ApiError(403, f"This API key has no scope {scope}.", code="insufficient_scope")
+            raise ApiError(403, f"This API key lacks the scope '{scope}'.", code="insufficient_scope")
         return found.name
 
     def _refresh(self) -> None:
@@ -85,9 +86,9 @@ class Keys:
         try:
             if self._seen() != self._stamp:
                 self._read()
-                log.info("API keys read again: %d", len(self._keys))
+                log.info("reloaded %d API keys", len(self._keys))
         except (OSError, ValueError) as error:
-            log.error("the API keys are kept as they were: %s", error)
+            log.error("reloading the API keys failed, the previous ones stay in use: %s", error)
 
     def _seen(self) -> tuple[int, int]:
         status = self._path.stat()
@@ -103,7 +104,7 @@ class Keys:
             match = _LINE.fullmatch(text)
             scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
             if match is None or not scopes or not scopes <= SCOPES:
-                raise ValueError(f"{self._path}, line {number}: it must be NAME SCOPES SHA256")
+                raise ValueError(f"{self._path}, line {number}: expected NAME SCOPES SHA256")
             keys.append(Key(match["name"], scopes, bytes.fromhex(match["hash"])))
         self._keys, self._stamp = keys, stamp
 

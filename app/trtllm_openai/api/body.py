@@ -22,7 +22,7 @@ IGNORED_HEADER = "x-ignored-params"
 
 
 async def read_body(request: Request, model: type[T]) -> T:
-    """Parse the body. Raises `ApiError` 400 or 415, or pydantic's ValidationError, which answers as 400."""
+    """Parse the body as `model`. Raises `ApiError` 400 or 415, or pydantic's ValidationError (a 400 too)."""
     content_type = header(request.scope, b"content-type")
     if content_type is not None and content_type != "application/json":
         content_type = content_type.partition(";")[0].strip().lower()
@@ -42,16 +42,16 @@ async def read_body(request: Request, model: type[T]) -> T:
         about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))
     limit = settings.max_json_depth
-    # What has few brackets cannot be deep, and counting them is cheaper than looking.
+    # The number of brackets bounds the depth, and counting them is cheaper than walking the tree.
     if raw.count(b"[") + raw.count(b"{") > limit and deeper_than(value, limit):
-        raise ApiError(400, f"The body is nested more than {limit} deep.", code="invalid_json")
+        raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     return model.model_validate(value)
 
 
 async def _read(request: Request) -> bytes:
-    """The whole body. Raises `ClientDisconnect`."""
+    """Read the whole body. Raises `ClientDisconnect`."""
     message = await request.receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -66,16 +66,14 @@ async def _read(request: Request) -> bytes:
 
 
 def deeper_than(value: Any, limit: int) -> bool:
-    """Whether lists and objects are nested in each other more than `limit` times."""
+    """Whether arrays and objects are nested more than `limit` levels deep."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit + 1):
         children: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 children += item.values()
-            elif not _NESTING.isdisjoint(
-                map(type, item)
-            ):  # a long list of numbers is not looked into further
+            elif not _NESTING.isdisjoint(map(type, item)):  # skip long arrays of numbers
                 children += item
         level = [child for child in children if isinstance(child, (dict, list))]
         if not level:
@@ -84,7 +82,7 @@ def deeper_than(value: Any, limit: int) -> bool:
 
 
 def ignored_params(body: RequestModel) -> dict[str, str]:
-    """The response header that names the fields this server does not know; empty when there are none."""
+    """The response header that lists unknown fields, which are ignored; empty if there are none."""
     names = sorted(body.model_extra or ())
     if not names:
         return {}

@@ -44,7 +44,7 @@ router = APIRouter()
 
 @router.post("/v1/chat/completions", response_model=ChatResponse, openapi_extra=documented(ChatRequest))
 async def create_chat_completion(request: Request) -> Response:
-    """Answer a conversation."""
+    """Create a chat completion."""
     started = time.perf_counter()
     context: ServerContext = request.app.state.context
     body = await read_body(request, ChatRequest)
@@ -74,7 +74,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 @router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
 async def render_chat_completion(request: Request) -> RenderResponse:
-    """Return the prompt of a conversation as text and token ids; nothing is generated."""
+    """Return the prompt of a conversation as text and token ids, without generation."""
     context: ServerContext = request.app.state.context
     body = await read_body(request, ChatRequest)
     context.check_model(body.model)
@@ -121,7 +121,7 @@ def start_chat(
 
 
 def check_supported(body: ChatRequest) -> None:
-    """Raise `InvalidRequest` for parameters that would change the answer and are not supported."""
+    """Raise `InvalidRequest` for unsupported parameters that would change the response."""
     unsupported = {
         "functions": bool(body.functions),
         "function_call": body.function_call not in (None, "none", "auto"),

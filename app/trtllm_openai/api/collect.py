@@ -1,4 +1,4 @@
-"""Collects the deltas of a run into one complete answer for each choice."""
+"""Collects the deltas of a run into one complete result per choice."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Answer:
 
 
 def collect(run: RequestRun) -> asyncio.Future[list[Answer]]:
-    """Start the run; the result, at its end, is one answer for each choice, in order of their index."""
+    """Start the run. The future's result, at the end, has one `Answer` per choice, ordered by index."""
     collector = _Collector(run.choices)
     run.start(collector)
     return collector.done

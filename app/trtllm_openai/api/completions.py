@@ -48,7 +48,7 @@ DEFAULT_MAX_TOKENS = 16
     "/v1/completions", response_model=CompletionResponse, openapi_extra=documented(CompletionRequest)
 )
 async def create_completion(request: Request) -> Response:
-    """Continue a text."""
+    """Create a completion."""
     started = time.perf_counter()
     context: ServerContext = request.app.state.context
     body = await read_body(request, CompletionRequest)
@@ -190,7 +190,7 @@ def _choice(
 
 
 def _best(answers: list[Answer], n: int) -> list[Answer]:
-    """The `n` answers of the highest log-probability per token, best first; all of them as they are."""
+    """The `n` choices with the highest mean log-probability, best first; unsorted if all are kept."""
     if len(answers) == n:
         return answers
 
@@ -202,7 +202,7 @@ def _best(answers: list[Answer], n: int) -> list[Answer]:
 
 
 def _counts(body: CompletionRequest) -> tuple[int, int]:
-    """How many answers to return, and how many to generate."""
+    """Number of choices to return, and to generate."""
     if body.suffix:
         raise InvalidRequest("suffix is not supported.", "suffix", "unsupported_parameter")
     n = body.n or 1
@@ -215,7 +215,7 @@ def _counts(body: CompletionRequest) -> tuple[int, int]:
 
 
 async def _prompts(model: LoadedModel, body: CompletionRequest) -> tuple[list[str | None], list[list[int]]]:
-    """The prompts as text, None for those given as token ids, and as token ids."""
+    """The prompts as text (None if given as token ids) and as token ids."""
     prompt = body.prompt
     special = body.add_special_tokens is not False
     if isinstance(prompt, str):

@@ -1,7 +1,7 @@
-"""One client's connection: bounds on the time and the bytes that a request's head may take.
+"""uvicorn's HTTP protocol with a read timeout and a limit on the size of the request head.
 
-uvicorn's own protocol waits for ever for a request that was begun, and keeps any number of header bytes.
-Its answer to what is not HTTP at all gets the shape of every other error.
+uvicorn's own protocol waits indefinitely for the rest of a request and buffers any number of header bytes.
+The response to invalid HTTP has the same JSON shape as every other error.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that is closed when its client takes too long to send a request.
+    """An HTTP/1.1 connection with a read timeout.
 
-    `read_timeout` bounds, in seconds, the whole of a head, and the silences of a body, which may be long.
+    `read_timeout`: seconds for a complete request head, and between two chunks of a body, whose total time is
+    not limited.
     """
 
     read_timeout = 30.0
@@ -45,7 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            message = f"The request's head is larger than {MAX_HEAD_BYTES} bytes."
+            message = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
             self._refuse(ApiError(431, message, code="headers_too_large"))
 
     def on_message_begin(self) -> None:
@@ -78,13 +79,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._timer = None
         if self._awaited == "head":
-            self.transport.close()  # nothing was asked
+            self.transport.close()  # idle keep-alive connection: there is no request to answer
             return
-        message = f"The request did not arrive within {self.read_timeout:g} s."
+        message = f"The request was not received within {self.read_timeout:g} s."
         self._refuse(ApiError(408, message, code="request_timeout"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer and close; only close when an answer has begun already."""
+        """Send an error response and close; if a response has already started, only close."""
         if self.transport.is_closing():
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
@@ -96,5 +97,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def protocol(read_timeout: float) -> type[BoundedProtocol]:
-    """The protocol class with its bound, as uvicorn's `http` setting takes it."""
+    """The protocol class with this `read_timeout` in seconds, for uvicorn's `http` setting."""
     return type("Protocol", (BoundedProtocol,), {"read_timeout": read_timeout})

@@ -1,4 +1,4 @@
-"""What the routes work with: the settings, the served model, admission, metrics, and the state of start-up.
+"""State that the routes share: the settings, the served model, admission, metrics and start-up progress.
 
 `serve.state` builds one `ServerContext` for each HTTP process and fills it in as start-up proceeds; routes
 reach it as `request.app.state.context`. Nothing here knows how the process was started.
@@ -99,7 +99,7 @@ class ServerContext:
         if model is not None and model != self.model_id:
             raise ApiError(
                 404,
-                f"The model '{model}' does not exist here; '{self.model_id}' is served.",
+                f"The model '{model}' does not exist; this server has '{self.model_id}'.",
                 param="model",
                 code="model_not_found",
             )
@@ -114,6 +114,6 @@ class ServerContext:
         return self._loaded
 
     def not_ready(self) -> PoolError:
-        """The error of a request that needs what start-up has not provided yet."""
+        """The error of a request that arrives before start-up is complete."""
         readiness = self.readiness
         return PoolError(readiness.reason, loading=not readiness.failed)

@@ -38,7 +38,7 @@ class Conversation:
     markers: frozenset[int]
 
     def make_parser(self) -> ChatOutput | None:
-        """The parser of one answer's reasoning and tool calls; None when it can only be plain text."""
+        """The parser of one choice's reasoning and tool calls; None if it can only be plain text."""
         return self.model.chat.output(self.prompt, self.tools, guided=self.guide is not None)
 
 
@@ -47,13 +47,15 @@ async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None)
     tools = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     if tools.tools and model.chat.tools is None and tools.schema is None:
         raise InvalidRequest(
-            "This server reads no tool calls: its tool_parser is none.", "tools", "unsupported_parameter"
+            "Tool calls are disabled on this server: its tool_parser is none.",
+            "tools",
+            "unsupported_parameter",
         )
     guide = find_guide(body, model.info, body.response_format)
     if tools.schema is not None:
         if guide is not None:
             raise InvalidRequest(
-                f"{guide.param} cannot be combined with a tool_choice that demands a call.", guide.param
+                f"{guide.param} cannot be combined with a tool_choice that requires a call.", guide.param
             )
         guide = schema_guide(tools.schema, "tools")
         check_guide(model.info, guide)
@@ -75,7 +77,8 @@ def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan) -> tuple[str,
     continued = bool(body.continue_final_message)
     if continued and body.add_generation_prompt:
         raise InvalidRequest(
-            "add_generation_prompt and continue_final_message exclude each other.", "continue_final_message"
+            "add_generation_prompt and continue_final_message are mutually exclusive.",
+            "continue_final_message",
         )
     return model.chat.render_with_markers(
         body.messages,

@@ -1,4 +1,4 @@
-"""Noticing that a client has left, and work that is only worth doing while it is there."""
+"""Detection of client disconnects, and cancellation of work when they happen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class DisconnectWatcher:
-    """Calls `left`, once, when the client is gone. Must be closed."""
+    """Calls `left` once when the client disconnects. Must be closed."""
 
     __slots__ = ("_left", "_waiting", "gone")
 
@@ -28,7 +28,7 @@ class DisconnectWatcher:
         self._go_on()
 
     def close(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
@@ -38,7 +38,7 @@ class DisconnectWatcher:
             return
         try:
             blocker = self._waiting.send(None)
-        except Exception:  # the end of the coroutine, or a connection that nothing can come from any more
+        except Exception:  # StopIteration: http.disconnect was received; else the connection failed
             self._waiting = None
             self.gone = True
             self._left()
@@ -47,17 +47,17 @@ class DisconnectWatcher:
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but cancel it as soon as the client is gone (`ClientDisconnected`)."""
+    """Await `work`; if the client disconnects first, cancel it and raise `ClientDisconnected`."""
     task = asyncio.ensure_future(work)
-    departure = DisconnectWatcher(request.receive, task.cancel)
+    watcher = DisconnectWatcher(request.receive, task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
-        if departure.gone:
+        if watcher.gone:
             raise ClientDisconnected from None
         raise
     finally:
-        departure.close()
+        watcher.close()
         if not task.done():
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The prompt as a part of the answer, with its tokens' log-probabilities when they are wanted."""
+"""`echo` of completions: the prompt as part of the choice, with its log-probabilities if requested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """`text_offsets` has the place in `text` of each prompt token."""
+    """A prompt to echo. `text_offsets`: index in `text` of each prompt token."""
 
     token_ids: list[int]
     text: str
@@ -22,7 +22,7 @@ class Echo:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, token_ids: list[int], text: str | None) -> Echo:
-        """`text`: the prompt as it was written; None where only its tokens are known."""
+        """`text`: the prompt as the client wrote it; None if the client sent token ids."""
         detokenizer = Detokenizer(tokenizer)
         pieces: list[str] = []
         offsets = []
@@ -36,7 +36,7 @@ class Echo:
         return cls(token_ids, decoded if text is None else text, offsets)
 
     def logprobs(self, tokenizer: Tokenizer, values: list[TokenLogprobs | None] | None) -> dict[str, Any]:
-        """In the shape of `choices[].logprobs`; the first token, which nothing predicts, has null."""
+        """The prompt's `choices[].logprobs`; null for the first token, which has no prediction."""
         known = [value for value in values or () if value is not None]
         rest = completion_logprobs(tokenizer, TextDelta(logprobs=known))
         first = len(self.token_ids) - len(known)

@@ -1,4 +1,4 @@
-"""The one error contract: every status, inside and outside streams, has the shape
+"""The error contract. Every error, inside and outside streams, has the shape
 
 {"error": {"message": …, "type": …, "param": …, "code": …, "request_id": …}}
 """
@@ -24,7 +24,7 @@ from trtllm_openai.errors import ClientDisconnected, InvalidRequest, Overloaded,
 log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request that is being answered."""
+"""Id of the current request."""
 
 _CODES = {
     404: "not_found",
@@ -34,11 +34,11 @@ _CODES = {
 }
 LOADING_RETRY_AFTER = 5
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left."""
+"""nginx's status code for a client disconnect."""
 
 
 class ApiError(Exception):
-    """An error the client gets: status, sentence, the parameter at fault and a code to branch on."""
+    """An error response: HTTP status, message, the invalid parameter and a machine-readable code."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class ApiError(Exception):
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     def body(self) -> bytes:
-        """The JSON object that says it."""
+        """The error as JSON."""
         return msgspec.json.encode({"error": self.detail()})
 
     def detail(self) -> dict[str, str | None]:
-        """What is in that object."""
+        """The value of `error` in the JSON body."""
         return {
             "message": self.message,
             "type": self.type,
@@ -78,12 +78,12 @@ class ApiError(Exception):
         }
 
     def response(self) -> Response:
-        """The whole HTTP response."""
+        """The error as an HTTP response."""
         return Response(self.body(), self.status, self.headers, media_type="application/json")
 
 
 def unavailable(message: str) -> ApiError:
-    """503 with the time after which another try makes sense."""
+    """A 503 with `retry-after`."""
     headers = {"retry-after": str(LOADING_RETRY_AFTER), "retry-after-ms": str(LOADING_RETRY_AFTER * 1000)}
     return ApiError(503, message, code="service_unavailable", headers=headers)
 
@@ -95,7 +95,7 @@ def _overloaded(error: Overloaded) -> ApiError:
 
 
 def from_exception(error: Exception) -> ApiError:
-    """The ApiError that stands for any exception of the request path."""
+    """Map any exception of the request path to an ApiError; unexpected ones are logged and become 500."""
     match error:
         case ApiError():
             return error
@@ -110,15 +110,15 @@ def from_exception(error: Exception) -> ApiError:
         case ValidationError():
             return from_validation(error)
     log.error("unexpected error", exc_info=error)
-    return ApiError(500, "The server had an internal error. Its log has the details.", code="internal_error")
+    return ApiError(500, "Internal server error. The server's log has the details.", code="internal_error")
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """400 for a body that does not fit the model: the first fault that says most, with its place."""
+    """A 400 for the first error of a body's validation, with the JSON path as `param`."""
     items = error.errors(include_url=False, include_context=False)
-    # A union reports every branch it tried; the one that got furthest is the branch that was meant.
+    # A union reports an error for every member; the one with the deepest path is the most likely intent.
     item = max(items, key=_how_far) if any(map(_is_tag, items[0]["loc"])) else items[0]
-    param = place(_without_union_tags(item["loc"]))
+    param = json_path(_without_union_tags(item["loc"]))
     message = item["msg"]
     if item["type"] == "missing":
         return ApiError(
@@ -128,8 +128,8 @@ def from_validation(error: ValidationError) -> ApiError:
     return ApiError(400, f"Invalid value for '{param}': {message}.", param=param, code=code)
 
 
-def place(loc: tuple[int | str, ...]) -> str:
-    """`("messages", 0, "content")` as `messages[0].content`."""
+def json_path(loc: tuple[int | str, ...]) -> str:
+    """Format a pydantic location: `("messages", 0, "content")` becomes `messages[0].content`."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -142,7 +142,7 @@ def _how_far(item: ErrorDetails) -> tuple[int, int]:
 
 
 def _is_tag(part: int | str) -> bool:
-    """Whether pydantic added `part` to a location for a union or a key: `list[str]`, `[key]`, `str`."""
+    """Whether pydantic added `part` to name a union member or a dict key: `list[str]`, `[key]`, `str`."""
     return isinstance(part, str) and (part.endswith("]") or part in {"str", "int", "float", "bool"})
 
 
@@ -151,15 +151,15 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def answer_to(error: Exception) -> Response:
-    """The response that any exception of the request path ends in."""
+    """The HTTP response for any exception of the request path."""
     if isinstance(error, (ClientDisconnected, ClientDisconnect)):
-        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for log and metrics; nobody reads it
+        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for the log and the metrics; the client is gone
     return from_exception(error).response()
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` follow the contract."""
-    # The handlers are coroutines because Starlette gives plain functions to a thread each.
+    """Register handlers so that every error of `app` follows the contract."""
+    # Coroutines, because Starlette runs plain functions in a thread pool.
 
     async def answer(_: Request, error: Exception) -> Response:
         return answer_to(error)
@@ -168,8 +168,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         status = error.status_code
         messages = {
-            404: f"There is no {request.url.path} here.",
-            405: f"{request.url.path} does not take {request.method}.",
+            404: f"No route {request.url.path}.",
+            405: f"{request.url.path} does not support {request.method}.",
         }
         message = messages.get(status) or str(error.detail) or http.HTTPStatus(status).phrase
         return ApiError(status, message, code=_CODES.get(status), headers=error.headers).response()
@@ -177,7 +177,7 @@ def install(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         item = error.errors()[0]
-        param = place(tuple(item["loc"][1:]))
+        param = json_path(tuple(item["loc"][1:]))
         return ApiError(400, f"Invalid value for '{param}': {item['msg']}.", param=param).response()
 
     for kind in (

@@ -1,7 +1,7 @@
-"""The routes that generate, called without the layers that FastAPI puts before a route.
+"""Fast path for the generating routes: they are called directly, bypassing FastAPI's and Starlette's layers.
 
-They read their bodies themselves and have no dependencies, so that FastAPI's part in a request is its OpenAPI
-document; its way to a route is some 400 Python calls, as many as all that the server does itself.
+FastAPI's routing costs some 400 Python calls per request, as many as the rest of the server. These routes
+parse their own bodies and have no dependencies, so FastAPI only contributes their OpenAPI documentation.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class DirectRoute:
-    """A POST to `path`."""
+    """A POST route for the exact path `path`."""
 
     path: str
     endpoint: Endpoint
 
 
 class DirectRoutes:
-    """An application that answers `routes` itself and leaves the rest to `app`."""
+    """ASGI application that dispatches to `routes` and passes every other request to `app`."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[DirectRoute]) -> None:
         self._app = app

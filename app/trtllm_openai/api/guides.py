@@ -1,4 +1,7 @@
-"""The form a request demands of its text, from any of the fields that can say so; faults name their place."""
+"""Guided decoding: reads the guide of a request from any of the fields that can specify one.
+
+Errors carry the JSON path of the invalid value as `param`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from trtllm_openai.generation.build import unsupported
 from trtllm_openai.protocol.common import JsonObject, SamplingFields
 
 MAX_GUIDE = 128 * 1024
-"""Characters of a schema, expression or grammar: compiling takes the longer the longer it is."""
+"""Maximum characters of a schema, regular expression or grammar; compile time grows with the length."""
 MAX_DEPTH = 64
 FIELDS = frozenset({"guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs"})
 
@@ -24,7 +27,7 @@ FIELDS = frozenset({"guided_json", "guided_regex", "guided_grammar", "guided_cho
 def find_guide(
     body: SamplingFields, info: EngineInfo, response_format: JsonObject | None = None
 ) -> Guide | None:
-    """The one guide of a request. Raises `InvalidRequest` for two, or one this engine cannot follow."""
+    """The guide of a request, or None. Raises `InvalidRequest` for several, or for an unsupported kind."""
     if response_format is None and body.model_fields_set.isdisjoint(FIELDS):
         return None
     found = [
@@ -41,51 +44,53 @@ def find_guide(
     ]
     if len(found) > 1:
         names = " and ".join(guide.param for guide in found)
-        raise InvalidRequest(f"Only one of {names} may be given.", found[-1].param)
+        raise InvalidRequest(f"{names} are mutually exclusive.", found[-1].param)
     if not found:
         return None
     check_guide(info, found[0])
     if body.min_tokens:
         raise InvalidRequest(
-            f"min_tokens cannot be combined with {found[0].param}, which decides where the text ends.",
+            f"min_tokens cannot be combined with {found[0].param}, which determines where the text ends.",
             "min_tokens",
         )
     return found[0]
 
 
 def check_guide(info: EngineInfo, guide: Guide) -> None:
-    """Refuse a guide that the engine cannot follow."""
+    """Raise `InvalidRequest` for a kind of guide that the engine does not support."""
     if guide.kind not in info.capabilities.guides:
         raise unsupported(info, guide.param)
 
 
 def schema_guide(schema: Any, param: str) -> Guide:
-    """A JSON schema as a guide. Raises `InvalidRequest` with the place of the fault in the schema."""
+    """A JSON schema as a guide. Raises `InvalidRequest` with the JSON path of an invalid keyword."""
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest(f"'{param}' must be a JSON schema.", param, "invalid_type")
     text = msgspec.json.encode(schema).decode()
     if len(text) > MAX_GUIDE:
         raise InvalidRequest(f"'{param}' is longer than {MAX_GUIDE} characters.", param)
     if (fault := _schema_fault(text)) is not None:
-        place, message = fault
+        json_path, message = fault
         raise InvalidRequest(
-            f"'{param}{place}' is not valid in a JSON schema: {message}.", param + place, "invalid_schema"
+            f"'{param}{json_path}' is not valid in a JSON schema: {message}.",
+            param + json_path,
+            "invalid_schema",
         )
     return Guide("json_schema", text, param)
 
 
 @functools.lru_cache(256)
 def _schema_fault(text: str) -> tuple[str, str] | None:
-    """Where the schema is wrong, and what is; None when it is not."""
+    """Validate a schema. Returns the JSON path and message of its most relevant error, or None."""
     schema = json.loads(text)
     if _depth(schema) > MAX_DEPTH:
-        return "", f"it is nested more than {MAX_DEPTH} deep"
+        return "", f"it is nested deeper than {MAX_DEPTH} levels"
     validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     error = best_match(validator(validator.META_SCHEMA).iter_errors(schema))
     if not isinstance(error, (SchemaError, jsonschema.ValidationError)):
         return None
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    return place, error.message[:300]
+    json_path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    return json_path, error.message[:300]
 
 
 def _depth(value: Any) -> int:
@@ -124,7 +129,7 @@ def _choice(choices: list[str] | None, param: str) -> Guide | None:
     if choices is None:
         return None
     if not choices or "" in choices:
-        raise InvalidRequest(f"'{param}' must be a list of texts that are not empty.", param)
+        raise InvalidRequest(f"'{param}' must be a list of non-empty strings.", param)
     options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
     return _text("grammar", f"root ::= {options}", param)
 
@@ -147,7 +152,7 @@ def _from_response_format(response_format: JsonObject | None) -> Guide | None:
 
 
 def _structural_tag(tag: Any, param: str) -> Guide | None:
-    """XGrammar's format, or its older one of `structures` and `triggers`."""
+    """A structural tag in XGrammar's format, or in its older one with `structures` and `triggers`."""
     if tag is None:
         return None
     if isinstance(tag, str):
@@ -156,7 +161,7 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
     if not isinstance(tag, dict) or (tag.get("format") is None and tag.get("structures") is None):
-        raise InvalidRequest(f"'{param}.format' must say what the text looks like.", f"{param}.format")
+        raise InvalidRequest(f"'{param}' needs a format (or structures and triggers).", f"{param}.format")
     form = tag.get("format")
     if form is None:
         structures = tag["structures"] if isinstance(tag.get("structures"), list) else []
@@ -175,16 +180,15 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
             ],
         }
     if _depth(form) > MAX_DEPTH:
-        raise InvalidRequest(f"'{param}' is nested more than {MAX_DEPTH} deep.", param)
+        raise InvalidRequest(f"'{param}' is nested deeper than {MAX_DEPTH} levels.", param)
     text = msgspec.json.encode({"type": "structural_tag", "format": form}).decode()
     return _text("structural_tag", text, param)
 
 
 def _from_structured_outputs(wanted: JsonObject | None) -> list[Guide | None]:
-    """vLLM's way to say it: one object with one of these keys."""
+    """Guides in vLLM's `structured_outputs`: an object with one of these keys."""
     if wanted is None:
         return []
-    place = "structured_outputs"
     kinds: dict[str, tuple[type | tuple[type, ...], Any]] = {
         "json": ((dict, str), _from_schema),
         "regex": (str, functools.partial(_text, "regex")),
@@ -195,7 +199,7 @@ def _from_structured_outputs(wanted: JsonObject | None) -> list[Guide | None]:
     }
     guides: list[Guide | None] = []
     for key, value in wanted.items():
-        param = f"{place}.{key}"
+        param = f"structured_outputs.{key}"
         if value is None:
             continue
         if key not in kinds:

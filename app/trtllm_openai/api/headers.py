@@ -1,7 +1,4 @@
-"""One header of a request, straight from its ASGI scope.
-
-Starlette's `Headers` is a Mapping: a look-up in it costs ten times as much, and a request has many.
-"""
+"""Header look-up in the ASGI scope, ten times as fast as in Starlette's `Headers`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Names for what comes and goes with a request."""
+"""Random ids for requests and responses."""
 
 import random
 
 
 def new_id() -> str:
-    """32 hexadecimal digits that nothing else has; no secret, and unlike a UUID without a system call."""
+    """A unique id of 32 hexadecimal digits. Not a secret; unlike uuid4 it needs no system call."""
     return f"{random.getrandbits(128):032x}"

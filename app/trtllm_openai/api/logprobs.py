@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes of the wire, from the engine's TokenLogprobs."""
+"""Formats the engine's TokenLogprobs as `logprobs` of chat and of legacy completions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot say."""
+"""Replaces minus infinity, which JSON cannot represent."""
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> dict[str, Any]:
-    """`choices[].logprobs` of a chat answer or chunk."""
+    """`choices[].logprobs` of a chat response or chunk."""
 
     def one(token_id: int, logprob: float) -> dict[str, Any]:
         return {
@@ -33,16 +33,17 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> dict[str
 
 
 def completion_logprobs(tokenizer: Tokenizer, delta: TextDelta, shift: int = 0) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion or its chunk. Alternatives of equal text keep the likelier one.
+    """`choices[].logprobs` of a completion or its chunk.
 
-    `shift`: characters of the choice's text that precede what was generated.
+    Of alternatives with the same text the most likely is kept. `shift`: offset in characters of the generated
+    text within the choice's text.
     """
     tokens = delta.logprobs or []
     return {
         "tokens": [tokenizer.token_text(token.token_id) for token in tokens],
         "token_logprobs": [max(token.logprob, MIN_LOGPROB) for token in tokens],
         "top_logprobs": [
-            # Worst first, so that of two alternatives with one text the better is kept.
+            # Least likely first, so that the most likely of several with the same text overwrites the rest.
             {
                 tokenizer.token_text(token_id): max(logprob, MIN_LOGPROB)
                 for token_id, logprob in reversed(token.top)

@@ -28,7 +28,7 @@ _SLASHES = re.compile(r"//+")
 
 
 class RequestLayer:
-    """Wraps the whole application. `keys` None: no API key is needed.
+    """Wraps the whole application. `keys` None: no API key is required.
 
     The body limit holds for declared lengths and for chunked bodies.
     """
@@ -85,7 +85,7 @@ class RequestLayer:
             else:
                 await self._app(scope, receive_bounded, send_with_id)
         finally:
-            # A client that leaves before the answer began, or before a stream ended, is 499 here only.
+            # A disconnect before the end of the response is recorded as 499.
             complete = state.get("complete", status != 0)
             if gone and not complete:
                 status = CLIENT_CLOSED_REQUEST

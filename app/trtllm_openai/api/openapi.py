@@ -1,4 +1,4 @@
-"""Adds to the OpenAPI document what FastAPI cannot see: bodies parsed by hand, streams, the error shape."""
+"""Extends the OpenAPI document with manually parsed bodies, event streams and the error schema."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ _STREAMS: dict[str, type[BaseModel]] = {
 }
 _METHODS = ("get", "post", "delete")
 _ERRORS = {
-    "400": "The request is at fault; error.param names the parameter.",
-    "401": "There is no API key with the request, or none that is known.",
-    "403": "The API key is not for this.",
-    "404": "There is no such route, model or response.",
-    "405": "The route does not take this method.",
+    "400": "The request is invalid; error.param names the parameter.",
+    "401": "The API key is missing or invalid.",
+    "403": "The API key lacks the required scope.",
+    "404": "The route, model or response does not exist.",
+    "405": "The route does not support this method.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "429": "Too much is waiting; try again after the seconds in retry-after.",
+    "429": "Too many requests are queued; retry after the seconds in retry-after.",
     "500": "The server or the engine failed.",
-    "503": "The model is loading, or the server is ending; see retry-after.",
-    "504": "The request's time ran out.",
+    "503": "The model is loading or the server is shutting down; see retry-after.",
+    "504": "The request timed out.",
 }
 
 
 def install(app: FastAPI) -> None:
-    """Replace `app.openapi` by one that knows the request models."""
+    """Replace `app.openapi` with a function that adds the request models."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -86,7 +86,7 @@ def _complete(document: dict[str, Any]) -> None:
         )
         for name, schema in found["$defs"].items():
             schemas.setdefault(name, schema)
-    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own shape of errors
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error schemas
         schemas.pop(unused, None)
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
     for path, operations in document["paths"].items():
@@ -100,12 +100,12 @@ def _complete(document: dict[str, Any]) -> None:
         if path in _STREAMS:
             chunk = {"$ref": f"#/components/schemas/{_STREAMS[path].__name__}"}
             ok = operations["post"]["responses"]["200"]
-            ok["description"] = "The whole answer, or with stream: true its events."
+            ok["description"] = "The complete response, or with stream: true its events."
             ok["content"]["text/event-stream"] = {"schema": _event(chunk)}
 
 
 def _event(chunk: dict[str, str]) -> dict[str, Any]:
-    """The schema of a Server-Sent Event: its data is a chunk, an error, or the word that ends the stream."""
+    """Schema of a server-sent event: its data is a chunk, an error, or `[DONE]`."""
     parsed = {"anyOf": [chunk, {"$ref": "#/components/schemas/ErrorResponse"}]}
     return {
         "type": "object",

@@ -23,7 +23,7 @@ async def stream(
     ping_interval_s: float,
     headers: dict[str, str],
 ) -> Response:
-    """The run as Server-Sent Events. The response closes the run when it ends, however it ends.
+    """The run as server-sent events. The response closes the run on every kind of end.
 
     A request that the engine rejects still gets an ordinary error response. Raises `ClientDisconnected`.
     """
@@ -40,7 +40,7 @@ async def stream(
 async def complete(
     request: Request, run: RequestRun, build: Callable[[list[Answer]], BaseModel], headers: dict[str, str]
 ) -> Response:
-    """The run as one JSON response, which `build` makes from the answers. Raises `ClientDisconnected`."""
+    """The run as one JSON response, built by `build` from the results. Raises `ClientDisconnected`."""
     try:
         answers = await while_connected(request, collect(run))
     finally:

@@ -31,7 +31,7 @@ class Consumer(Protocol):
         """New text of one engine step, or of several after a pause. `last`: every choice has ended."""
 
     def ended(self, error: Exception | None) -> None:
-        """Called once, last: the answer is complete (None), or `error` ended it."""
+        """Called once, as the last call: the response is complete (None), or `error` ended it."""
 
 
 class RequestRun:
@@ -76,7 +76,7 @@ class RequestRun:
         self._consumer: Consumer | None = None
         self._failure: Exception | None = None  # ended it before it had a consumer
         self._end_reason = "client_gone"  # unless something else ends it before it is complete
-        self._accepted = asyncio.Event()  # the engine has produced something, or the run is over
+        self._accepted = asyncio.Event()  # set when the engine has produced output or the run has ended
         self._context = contextvars.copy_context()  # the request's; callbacks come from elsewhere
         self._timers = Timers(limits, accounting.started, self._expire)
         generation.listener = functools.partial(self._context.run, self._advance)
@@ -102,7 +102,7 @@ class RequestRun:
                 raise refusal(output)
 
     def start(self, consumer: Consumer) -> None:
-        """Call `consumer` from now on, until its `ended` was called."""
+        """Set the consumer, which is called until its `ended` was called."""
         if self._failure is not None:
             consumer.ended(self._failure)
             return
@@ -114,7 +114,7 @@ class RequestRun:
         self._context.run(self._end, "shutdown", error)
 
     def close(self) -> None:
-        """Abort what is still running, and account for it. Idempotent."""
+        """Abort running sequences, and account for them. Idempotent."""
         self._stop()
         self.flow.close()
         self._on_close(self)
@@ -122,7 +122,7 @@ class RequestRun:
         self._decoder.open_choices = 0
 
     def _advance(self) -> None:
-        """Pass on the text of the deltas that are waiting."""
+        """Pass the text of the buffered deltas to the consumer."""
         consumer = self._consumer
         if consumer is None:
             self._accepted.set()
@@ -154,7 +154,7 @@ class RequestRun:
         self._end("timeout", error)
 
     def _end(self, reason: str, error: Exception | None) -> None:
-        """Tell the consumer, present or future, that nothing more will come."""
+        """End the run for the consumer, even if it is set later."""
         if self._failure is not None:
             return
         self._end_reason, self._failure = reason, error

@@ -39,7 +39,7 @@ def sampling_params(
     prompt_param: str,
     prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """The parameters of one sequence. Raises `InvalidRequest` for what the engine cannot do.
+    """The parameters of one sequence. Raises `InvalidRequest` for those that the engine does not support.
 
     `max_tokens` None means the rest of the context. `logprobs_param` and `prompt_param` name, in errors, the
     request parameters that `logprobs` and the prompt came from.
@@ -64,7 +64,7 @@ def stop_strings(body: SamplingFields) -> list[str]:
     """`stop` as a list."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"There may be at most {MAX_STOPS} stop strings, not {len(stops)}.", "stop")
+        raise InvalidRequest(f"At most {MAX_STOPS} stop strings are supported, not {len(stops)}.", "stop")
     if "" in stops:
         raise InvalidRequest("A stop string must not be empty.", "stop")
     return stops
@@ -92,7 +92,7 @@ def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tok
 
 
 def check_serving(body: SamplingFields, info: EngineInfo) -> None:
-    """Refuse a scheduling parameter (priority, cache_salt) that the engine would ignore."""
+    """Reject a scheduling parameter (priority, cache_salt) that the engine would ignore."""
     fields = vars(body)
     for name, capability in _SCHEDULING:
         if fields[name] is not None and not getattr(info.capabilities, capability):

@@ -75,7 +75,7 @@ class StreamSource(Protocol):
         """Begin to call `writer.push` and, once, `writer.finish`."""
 
     def close(self) -> None:
-        """The response is over, however it ended. Called exactly once, also if `start` never was."""
+        """The response has ended. Called exactly once, even if `start` never was."""
 
 
 class Flow(Protocol):

@@ -1,4 +1,4 @@
-"""Coroutines run by hand: as far as they go at once, on from a callback. No task, no turn of the loop."""
+"""Drive a coroutine without a task: `send` runs it to its next await, a callback resumes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 def when_unblocked(blocker: Any, callback: Callable[[Any], None]) -> None:
-    """Call `callback` when that is there what a coroutine yielded: a future, or None for a turn to skip."""
+    """Call `callback` once the future that the coroutine waits on completes.
+
+    `blocker`: what `send` returned, a future, or None (a bare yield) to resume in the next loop iteration.
+    """
     if blocker is None:
         asyncio.get_running_loop().call_soon(callback, None)
     else:

@@ -1,6 +1,6 @@
 """A run as a stream of frames: text as it comes, then finish reason, usage if asked for, [DONE].
 
-An endpoint's `ChunkFormat` says how its choices look; order, merging and errors are the same for all.
+An endpoint's `ChunkFormat` formats its choices; order, merging and errors are the same for all endpoints.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class StreamFormatter(ABC):
 
     @abstractmethod
     def tail(self) -> bytes:
-        """The last frames of a complete answer."""
+        """The last frames of a complete response."""
 
     @abstractmethod
     def failure(self, error: Exception) -> bytes:
-        """The last frames of an answer that `error` ended."""
+        """The last frames of a response that `error` ended."""
 
     def consume(self, deltas: list[Delta], last: bool) -> None:
         frames = self.frames(deltas)
@@ -105,7 +105,7 @@ class ChunkFormatter(StreamFormatter):
         choice, delta = deltas[0]
         always = self._usage.always
         if len(deltas) == 1 and delta.finish_reason is None and choice.index in opened and not always:
-            return form.delta(choice, delta)  # nearly every time
+            return form.delta(choice, delta)  # the common case
         if always:
             form.frames.set_usage(self._accounting.usage(final=False).model_dump())
         parts = []
@@ -126,7 +126,7 @@ class ChunkFormatter(StreamFormatter):
 
     def failure(self, error: Exception) -> bytes:
         cut = b""
-        if isinstance(error, ShuttingDown):  # clients that read only chunks learn that the text is cut
+        if isinstance(error, ShuttingDown):  # tells clients that read only chunks that the text is truncated
             delta = TextDelta(finish_reason="abort")
             cut = b"".join(
                 self._form.frames.choice(self._form.final(choice.index, delta))

@@ -1,4 +1,4 @@
-"""Time limits of a request: which hold for it, and the timers that enforce them."""
+"""Time limits of a request, and the timers that enforce them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trtllm_openai.protocol.common import SamplingFields
 
 TIMEOUT_HEADER = "x-request-timeout"
 ENGINE_GRACE_S = 1.0
-"""How much later an engine's own time limit is than ours, whose error message is more helpful."""
+"""Seconds added to the engine's own time limit, so that ours, with the better error message, comes first."""
 
 
 def requested_timeout(request: Request, body: SamplingFields) -> float | None:

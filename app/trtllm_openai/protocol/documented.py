@@ -1,6 +1,6 @@
-"""Models that only document: parts of requests that are read leniently elsewhere, and chunks of streams.
+"""Models for the OpenAPI document only: request parts that are parsed by hand elsewhere, and stream chunks.
 
-The OpenAPI document takes its schemas from here. Tests hold what is really sent against the chunks.
+Tests validate real chunks against these models.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class JsonSchemaFormat(ResponseModel):
 class ResponseFormat(ResponseModel):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
-    format: JsonObject | None = Field(None, description="XGrammar's structural tag.")
+    format: JsonObject | None = Field(None, description="A structural tag in XGrammar's format.")
 
 
 class ToolCallDelta(ResponseModel):
@@ -125,7 +125,7 @@ class CompletionChunk(ResponseModel):
 
 
 class ResponseStreamEvent(ResponseModel):
-    """One event of a streamed response; what else it holds depends on its type."""
+    """One event of a streamed response; further fields depend on its type."""
 
     type: str
     sequence_number: int

@@ -1,7 +1,7 @@
-"""Who may wait: bounds on what has not begun yet, and when to try again.
+"""Admission control: limits on waiting sequences and on requests per API key, and the retry-after estimate.
 
-A sequence waits from its submission to its first output. What waits costs memory and other clients' patience;
-what runs is bounded by the engine. The bounds are those of the server: its HTTP processes count on one board.
+A sequence waits from its submission to its first output. Waiting sequences cost memory and latency; running
+ones are limited by the engine. Limits apply to the whole server: its HTTP processes share the counters.
 """
 
 from __future__ import annotations
@@ -17,93 +17,98 @@ LONGEST_RETRY = 60
 
 
 class Admission:
-    """Counts what waits and what each key has open. `rejected` is told the reason of every refusal."""
+    """Admits or rejects requests. `rejected` is called with the error code of every rejection."""
 
-    def __init__(self, limits: LimitSettings, rejected: Callable[[str], None], board: SharedCounters) -> None:
+    def __init__(
+        self, limits: LimitSettings, rejected: Callable[[str], None], counters: SharedCounters
+    ) -> None:
         self._limits = limits
         self._rejected = rejected
-        self._board = board
+        self._counters = counters
 
     @property
     def waiting(self) -> int:
-        """Sequences of this process that have not begun."""
-        return self._board.waiting
+        """Number of this process's sequences without a first output."""
+        return self._counters.waiting
 
     def enter(self, key: str, prompt_tokens: list[int]) -> Ticket:
-        """Let in sequences with prompts of these lengths. Raises `Overloaded` naming the bound."""
+        """Admit sequences with these prompt lengths. Raises `Overloaded` with the exceeded limit."""
         sequences, tokens = len(prompt_tokens), sum(prompt_tokens)
-        place = None
-        board = self._board
-        with board:
+        slot = None
+        counters = self._counters
+        with counters:
             if self._limits.max_requests_per_key is not None:
-                place = board.place(key)
-            met = self._bound(place, sequences, tokens)
-            if met is None:
-                board.wait(sequences, tokens)
-                if place is not None:
-                    board.open(place)
-        if met is not None:
-            raise self._refuse(*met)
-        return Ticket(board, place, prompt_tokens)
+                slot = counters.slot(key)
+            exceeded = self._exceeded(slot, sequences, tokens)
+            if exceeded is None:
+                counters.wait(sequences, tokens)
+                if slot is not None:
+                    counters.open(slot)
+        if exceeded is not None:
+            raise self._reject(*exceeded)
+        return Ticket(counters, slot, prompt_tokens)
 
-    def _bound(self, place: int | None, sequences: int, tokens: int) -> tuple[str, str] | None:
-        """Code and message of the bound that these would pass."""
+    def _exceeded(self, slot: int | None, sequences: int, tokens: int) -> tuple[str, str] | None:
+        """Code and message of the limit that a request would exceed, or None."""
         limits = self._limits
         most = limits.max_requests_per_key
         if most is not None:
-            if place is None:
-                return "key_concurrency", "Too many API keys have requests open."
-            if self._board.opened(place) >= most:
-                return "key_concurrency", f"This API key may have {most} requests open at once."
-        # What fits an empty queue is never refused, however many sequences it has.
-        waiting, waiting_tokens = self._board.totals()
+            if slot is None:
+                return "key_concurrency", "Too many API keys have open requests."
+            if self._counters.opened(slot) >= most:
+                return "key_concurrency", f"This API key may have {most} concurrent requests."
+        # An empty queue admits any request, so that none is rejected for ever.
+        waiting, waiting_tokens = self._counters.totals()
         if waiting and waiting + sequences > limits.max_waiting_requests:
-            return "queue_full", f"{waiting} sequences are waiting already."
+            return "queue_full", f"{waiting} sequences are waiting, {limits.max_waiting_requests} may."
         if waiting and waiting_tokens + tokens > limits.max_waiting_tokens:
-            return "queue_full", f"{waiting_tokens} prompt tokens are waiting already."
+            return (
+                "queue_full",
+                f"{waiting_tokens} prompt tokens are waiting, {limits.max_waiting_tokens} may.",
+            )
         return None
 
     def too_late(self) -> Overloaded:
-        """The error of a sequence that waited longer than it may."""
-        waited = f"The request waited longer than {self._limits.queue_timeout:g} s for its turn."
-        return self._refuse("queue_timeout", waited)
+        """The error of a sequence that exceeded the queue timeout."""
+        waited = f"The request was queued for longer than {self._limits.queue_timeout:g} s."
+        return self._reject("queue_timeout", waited)
 
     def retry_after_ms(self) -> int:
-        """When half of what waits will have begun, at the present rate; 1 s to a minute."""
-        begun = self._board.begin_times()
+        """Milliseconds until half of the queue will have begun at the current rate; from 1 s to 60 s."""
+        begun = self._counters.begin_times()
         if len(begun) < 2:
             return 1000
         rate = len(begun) / max(time.monotonic() - begun[0], 1e-3)
-        waiting, _ = self._board.totals()
+        waiting, _ = self._counters.totals()
         return round(1000 * min(max(waiting / 2 / rate, 1.0), LONGEST_RETRY))
 
-    def _refuse(self, code: str, message: str) -> Overloaded:
+    def _reject(self, code: str, message: str) -> Overloaded:
         self._rejected(code)
         return Overloaded(message, code, self.retry_after_ms())
 
 
 class Ticket:
-    """One request's place. Sequences begin one by one; must be closed."""
+    """The admission of one request, until its sequences begin and it ends. Must be closed."""
 
-    __slots__ = ("_board", "_place", "_waiting")
+    __slots__ = ("_counters", "_slot", "_waiting")
 
-    def __init__(self, board: SharedCounters, place: int | None, prompt_tokens: list[int]) -> None:
-        self._board = board
-        self._place = place
+    def __init__(self, counters: SharedCounters, slot: int | None, prompt_tokens: list[int]) -> None:
+        self._counters = counters
+        self._slot = slot
         self._waiting = dict(enumerate(prompt_tokens))
 
     def begun(self, index: int) -> None:
         """Sequence `index` has its first output. Idempotent."""
         tokens = self._waiting.pop(index, None)
         if tokens is not None:
-            self._board.dequeue(tokens)
-            self._board.begun(time.monotonic())
+            self._counters.dequeue(tokens)
+            self._counters.begun(time.monotonic())
 
     def close(self) -> None:
-        """The request is over, however it ended. Idempotent."""
+        """Release the request's counts. Idempotent."""
         while self._waiting:
             _, tokens = self._waiting.popitem()
-            self._board.dequeue(tokens)
-        if self._place is not None:
-            self._board.leave(self._place)
-            self._place = None
+            self._counters.dequeue(tokens)
+        if self._slot is not None:
+            self._counters.leave(self._slot)
+            self._slot = None

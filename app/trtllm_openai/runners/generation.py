@@ -1,4 +1,4 @@
-"""The deltas that belong to one HTTP request: one or more sequences, one consumer."""
+"""Buffer of engine deltas for one HTTP request: one or more sequences, one consumer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from trtllm_openai.generation import StepOutput
 
 
 def _nobody() -> None:
-    """Nobody listens yet; the deltas wait."""
+    """The default listener: deltas stay buffered."""
 
 
 class Generation:
     """Collects the deltas of its sequences until the consumer takes them, all at once.
 
-    `listener` is called once per engine step that brought something, however many tokens that were, but not
-    again before what is there was taken: a consumer that is behind finds the deltas of several steps and can
-    merge them. Must be closed: what is still live is then aborted.
+    `listener` is called at most once per engine step, and not again until the buffered deltas are taken: a
+    slow consumer gets the deltas of several steps at once and can merge them. Must be closed, which aborts
+    live sequences.
     """
 
     __slots__ = ("_abort", "_items", "listener", "live", "moved")
@@ -26,11 +26,11 @@ class Generation:
         self._abort = abort
         self._items: list[StepOutput] = []
         self.moved: set[str] = set()
-        """Sequences that were begun again on another runner, which is done once."""
+        """Sequences restarted on another runner after theirs was lost; this is done once for each."""
         self.listener: Callable[[], None] = _nobody
 
     def put(self, output: StepOutput) -> bool:
-        """Add a delta (called by the pool); whether the listener must be called once the step is through."""
+        """Add a delta (called by the pool). Returns whether to call the listener at the end of the step."""
         if output.finish_reason is not None:
             self.live.discard(output.request_id)
         self._items.append(output)
@@ -42,25 +42,25 @@ class Generation:
             self.listener()
 
     def take(self) -> list[StepOutput]:
-        """The deltas since the last call, oldest first; maybe none."""
+        """Remove and return the buffered deltas, oldest first; may be empty."""
         items, self._items = self._items, []
         return items
 
     @property
     def waiting(self) -> Sequence[StepOutput]:
-        """The deltas that nobody has taken yet."""
+        """The buffered deltas."""
         return self._items
 
     def abort(self, request_id: str) -> None:
-        """End one sequence; its later deltas are dropped."""
+        """Abort one sequence; later deltas are dropped."""
         if request_id in self.live:
             self.live.discard(request_id)
             self._abort([request_id])
 
     def close(self) -> None:
-        """End every sequence that is still live. Idempotent, never waits."""
+        """Abort every live sequence. Idempotent, does not block."""
         if self.live:
             ids = list(self.live)
             self.live.clear()
             self._abort(ids)
-        self.listener = _nobody  # whose listener holds it would need the garbage collector
+        self.listener = _nobody  # break the reference cycle with the listener

@@ -1,4 +1,4 @@
-"""Which replica gets which GPUs: disjoint sets, said to each process before it can touch CUDA."""
+"""Assignment of disjoint sets of GPUs to replicas, made before a runner process initializes CUDA."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES for each replica, None to leave it as it is.
+    """CUDA_VISIBLE_DEVICES for each replica; None leaves it unchanged.
 
-    Where none are needed, or none are known of and none were asked for, nothing is assigned. Raises
-    `ConfigError` if the GPUs do not suffice.
+    Nothing is assigned if the engine needs no GPU, or if no GPU is found and the settings name none. Raises
+    `ConfigError` if there are too few GPUs.
     """
     if not per_replica:
         return [None] * settings.replicas
@@ -24,10 +24,10 @@ def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
         return [None] * settings.replicas
     needed = settings.replicas * per_replica
     if len(set(gpus)) != len(gpus):
-        raise ConfigError(f"gpus: {', '.join(gpus)} names a GPU twice")
+        raise ConfigError(f"gpus: {', '.join(gpus)} contains a GPU twice")
     if needed > len(gpus):
         raise ConfigError(
-            f"replicas: {settings.replicas} of {per_replica} GPU(s) each need {needed}, "
+            f"replicas: {settings.replicas} replicas with {per_replica} GPU(s) each need {needed}, "
             f"but there are {len(gpus)}"
         )
     return [

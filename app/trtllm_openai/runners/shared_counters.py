@@ -1,10 +1,10 @@
-"""Numbers that the HTTP processes of one server share: what waits, what is open, who has which connections.
+"""Counters that the HTTP processes of one server share: waiting sequences, requests per key, connections.
 
-Each process writes its own row and a total is a sum over rows, so that a process which is gone takes its part
-along when its row is cleared, at whatever moment it died. One thread of a process uses the board.
+They are in shared memory. Each process writes only its own row, and a total is the sum over rows. Clearing
+the row of a dead process removes its counts, whenever it died. Only one thread per process may use them.
 
-Only what adds after a look at the totals needs the lock (`with board:`). Taking off does not: who still sees
-the number before it sees the state of a moment ago.
+Increments that depend on a total need the lock (`with counters:`). Decrements need no lock: a reader that
+still sees the old value only over-counts.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from itertools import chain
 from typing import Self
 
 RECENT = 64
-"""Begun sequences that are remembered."""
+"""Number of begin times kept per row."""
 KEYS = 1024
-"""API keys that may have something open at once."""
+"""Maximum number of API keys with open requests at a time."""
 
 _WORD = 8
 _DIGEST = 16
 
 
 class SharedCounters:
-    """One process's view: `alone()` if there is no other, else `create()` and, in each worker, `attach()`."""
+    """One process's view of the counters.
+
+    `alone()` is for a single process. Otherwise the supervisor calls `create()` and each worker `attach()`.
+    """
 
     def __init__(self, memory: bytearray | mmap.mmap, rows: int, row: int, fd: int | None) -> None:
         self.fd = fd
-        """The shared memory, for `attach` in a process that inherits it; None for one that is alone."""
+        """Descriptor of the shared memory, for `attach` in a process that inherits it; None if not shared."""
         self._rows = rows
         self._row = row
         words = memoryview(memory).cast("q")
-        # Words of 8 bytes, so that each is written at once: a killed process leaves none half written.
+        # Aligned 8-byte words are written atomically: a killed process leaves none half written.
         self._waiting, self._tokens, self._connections, self._accepting = (
             words[n * rows : (n + 1) * rows] for n in range(4)
         )
@@ -46,31 +49,31 @@ class SharedCounters:
         own = self._own_times.tolist()
         self._oldest = own.index(min(own)) if own else 0
         at += rows * RECENT
-        # What each row has open, place by place, and whose the places are. Where nothing is open is free.
+        # Open requests by slot and row, and each slot's key digest. A slot without open requests is free.
         self._open = words[at : at + KEYS * rows]
         self._keys = words[at + KEYS * rows :].cast("B")
         self._nothing = bytes(rows * _WORD)
 
     @classmethod
     def alone(cls) -> Self:
-        """One row that nobody else sees, without a lock."""
+        """Private counters with one row and no lock."""
         return cls(bytearray(_size(1)), 1, 0, None)
 
     @classmethod
     def create(cls, rows: int) -> Self:
-        """Shared memory for this many workers. The creator has no row: it reads and clears."""
-        fd = os.memfd_create("trtllm-openai-board")
+        """Allocate shared memory for `rows` workers. The creator has no row: it only reads and clears."""
+        fd = os.memfd_create("trtllm-openai-counters")
         os.ftruncate(fd, _size(rows))
         return cls.attach(fd, rows, rows)
 
     @classmethod
     def attach(cls, fd: int, rows: int, row: int) -> Self:
-        """A worker's view: `fd` and `rows` as created, `row` its own, which is new or was cleared."""
+        """Map the memory in a worker. `row`: its own row, which is new or was cleared."""
         return cls(mmap.mmap(fd, _size(rows)), rows, row, fd)
 
     def __enter__(self) -> None:
-        # A lock of the process, which the kernel takes back from a dead one; flock's belongs to the inherited
-        # descriptor and would exclude nobody.
+        # A POSIX lock belongs to the process, and the kernel releases it when the process dies. A flock would
+        # belong to the open file description, which all workers inherit, and would not exclude them.
         if self.fd is not None:
             fcntl.lockf(self.fd, fcntl.LOCK_EX)
 
@@ -79,72 +82,72 @@ class SharedCounters:
             fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
     def clear(self, row: int) -> None:
-        """The worker of this row is gone (dead, not dying): nothing it held counts any more.
+        """Reset the row of a dead worker. The process must have ended.
 
-        What it began stays in `begin_times`: the engine did begin it.
+        Its begin times stay: they describe the engine's rate.
         """
         for column in (self._waiting, self._tokens, self._connections, self._accepting):
             column[row] = 0
         self._open[row :: self._rows] = memoryview(bytes(KEYS * _WORD)).cast("q")
 
-    # --- what waits ---
+    # --- waiting sequences ---
 
     @property
     def waiting(self) -> int:
-        """Own sequences that have not begun."""
+        """Own sequences without a first output."""
         return self._waiting[self._row]
 
     def totals(self) -> tuple[int, int]:
-        """Waiting sequences and their prompt tokens, of all rows; never too few while the lock is held."""
+        """Waiting sequences and their prompt tokens over all rows; never an under-count while locked."""
         return sum(self._waiting), sum(self._tokens)
 
     def wait(self, sequences: int, tokens: int) -> None:
-        """Own sequences wait. Under the lock."""
+        """Add own waiting sequences. Requires the lock."""
         self._waiting[self._row] += sequences
         self._tokens[self._row] += tokens
 
     def dequeue(self, tokens: int) -> None:
-        """An own sequence waits no longer."""
+        """Remove one own waiting sequence."""
         self._waiting[self._row] -= 1
         self._tokens[self._row] -= tokens
 
     def begun(self, now: float) -> None:
-        """An own sequence began at this time of the monotonic clock, which is the same in all processes."""
+        """Record that an own sequence began at `now` (monotonic clock, common to all processes)."""
         self._own_times[self._oldest] = now
         self._oldest = (self._oldest + 1) % RECENT
 
     def begin_times(self) -> list[float]:
-        """When the last sequences of all rows began, at most `RECENT`, the oldest first."""
+        """The latest begin times over all rows, at most `RECENT`, oldest first."""
         return [time for time in sorted(self._times)[-RECENT:] if time]
 
-    # --- what a key has open ---
+    # --- open requests per API key ---
 
-    def place(self, key: str) -> int | None:
-        """The place of a key's count, taken for it if it has none. Under the lock. None: all are in use."""
+    def slot(self, key: str) -> int | None:
+        """Find or allocate the slot of an API key; None if all are in use. Requires the lock."""
         digest = _digest(key)
         found: int = self._keys.tobytes().find(digest)
         if found >= 0:
             return found // _DIGEST
         first = int.from_bytes(digest) % KEYS
-        for place in chain(range(first, KEYS), range(first)):
-            if self._open[place * self._rows : (place + 1) * self._rows].tobytes() == self._nothing:
-                self._keys[place * _DIGEST : (place + 1) * _DIGEST] = digest
-                return place
+        for slot in chain(range(first, KEYS), range(first)):
+            if self._open[slot * self._rows : (slot + 1) * self._rows].tobytes() == self._nothing:
+                self._keys[slot * _DIGEST : (slot + 1) * _DIGEST] = digest
+                return slot
         return None
 
-    def opened(self, place: int) -> int:
-        """Requests that are open at a place, of all rows."""
-        return sum(self._open[place * self._rows : (place + 1) * self._rows])
+    def opened(self, slot: int) -> int:
+        """Open requests of a slot over all rows."""
+        return sum(self._open[slot * self._rows : (slot + 1) * self._rows])
 
-    def open(self, place: int) -> None:
-        """One more own request is open here. Under the lock."""
-        self._open[place * self._rows + self._row] += 1
+    def open(self, slot: int) -> None:
+        """Add one own open request. Requires the lock."""
+        self._open[slot * self._rows + self._row] += 1
 
-    def leave(self, place: int) -> None:
-        """One own request less; with the last of all rows the place is free."""
-        self._open[place * self._rows + self._row] -= 1
+    def leave(self, slot: int) -> None:
+        """Remove one own open request; the last one of all rows frees the slot."""
+        self._open[slot * self._rows + self._row] -= 1
 
-    # --- connections: read without the lock, a little late does no harm ---
+    # --- connections: read without the lock, slightly stale values are harmless ---
 
     @property
     def connections(self) -> int:
@@ -157,7 +160,7 @@ class SharedCounters:
 
     @property
     def accepting(self) -> bool:
-        """Whether this process takes new connections; at first not."""
+        """Whether this process accepts connections; initially False."""
         return bool(self._accepting[self._row])
 
     @accepting.setter
@@ -165,7 +168,7 @@ class SharedCounters:
         self._accepting[self._row] = does
 
     def fewest_connections(self) -> int | None:
-        """The smallest number that another row has which accepts; None if there is none."""
+        """Fewest connections of any other accepting row; None if there is none."""
         rows = enumerate(zip(self._connections, self._accepting, strict=True))
         others = [number for row, (number, accepts) in rows if accepts and row != self._row]
         return min(others, default=None)

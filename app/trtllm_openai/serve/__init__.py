@@ -1,1 +1,1 @@
-"""The process that serves HTTP: uvicorn, the application, the served model, and several workers of them."""
+"""The HTTP process: uvicorn, the ASGI application and the served model; and several such workers."""

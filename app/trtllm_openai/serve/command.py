@@ -33,7 +33,7 @@ class ProgressDisplay:
         self._tenth = -1
 
     def update(self, readiness: Readiness) -> None:
-        """Show the current state, if it differs from what is shown."""
+        """Show the current state if it has changed."""
         state = readiness.reason or "ready"
         if self._tty:
             width = 24
@@ -87,20 +87,20 @@ def check_files(settings: Settings) -> None:
     if settings.api_keys_file:
         Keys(Path(settings.api_keys_file).expanduser())
     if settings.tls_key and not settings.tls_certificate:
-        raise ConfigError("tls_key: it needs tls_certificate")
+        raise ConfigError("tls_key: it requires tls_certificate")
     if settings.tls_certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
-        except OSError as error:  # ssl's own errors too
-            raise ConfigError(f"tls_certificate, tls_key: they cannot be used: {error}") from None
+        except OSError as error:  # includes ssl.SSLError
+            raise ConfigError(f"tls_certificate, tls_key: cannot be loaded: {error}") from None
 
 
 class StandaloneServer(Server):
-    """The server of the only HTTP process. It exits when start-up fails or the last runner is given up."""
+    """The server of a single HTTP process. It exits when start-up or the last runner has failed for good."""
 
     failure = ""
-    """Why it had to exit; empty if it was told to."""
+    """Reason of the exit; empty after a signal."""
 
     async def on_tick(self, counter: int) -> bool:
         readiness = self._service.context.readiness
@@ -132,7 +132,7 @@ class StartupReporter:
 
 
 def serve_alone(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
-    """Serve from this process. Returns why it cannot go on; empty if it was told to exit."""
+    """Serve from this process. Returns the reason of a failure; empty after a signal."""
     service = InferenceService(settings, StartupReporter(display, listener).update)
     server = StandaloneServer(http_config(create_app(service), settings), service)
     server.run(sockets=[listener])
@@ -140,7 +140,7 @@ def serve_alone(settings: Settings, listener: socket.socket, display: ProgressDi
 
 
 def supervise(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
-    """Serve from several HTTP workers. Returns why that cannot go on; empty if it was told to exit."""
+    """Serve from several HTTP workers. Returns the reason of a failure; empty after a signal."""
     listener.setblocking(False)
     listener.listen(BACKLOG)
 

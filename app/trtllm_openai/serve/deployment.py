@@ -1,4 +1,4 @@
-"""How an HTTP process is deployed: alone, or as one worker of several (`serve.workers`)."""
+"""Deployment of an HTTP process: as the only one, or as one of several workers (`serve.workers`)."""
 
 from __future__ import annotations
 

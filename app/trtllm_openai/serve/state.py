@@ -67,7 +67,7 @@ class InferenceService:
         self.context.draining = True
 
     def interrupt(self) -> None:
-        """End all running requests with an error that says the server is shutting down."""
+        """End all running requests with a shutdown error."""
         for run in list(self.context.runs):
             run.interrupt(ShuttingDown())
 

@@ -19,7 +19,7 @@ from trtllm_openai.serve.state import InferenceService
 log = logging.getLogger("trtllm_openai.serve")
 
 BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+"""Listen backlog."""
 SHUTDOWN_TIMEOUT_S = 5
 """Seconds that interrupted responses get to send their last frames."""
 
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
         # uvicorn's own handler would raise the signal again after the shutdown; here the exit status is 0.
-        # sse-starlette patches the base class's handler so that SIGTERM cuts streams; nor is that called.
+        # Not calling it also bypasses sse-starlette's patch of it, which cuts streams on SIGTERM.
         if self._service.context.draining:
             self._skip_drain = True
             return

@@ -1,7 +1,7 @@
 """Logging set-up, the same for every process of the server.
 
-A record is one line, of text or of JSON, whatever its content; only a traceback in text has more. Fields that
-a record carries as `extra=fields(...)` become keys of the JSON object, or `key=value` after the message.
+Each record is one line, of text or JSON; only a traceback in text spans several. Fields that a record carries
+as `extra=fields(...)` become keys of the JSON object, or `key=value` after the message.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class QuietHandler(logging.Handler):
-    """Writes to a descriptor, and never waits for it.
+    """Non-blocking handler that writes to a file descriptor.
 
-    If it is a full disk, a closed pipe or a pipe that nobody reads, lines are lost, nothing else; how many is
-    said once one can be written again.
+    Lines are dropped if the disk is full or the pipe is closed or full; the next line that can be written is
+    preceded by the number of dropped ones.
     """
 
     def __init__(self, descriptor: int = 2) -> None:
@@ -36,10 +36,10 @@ class QuietHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._lost = 0
-        self._cut = False  # the last line was written in part
+        self._cut = False  # the last line was written only partly
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record, or lose it."""
+        """Write one record, or drop it."""
         try:
             if self._lost and self._write(self._notice()):
                 self._lost = 0
@@ -52,7 +52,7 @@ class QuietHandler(logging.Handler):
         rest = f"{start}{line}\n".encode(errors="backslashreplace")
         whole = len(rest)
         try:
-            while rest and self._poll.poll(0):  # a pipe that can be written takes so much at once
+            while rest and self._poll.poll(0):  # a writable pipe accepts this many bytes atomically
                 rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
         except OSError:
             pass
@@ -61,12 +61,12 @@ class QuietHandler(logging.Handler):
         return not rest
 
     def _notice(self) -> str:
-        text = f"{self._lost} lines of the log were lost: nobody read them"
+        text = f"dropped {self._lost} log lines: the output was blocked"
         return self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None))
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, process, logger, message. Control characters are escaped: a path may have a line break."""
+    """Time, level, process, logger, message. Control characters are escaped: a path can hold a line break."""
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
@@ -84,7 +84,7 @@ def _quoted(value: object) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """The same as an object: time (UTC), level, process, logger, message, the fields, exception."""
+    """One JSON object per record: time (UTC), level, process, logger, message, the fields, exception."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -104,12 +104,12 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         try:  # in ASCII, so that lone surrogates stay valid JSON
             return json.dumps(line, default=str, allow_nan=False)
-        except ValueError:  # infinity, or an object within itself
+        except ValueError:  # infinity, or a circular reference
             return json.dumps({name: str(value) for name, value in line.items()})
 
 
 def setup_logging(level: str, process: str, form: Literal["text", "json"] = "text") -> None:
-    """Log to standard error from now on."""
+    """Configure the root logger to write to standard error."""
     handler = QuietHandler()
     handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,9 +1,9 @@
-"""The server's metrics: what the HTTP side counts, and what the pool says when somebody looks.
+"""The server's metrics: counted by the HTTP process, or read from the pool at scrape time.
 
-Everything is defined in one table, which docs/operations.md repeats. Several HTTP processes are one server to
-Prometheus: each sends its `Metrics.snapshot()` to whichever is asked, and that one renders
-`render(merged(snapshots, DEFINITIONS))`. The names that vLLM's dashboards look for are made from the same
-snapshot while it is rendered (`telemetry.vllm`).
+All metrics are defined in one table, which docs/operations.md repeats. Several HTTP processes are one target
+to Prometheus: the scraped process collects every `Metrics.snapshot()` and renders
+`render(merged(snapshots, DEFINITIONS))`. Aliases with vLLM's names are derived from the same snapshot
+(`telemetry.vllm`).
 """
 
 from __future__ import annotations
@@ -42,89 +42,91 @@ _HTTP = (
     Definition(
         "http_requests",
         "counter",
-        "HTTP requests by route, method and status (499: the client left before the end)",
+        "HTTP requests by route, method and status (499: the client disconnected)",
         ("route", "method", "status"),
     ),
     Definition(
         "sequences",
         "counter",
-        "Generated sequences by how they ended (cancelled: before they were complete)",
+        "Finished sequences by finish reason (cancelled: ended before completion)",
         ("finish_reason",),
     ),
     Definition(
         "rejected",
         "counter",
-        "Requests refused before they began, by the bound or rule they met",
+        "Requests rejected by admission or rate limits, by reason",
         ("reason",),
     ),
     Definition(
         "cancelled",
         "counter",
-        "Requests ended before their answer was complete: client_gone, timeout, shutdown or error",
+        "Requests ended before completion, by cause: client_gone, timeout, shutdown or error",
         ("reason",),
     ),
     Definition("prompt_tokens", "counter", "Prompt tokens of accepted requests"),
-    Definition("generation_tokens", "counter", "Tokens generated for clients"),
+    Definition("generation_tokens", "counter", "Generated tokens"),
     Definition("prefix_cache_queried_tokens", "counter", "Prompt tokens looked up in the prefix cache"),
-    Definition("prefix_cache_hit_tokens", "counter", "Prompt tokens that were found in the prefix cache"),
+    Definition("prefix_cache_hit_tokens", "counter", "Prompt tokens found in the prefix cache"),
     Definition(
         "time_to_first_token_seconds",
         "histogram",
-        "From the request's arrival to its first token",
+        "Time from a request's arrival to its first token",
         bounds=_SECONDS,
     ),
     Definition(
         "inter_token_latency_seconds",
         "histogram",
-        "Time between the tokens of one choice; those that came together share the time since the last",
+        "Time between tokens of one choice; tokens that arrive together share the gap",
         bounds=_SHORT,
     ),
     Definition(
         "time_per_output_token_seconds",
         "histogram",
-        "Mean time between the tokens of one request, after the first",
+        "Mean time between tokens of one request, after the first",
         bounds=_SHORT,
     ),
     Definition(
         "e2e_request_latency_seconds",
         "histogram",
-        "From the request's arrival to its last token",
+        "Time from a request's arrival to its last token",
         bounds=_SECONDS,
     ),
     Definition(
         "queue_time_seconds",
         "histogram",
-        "From the submission of a request to its turn in the engine",
+        "Time that a request waits in the engine's queue",
         bounds=_SECONDS,
     ),
-    Definition("prefill_time_seconds", "histogram", "Time to first token without the queue", bounds=_SECONDS),
-    Definition("decode_time_seconds", "histogram", "From the first token to the last", bounds=_SECONDS),
+    Definition(
+        "prefill_time_seconds", "histogram", "Time to first token without queue time", bounds=_SECONDS
+    ),
+    Definition("decode_time_seconds", "histogram", "Time from the first token to the last", bounds=_SECONDS),
     Definition("request_prompt_tokens", "histogram", "Prompt tokens of a finished request", bounds=_TOKENS),
     Definition(
-        "request_generation_tokens", "histogram", "Tokens generated for a finished request", bounds=_TOKENS
+        "request_generation_tokens", "histogram", "Generated tokens of a finished request", bounds=_TOKENS
     ),
-    Definition("open_streams", "gauge", "Streams being sent to clients"),
-    Definition("requests_not_begun", "gauge", "Sequences without a first output yet"),
-    Definition("requests_orphaned", "gauge", "Sequences that no request waits for any more"),
-    Definition("moved_sequences", "counter", "Sequences begun again because their runner was lost"),
+    Definition("open_streams", "gauge", "Open response streams"),
+    Definition("requests_not_begun", "gauge", "Sequences without a first token yet"),
+    Definition("requests_orphaned", "gauge", "Sequences without a request; above 0 means a leak"),
+    Definition("moved_sequences", "counter", "Sequences restarted on another runner after theirs was lost"),
 )
-# Every process hears the same of the runners.
+# Every HTTP process reports the same values of these, so they are not summed.
 _POOL = (
-    Definition("requests_running", "gauge", "Sequences the engines are working on", shared=True),
+    Definition("requests_running", "gauge", "Sequences running in the engines", shared=True),
     Definition("requests_waiting", "gauge", "Sequences waiting in the engines (queue depth)", shared=True),
     Definition("kv_blocks_used", "gauge", "KV cache blocks in use", shared=True),
-    Definition("kv_blocks_total", "gauge", "KV cache blocks there are", shared=True),
-    Definition("kv_blocks_reused", "counter", "KV cache blocks taken from earlier prompts", shared=True),
-    Definition("engine_steps", "counter", "Steps the engines made", shared=True),
-    Definition("engine_prompt_tokens", "counter", "Prompt tokens the engines took in", shared=True),
-    Definition("engine_generated_tokens", "counter", "Tokens the engines made", shared=True),
-    Definition("runners_ready", "gauge", "ModelRunners that take requests", shared=True),
-    Definition("runners", "gauge", "ModelRunners configured", shared=True),
-    Definition("runner_restarts", "counter", "Runners started again after a failure", shared=True),
+    Definition("kv_blocks_total", "gauge", "Total KV cache blocks", shared=True),
+    Definition("kv_blocks_reused", "counter", "KV cache blocks reused from the prefix cache", shared=True),
+    Definition("engine_steps", "counter", "Engine steps", shared=True),
+    Definition("engine_prompt_tokens", "counter", "Prompt tokens prefilled by the engines", shared=True),
+    Definition("engine_generated_tokens", "counter", "Tokens generated by the engines", shared=True),
+    Definition("runners_ready", "gauge", "Runners that accept requests", shared=True),
+    Definition("runners", "gauge", "Configured runners", shared=True),
+    Definition("runner_restarts", "counter", "Runner restarts after a failure", shared=True),
     Definition(
         "build_info",
         "gauge",
-        "1; its labels say what is running",
+        "Always 1; version, engine and model are in the labels",
         ("version", "engine", "model_name"),
         shared=True,
     ),
@@ -134,7 +136,7 @@ DEFINITIONS = {definition.name: definition for definition in (*_HTTP, *_POOL)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
-    """The pool at one moment. `orphaned`: sequences that no request waits for any more."""
+    """Snapshot of the pool. `orphaned`: live sequences without a request."""
 
     stats: EngineStats = field(kw_only=False)
     ready: int = 0
@@ -147,7 +149,7 @@ class PoolSnapshot:
     """Version, engine and model."""
 
     def values(self) -> dict[str, float]:
-        """The pool's metrics without labels, by name."""
+        """The pool's unlabelled metrics by name."""
         stats = self.stats
         return {
             "requests_running": stats.running,
@@ -193,11 +195,11 @@ class Metrics:
         self.request_generation_tokens = self._histogram("request_generation_tokens")
 
     def watch_pool(self, snapshot: Callable[[], PoolSnapshot]) -> None:
-        """Have the pool's metrics too, as they are when somebody looks."""
+        """Set the source of the pool's metrics, which is called on every scrape."""
         self._pool = snapshot
 
     def snapshot(self) -> Snapshot:
-        """Everything as it is now."""
+        """The current value of every metric."""
         snapshot = {name: series_of(metric) for name, metric in self._own.items()}
         if self._pool is not None:
             pool = self._pool()
@@ -219,7 +221,7 @@ class Metrics:
 
 
 def render(snapshot: Snapshot) -> bytes:
-    """A snapshot in Prometheus' text exposition format, vLLM's names included."""
+    """Render a snapshot in Prometheus' text exposition format, with vLLM's aliases."""
     registry = CollectorRegistry()
     registry.register(_Rendered(snapshot))
     return generate_latest(registry)

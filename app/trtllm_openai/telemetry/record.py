@@ -1,4 +1,4 @@
-"""What is known of one HTTP request by its end; log line, trace and timings are made from it."""
+"""The record of one HTTP request, from which its log line, trace and timings are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("trtllm_openai.access")
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went, in seconds. `ttft` is `queue` + `prefill`, `decode` comes after it."""
+    """Latency breakdown of a request in seconds. `ttft` = `queue` + `prefill`; `decode` follows it."""
 
     queue: float
     prefill: float
@@ -32,7 +32,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """What a request had generated. `end`: why it ended before its answer was complete; else empty."""
+    """Results of a generating request. `end`: why it ended before completion; empty if it completed."""
 
     sampling: SamplingParams
     choices: int
@@ -47,7 +47,10 @@ class GenerationRecord:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`begun` and a generation's `first_token` are by `time.perf_counter`, `seconds` counts from `begun`."""
+    """Record of one request.
+
+    `begun` and the generation's `first_token` are `time.perf_counter` values; `seconds` is the duration.
+    """
 
     request_id: str = ""
     method: str = ""
@@ -58,13 +61,13 @@ class RequestRecord:
     begun: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     trace_context: dict[str, str] = field(default_factory=dict)
-    """The client's traceparent and tracestate."""
+    """The client's `traceparent` and `tracestate` headers."""
     generation: GenerationRecord | None = None
     detached: bool = False
-    """The generation goes on after the answer."""
+    """Whether generation continues in the background after the response."""
 
     def fields(self) -> dict[str, str | int | float]:
-        """The fields of the log line; those without a value are left out."""
+        """Fields of the log line; those without a value are omitted."""
         fields: dict[str, str | int | float] = {
             "request_id": self.request_id,
             "method": self.method,
@@ -83,6 +86,6 @@ class RequestRecord:
         return fields
 
     def log(self, level: int = logging.INFO) -> None:
-        """Write the request's line."""
+        """Write the access-log line."""
         if log.isEnabledFor(level):
             log.log(level, "request", extra=logs.fields(self.fields()))

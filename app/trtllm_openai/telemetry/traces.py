@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: one span for each request that generates, by the semantic conventions for GenAI.
+"""OpenTelemetry tracing: one span per generating request, by the semantic conventions for GenAI.
 
-Only when an OTLP endpoint is set, by `otlp_endpoint` or by OpenTelemetry's own variables; nothing of it is
-imported otherwise. A span is made when its request is over, so that it costs nothing before; a thread sends
-spans in batches (OTLP over HTTP, protobuf), and when the receiver is slow or gone they are dropped.
+Enabled by `otlp_endpoint` or OpenTelemetry's own environment variables; OpenTelemetry is not imported
+otherwise. A span is created after its request has ended. A background thread exports spans in batches (OTLP
+over HTTP, protobuf) and drops them if the receiver is slow or unreachable.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from trtllm_openai.errors import ConfigError
 from trtllm_openai.telemetry.record import GenerationRecord, RequestRecord
 
 OPERATIONS = {"/v1/chat/completions": "chat", "/v1/responses": "chat", "/v1/completions": "text_completion"}
-"""The routes that generate, and what the conventions call it."""
+"""Generating routes with their `gen_ai.operation.name`."""
 CONTEXT_HEADERS = ("traceparent", "tracestate")
 VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SERVICE = "trtllm-openai-server"
 SEND_ON_EXIT = 3.0
-"""Seconds that the last spans get to be sent."""
+"""Timeout in seconds for exporting the remaining spans at shutdown."""
 
 Attributes = dict[str, str | int | float | list[str]]
 
 
 class Tracer:
-    """Makes spans of requests and has them sent."""
+    """Creates and exports the spans of requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `ConfigError` when that is not possible."""
+        """Raises `ConfigError` if OpenTelemetry is not installed or the endpoint is invalid."""
         try:
             from opentelemetry import trace
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -42,7 +42,7 @@ class Tracer:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise ConfigError(
-                f"otlp_endpoint: traces need OpenTelemetry ({error.name} is missing): "
+                f"otlp_endpoint: tracing requires OpenTelemetry ({error.name} is missing): "
                 "pip install 'trtllm-openai-server[tracing]'"
             ) from None
         endpoint = None  # the exporter's own variables
@@ -50,7 +50,7 @@ class Tracer:
             parts = urlsplit(settings.otlp_endpoint)
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise ConfigError(
-                    "otlp_endpoint: it must be the URL of an OTLP receiver, as http://host:4318"
+                    "otlp_endpoint: it must be the URL of an OTLP receiver, such as http://host:4318"
                 )
             endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
         name = os.environ.get("OTEL_SERVICE_NAME") or SERVICE
@@ -63,7 +63,7 @@ class Tracer:
         self._address: Attributes = {"server.address": settings.host, "server.port": settings.port}
 
     def record(self, record: RequestRecord, model: str) -> None:
-        """Make the span of a request that is over; never waits."""
+        """Create the span of a finished request. Does not block."""
         end = time.time_ns()
         begun = end - round((time.perf_counter() - record.begun) * 1e9)
         operation = OPERATIONS[record.route]
@@ -93,19 +93,21 @@ class Tracer:
         if generation is not None and generation.first_token is not None:
             first = begun + round((generation.first_token - record.begun) * 1e9)
             span.add_event("gen_ai.first_token", timestamp=first)
-        if error and not 400 <= record.status < 500:  # the server's fault, by the conventions for HTTP
+        if (
+            error and not 400 <= record.status < 500
+        ):  # only 5xx is an error of a server span, by the conventions for HTTP
             span.set_status(self._trace.StatusCode.ERROR)
         span.end(end)
 
     def close(self) -> None:
-        """Send what is left, for `SEND_ON_EXIT` seconds at most."""
+        """Export the remaining spans within `SEND_ON_EXIT` seconds."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(SEND_ON_EXIT)
 
 
 def make_tracer(settings: Settings) -> Tracer | None:
-    """A tracer if an endpoint is set. Raises `ConfigError` when it cannot be had."""
+    """Create a tracer if an endpoint is configured, else return None. Raises `ConfigError`."""
     if settings.otlp_endpoint or any(os.environ.get(name) for name in VARIABLES):
         return Tracer(settings)
     return None

@@ -1,8 +1,8 @@
-"""Counters, gauges and histograms as plain numbers of one process: no locks, no registry, cheap to change.
+"""Counters, gauges and histograms of one process, without locks or a registry, so that updates are cheap.
 
-A `Snapshot` is what they come to at one moment, in structs that msgspec sends as plain lists. Snapshots of
-several processes become one by `merged`: everything is added up, but for what its definition calls `shared`,
-which every process sees alike.
+A `Snapshot` holds their values at one moment, in structs that msgspec encodes as arrays. `merged` combines
+the snapshots of several processes: values are summed, except those of `shared` metrics, which every process
+reports alike.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A metric: its name without prefix and without `_total`, what it says, and its labels.
+    """Definition of a metric. `name` excludes the prefix and `_total`.
 
-    `bounds`: upper bounds of a histogram's buckets, without infinity. `shared`: see the module.
+    `bounds`: upper bounds of a histogram's buckets, without infinity. `shared`: every process reports the
+    same value, which is therefore not summed.
     """
 
     name: str
@@ -31,8 +32,10 @@ class Definition:
 
 
 class Series(msgspec.Struct, array_like=True):
-    """One combination of label values. `value` is a histogram's sum, `buckets` what fell into each of its
-    buckets (not cumulative; the last one is above every bound).
+    """The value of a metric for one combination of label values.
+
+    For a histogram `value` is the sum, and `buckets` has the count of each bucket (not cumulative; the last
+    one is above every bound).
     """
 
     labels: list[str]
@@ -41,7 +44,7 @@ class Series(msgspec.Struct, array_like=True):
 
 
 Snapshot = dict[str, list[Series]]
-"""The series of each metric, by its name."""
+"""Maps metric names to series."""
 
 
 class Number:
@@ -66,7 +69,7 @@ class Number:
 
 
 class Histogram:
-    """How often a value fell into each bucket."""
+    """A histogram with fixed buckets."""
 
     __slots__ = ("_bounds", "buckets", "sum")
 
@@ -76,7 +79,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count `value`, as if it had been observed `times` times."""
+        """Record `value`, `times` times."""
         self.buckets[bisect_left(self._bounds, value)] += times
         self.sum += value * times
 
@@ -85,7 +88,7 @@ class Histogram:
 
 
 class Labelled:
-    """A counter or gauge for each combination of label values that came up."""
+    """A counter or gauge with labels: one child per combination of label values seen so far."""
 
     __slots__ = ("children",)
 
@@ -93,7 +96,7 @@ class Labelled:
         self.children: dict[tuple[str, ...], Number] = {}
 
     def labels(self, *values: str) -> Number:
-        """The one for these label values, in the order of the definition."""
+        """The child for these label values, given in the order of the definition."""
         child = self.children.get(values)
         if child is None:
             child = self.children[values] = Number()
@@ -101,14 +104,14 @@ class Labelled:
 
 
 def series_of(metric: Number | Histogram | Labelled) -> list[Series]:
-    """The series of a metric as they are now."""
+    """The current series of a metric."""
     if isinstance(metric, Labelled):
         return [child.series(list(values)) for values, child in metric.children.items()]
     return [metric.series([])]
 
 
 def merged(snapshots: Iterable[Snapshot], definitions: Mapping[str, Definition]) -> Snapshot:
-    """Several processes' snapshots as one. Of what is shared the largest value counts, the latest total."""
+    """Merge snapshots of several processes: sum each series; for shared metrics take the maximum."""
     result: dict[str, dict[tuple[str, ...], Series]] = {}
     for snapshot in snapshots:
         for name, every in snapshot.items():
@@ -126,7 +129,7 @@ def merged(snapshots: Iterable[Snapshot], definitions: Mapping[str, Definition])
 
 
 def totals(snapshot: Snapshot, definitions: Mapping[str, Definition]) -> Snapshot:
-    """What stays of a process that is gone: what it counted, not what it had, nor what others see as well."""
+    """The part of a snapshot that outlives its process: counters and histograms that are not shared."""
     return {
         name: every
         for name, every in snapshot.items()

@@ -1,7 +1,7 @@
-"""The same numbers under the names and labels that dashboards for vLLM look for, made when asked for.
+"""Aliases of metrics with vLLM's names and labels, for dashboards made for vLLM; derived at scrape time.
 
-Where vLLM renamed a metric both names are given. What a name means is what is meant here: an
-"inter_token_latency" is one between tokens of a choice, a "request" with several choices counts as several.
+If vLLM renamed a metric, both names are exposed. Semantics are this server's: inter-token latency is measured
+per choice, and a request with several choices counts once for each.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _SAME = {
     "request_generation_tokens": "request_generation_tokens",
 }
 _FINISHED = {"stop": "stop", "tool_calls": "stop", "length": "length"}
-"""Our finish reasons as vLLM's; the rest is abort."""
+"""Maps our finish reasons to vLLM's; every other one is abort."""
 
 
 def aliases(
     snapshot: Snapshot, definitions: Mapping[str, Definition]
 ) -> Iterator[tuple[Definition, list[Series]]]:
-    """Each alias with its series. Nothing before the snapshot says which model is served."""
+    """Yield each alias with its series; none before the snapshot names the model."""
     if not (build := snapshot.get("build_info")):
         return
     model = [build[0].labels[-1]]
@@ -47,9 +47,7 @@ def aliases(
         yield definition, [Series(model, series.value, series.buckets) for series in snapshot[ours]]
     used, total = (snapshot[name][0].value for name in ("kv_blocks_used", "kv_blocks_total"))
     for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
-        share = Definition(
-            f"vllm:{name}", "gauge", "Share of the KV cache's blocks in use, 0 to 1", ("model_name",)
-        )
+        share = Definition(f"vllm:{name}", "gauge", "KV cache usage, 0 to 1", ("model_name",))
         yield share, [Series(model, used / total if total else 0.0)]
     reasons = dict.fromkeys(("stop", "length", "abort"), 0.0)
     for series in snapshot["sequences"]:

@@ -63,7 +63,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Keys(tmp_path / "none")
 
 
-def test_it_is_read_again_and_a_broken_one_is_not(
+def test_a_changed_file_is_reloaded_and_a_broken_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(auth, "RECHECK", 0.0)
@@ -79,4 +79,4 @@ def test_it_is_read_again_and_a_broken_one_is_not(
     file.write_text("nonsense\n")
     with caplog.at_level(logging.ERROR):
         assert keys.check(bearer(new), "/v1/models") == "bob"
-    assert "kept as they were" in caplog.text
+    assert "the previous ones stay in use" in caplog.text

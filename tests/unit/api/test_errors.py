@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from trtllm_openai.api.errors import ApiError, from_exception, place
+from trtllm_openai.api.errors import ApiError, from_exception, json_path
 from trtllm_openai.errors import InvalidRequest, PoolError
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.completions import CompletionRequest
@@ -27,7 +27,7 @@ def test_type_follows_the_status(status: int, kind: str) -> None:
 
 
 def test_place_is_written_as_openai_does() -> None:
-    assert place(("messages", 0, "content", 1, "type")) == "messages[0].content[1].type"
+    assert json_path(("messages", 0, "content", 1, "type")) == "messages[0].content[1].type"
 
 
 def validation_error(model: type, value: object) -> ApiError:

@@ -53,7 +53,7 @@ def test_each_key_has_its_own_concurrency() -> None:
     ticket = subject.enter("a", [1])
     subject.enter("b", [1])
     ticket.begun(0)  # it counts until it is over, not until it begins
-    with pytest.raises(Overloaded, match="may have 1 requests open"):
+    with pytest.raises(Overloaded, match="may have 1 concurrent requests"):
         subject.enter("a", [1])
     assert rejected == ["key_concurrency"]
     ticket.close()
@@ -81,9 +81,9 @@ def test_nothing_is_left_whatever_the_order() -> None:
     for ticket, _ in open_tickets:
         ticket.close()
     assert subject.waiting == 0
-    assert subject._board.totals() == (0, 0)
-    places = [subject._board.place(key) for key in "ab"]
-    assert [subject._board.opened(place) for place in places if place is not None] == [0, 0]
+    assert subject._counters.totals() == (0, 0)
+    slots = [subject._counters.slot(key) for key in "ab"]
+    assert [subject._counters.opened(slot) for slot in slots if slot is not None] == [0, 0]
 
 
 def test_retry_after_follows_the_rate_at_which_sequences_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_when_too_many_keys_have_something_open_another_is_refused() -> None:
     subject.enter("another", [1])
 
 
-def test_a_refusal_at_the_queue_takes_no_place_of_a_key() -> None:
+def test_a_rejection_by_the_queue_takes_no_slot_of_a_key() -> None:
     subject, _ = admission(max_requests_per_key=1, max_waiting_requests=1)
     first = subject.enter("a", [1])
     with pytest.raises(Overloaded, match="1 sequences are waiting"):
@@ -197,7 +197,7 @@ def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
         for row, subject in enumerate(subjects):
             assert subject.waiting == sum(len(one.waiting) for one in tickets if one.row == row)
         for key in "abc":
-            place = board.place(key)
-            assert place is not None
-            assert board.opened(place) == sum(one.key == key for one in tickets)
+            slot = board.slot(key)
+            assert slot is not None
+            assert board.opened(slot) == sum(one.key == key for one in tickets)
     os.close(board.fd)

@@ -24,9 +24,11 @@ def test_disjoint_sets_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_few_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with pytest.raises(ConfigError, match=r"replicas: 2 of 2 GPU\(s\) each need 4, but there are 3"):
+    with pytest.raises(
+        ConfigError, match=r"replicas: 2 replicas with 2 GPU\(s\) each need 4, but there are 3"
+    ):
         assigned(2, replicas=2)
-    with pytest.raises(ConfigError, match="names a GPU twice"):
+    with pytest.raises(ConfigError, match="contains a GPU twice"):
         assigned(1, gpus=["0", "0"])
 
 

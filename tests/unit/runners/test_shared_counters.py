@@ -1,6 +1,6 @@
 """The numbers that processes share: totals, the lock, what a killed process leaves, and the table of keys.
 
-Boards that are attached in one process do not exclude each other, which one thread does not notice.
+Counters attached in one process do not lock each other out, which does not matter within one thread.
 """
 
 import os
@@ -154,9 +154,9 @@ def test_who_dies_with_the_lock_takes_it_along(board: SharedCounters, start: Sta
     holder = start(
         """
 with board:
-    place = board.place("key")
+    slot = board.slot("key")
     board.wait(2, 20)
-    board.open(place)
+    board.open(slot)
     board.connections, board.accepting = 7, True
     print("held", flush=True)
     time.sleep(600)
@@ -174,9 +174,9 @@ with board:
     assert board.totals() == (1, 5)
     assert board.fewest_connections() is None
     with board:
-        place = board.place("key")
-        assert place is not None
-        assert board.opened(place) == 0
+        slot = board.slot("key")
+        assert slot is not None
+        assert board.opened(slot) == 0
 
 
 def test_nothing_is_left_of_processes_killed_at_any_moment(board: SharedCounters, start: Start) -> None:
@@ -206,46 +206,46 @@ while True:
         kill(process)
         board.clear(row)
     assert board.totals() == (0, 0)
-    places = set()
+    slots = set()
     for key in "abcdef":
-        place = board.place(key)
-        assert place is not None
-        assert board.opened(place) == 0
-        places.add(place)
-    assert len(places) == 6
+        slot = board.slot(key)
+        assert slot is not None
+        assert board.opened(slot) == 0
+        slots.add(slot)
+    assert len(slots) == 6
 
 
 def test_a_full_table_has_no_place_until_one_is_free(board: SharedCounters) -> None:
     first, second = attach(board, 0), attach(board, 1)
-    places = []
+    slots = []
     for number in range(KEYS):
         one = (first, second)[number % 2]
-        place = one.place(f"key {number}")
-        assert place is not None
-        one.open(place)
-        places.append(place)
-    assert sorted(places) == list(range(KEYS))
-    assert first.place("one more") is None
-    assert first.place("key 7") == places[7]  # who has a place keeps it
-    second.leave(places[7])
-    assert first.place("one more") == places[7]
-    assert first.opened(places[7]) == 0
-    first.open(places[7])
-    assert second.place("key 7") is None
+        slot = one.slot(f"key {number}")
+        assert slot is not None
+        one.open(slot)
+        slots.append(slot)
+    assert sorted(slots) == list(range(KEYS))
+    assert first.slot("one more") is None
+    assert first.slot("key 7") == slots[7]  # a key keeps its slot
+    second.leave(slots[7])
+    assert first.slot("one more") == slots[7]
+    assert first.opened(slots[7]) == 0
+    first.open(slots[7])
+    assert second.slot("key 7") is None
     board.clear(1)
-    assert second.place("key 7") is not None
+    assert second.slot("key 7") is not None
 
 
 def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(board: SharedCounters) -> None:
     dead = attach(board, 0)
     for number in range(KEYS):
-        assert dead.place(f"key {number}") is not None
+        assert dead.slot(f"key {number}") is not None
     board.clear(0)
     live = attach(board, 1)
     for number in range(KEYS):
-        place = live.place(f"other {number}")
-        assert place is not None
-        live.open(place)
+        slot = live.slot(f"other {number}")
+        assert slot is not None
+        live.open(slot)
 
 
 def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(board: SharedCounters) -> None:

@@ -88,5 +88,5 @@ def test_a_reader_that_does_not_read_holds_nobody_up(size: int) -> None:
     whole = [line for line in before if line == "x" * size]
     assert len(whole) >= len(before) - 1  # at most one was cut
     notice, last = [line for line in after if line]
-    assert notice == f"{1000 - len(whole)} lines of the log were lost: nobody read them"
+    assert notice == f"dropped {1000 - len(whole)} log lines: the output was blocked"
     assert last == "last"

@@ -1,1 +1,1 @@
-"""`/v1/responses`: the conversation's state is kept here, so that a client need not send it again."""
+"""`/v1/responses`: stateful conversations, translated to chat requests."""

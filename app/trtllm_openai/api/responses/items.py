@@ -1,4 +1,4 @@
-"""Between the items of `/v1/responses` and the messages of a chat."""
+"""Translates between items of `/v1/responses` and chat messages."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ _MESSAGE = re.compile(r"messages\[(\d+)\]")
 
 
 def to_messages(items: str | list[JsonObject]) -> list[Message]:
-    """The messages that `input` stands for. Raises `InvalidRequest` naming the item."""
+    """Convert `input` to chat messages. Raises `InvalidRequest` with the item's JSON path."""
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
     messages: list[Message] = []
     for index, item in enumerate(items):
-        place = f"input[{index}]"
+        json_path = f"input[{index}]"
         match item.get("type", "message"):
             case "message":
                 messages.append({key: value for key, value in item.items() if key in ("role", "content")})
             case "function_call":
-                _add_call(messages, item, place)
+                _add_call(messages, item, json_path)
             case "function_call_output":
                 messages.append(
                     {
                         "role": "tool",
-                        "tool_call_id": _text(item, "call_id", place),
+                        "tool_call_id": _text(item, "call_id", json_path),
                         "content": item.get("output"),
                     }
                 )
             case "reasoning":
-                pass  # thinking is not shown to the model again
+                pass  # earlier reasoning is not part of the prompt
             case kind:
                 raise InvalidRequest(
-                    f"'{place}.type' must be message, function_call, function_call_output or reasoning, "
+                    f"'{json_path}.type' must be message, function_call, function_call_output or reasoning, "
                     f"not {kind!r}.",
-                    f"{place}.type",
+                    f"{json_path}.type",
                     "unsupported_parameter",
                 )
     return messages
 
 
 def to_chat(body: ResponsesRequest, messages: list[Message]) -> JsonObject:
-    """The body of the chat request that asks the same."""
+    """The body of the equivalent chat request."""
     chat: JsonObject = {
         "messages": messages,
         "max_completion_tokens": body.max_output_tokens,
@@ -76,7 +76,7 @@ def to_chat(body: ResponsesRequest, messages: list[Message]) -> JsonObject:
 
 
 def renamed(param: str | None, before: int) -> str | None:
-    """A chat parameter by the name it has here. `before`: messages that precede those of `input`."""
+    """Map a chat parameter to its name in this endpoint. `before`: number of messages before `input`'s."""
     if param is None:
         return None
     if (message := _MESSAGE.match(param)) is not None:
@@ -88,16 +88,16 @@ def renamed(param: str | None, before: int) -> str | None:
 
 
 def from_output(output: list[JsonObject]) -> list[Message]:
-    """An answer's items as messages, for the request that follows it."""
+    """Convert output items to messages, for a request that continues the response."""
     return to_messages([item for item in output if item["type"] != "reasoning"])
 
 
-def _add_call(messages: list[Message], item: JsonObject, place: str) -> None:
-    """Calls that follow each other, or a text of the assistant, belong to one message."""
+def _add_call(messages: list[Message], item: JsonObject, json_path: str) -> None:
+    """Add a call to the preceding assistant message, or to a new one."""
     call = {
-        "id": _text(item, "call_id", place),
+        "id": _text(item, "call_id", json_path),
         "type": "function",
-        "function": {"name": _text(item, "name", place), "arguments": item.get("arguments") or "{}"},
+        "function": {"name": _text(item, "name", json_path), "arguments": item.get("arguments") or "{}"},
     }
     if messages and messages[-1]["role"] == "assistant":
         messages[-1].setdefault("tool_calls", []).append(call)
@@ -105,17 +105,19 @@ def _add_call(messages: list[Message], item: JsonObject, place: str) -> None:
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _text(item: JsonObject, key: str, place: str) -> str:
+def _text(item: JsonObject, key: str, json_path: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
-        raise InvalidRequest(f"'{place}.{key}' must be a text.", f"{place}.{key}", "invalid_type")
+        raise InvalidRequest(f"'{json_path}.{key}' must be a string.", f"{json_path}.{key}", "invalid_type")
     return value
 
 
-def _nested(tool: JsonObject, place: str) -> JsonObject:
-    """A tool as chat writes it; other kinds than functions are refused there."""
+def _nested(tool: JsonObject, json_path: str) -> JsonObject:
+    """Convert a tool to chat's format. Raises `InvalidRequest` for tools other than functions."""
     if tool.get("type") != "function":
-        raise InvalidRequest(f"'{place}.type' must be function.", f"{place}.type", "unsupported_parameter")
+        raise InvalidRequest(
+            f"'{json_path}.type' must be function.", f"{json_path}.type", "unsupported_parameter"
+        )
     if "function" in tool:
         return tool
     return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}

@@ -38,7 +38,7 @@ router = APIRouter()
 
 @router.post("/v1/responses", response_model=ResponseObject, openapi_extra=documented(ResponsesRequest))
 async def create_response(request: Request) -> Response:
-    """Answer, continuing the conversation of `previous_response_id`."""
+    """Create a response, optionally continuing the conversation of `previous_response_id`."""
     started = time.perf_counter()
     context: ServerContext = request.app.state.context
     store: ResponseStore = request.app.state.responses
@@ -136,13 +136,13 @@ class _ResponseRun:
         self._stored = stored
 
     def complete(self) -> asyncio.Future[None]:
-        """Start the run; done at its end, with its error if it fails."""
+        """Start the run. The future completes at its end, with its error if it fails."""
         collector = _Collector(self)
         self.run.start(collector)
         return collector.done
 
     def in_background(self, context: ServerContext, headers: dict[str, str]) -> Response:
-        """Return the response as it is now, and generate in a task."""
+        """Return the response in its current state, and generate in a background task."""
         assert self._store is not None
         self.run.accounting.record.detached = True
         self._stored.task = asyncio.create_task(self._generate(context.tracer))
@@ -222,7 +222,7 @@ class _EventFormatter(StreamFormatter):
 
 
 class _Collector:
-    """Adds a run's text to its response object and sends nothing; implements `api.run.Consumer`."""
+    """Adds a run's text to its response object without streaming; implements `api.run.Consumer`."""
 
     def __init__(self, response: _ResponseRun) -> None:
         self._response = response
@@ -273,14 +273,14 @@ def _input_items(given: str | list[JsonObject]) -> list[JsonObject]:
 
 def _check(body: ResponsesRequest) -> None:
     if body.background and body.stream:
-        raise InvalidRequest("background and stream exclude each other here.", "background")
+        raise InvalidRequest("background and stream cannot be combined.", "background")
     if body.background and body.store is False:
-        raise InvalidRequest("background needs store: true.", "background")
+        raise InvalidRequest("background requires store: true.", "background")
     if body.truncation not in (None, "auto", "disabled"):
         raise InvalidRequest("'truncation' must be auto or disabled.", "truncation")
     effort = (body.reasoning or {}).get("effort")
     if effort is not None and not isinstance(effort, str):
-        raise InvalidRequest("'reasoning.effort' must be a text.", "reasoning.effort", "invalid_type")
+        raise InvalidRequest("'reasoning.effort' must be a string.", "reasoning.effort", "invalid_type")
     form = (body.text or {}).get("format")
     if form is not None and not isinstance(form, dict):
         raise InvalidRequest("'text.format' must be an object.", "text.format", "invalid_type")

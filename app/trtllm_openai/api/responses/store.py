@@ -1,6 +1,7 @@
-"""Responses that later requests may continue: a bounded number of them, evicted oldest first.
+"""In-memory store of responses that later requests can continue; bounded, oldest evicted first.
 
-With several HTTP workers each keeps the responses it made. An id names its owner, which the others ask.
+With several HTTP workers each stores its own responses. An id names its owner, and the other workers
+forward operations to the owner.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class ResponseStore:
         if stored is None:
             raise ApiError(
                 404,
-                f"There is no response '{response_id}' here: it was not stored, was deleted or is too old.",
+                f"Response '{response_id}' was not found: it was never stored, was deleted or was evicted.",
                 param=param,
                 code="response_not_found",
             )
@@ -122,7 +123,7 @@ class ResponseStore:
         return stored
 
     async def _answer(self, operation: Operation, response_id: str) -> bytes | None:
-        """Serve another process."""
+        """Handle an operation forwarded by another process."""
         stored = await self._do_here(operation, response_id)
         if stored is None:
             return None

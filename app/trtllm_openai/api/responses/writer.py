@@ -1,4 +1,4 @@
-"""An answer as output items, and as the typed events of its stream: both made by the same code."""
+"""Builds the output items of a response and the typed events of its stream from the same parser events."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ StreamEvent = JsonObject
 
 @dataclass(slots=True)
 class ResponseWriter:
-    """Takes what a parser found and keeps the response object true after every call.
+    """Applies parser events to `response`, the wire object, which is consistent after every call.
 
-    `response` is the object of the wire. Every method returns the events that a stream sends.
+    Methods return the events that a stream sends.
     """
 
     response: JsonObject
@@ -34,7 +34,7 @@ class ResponseWriter:
         ]
 
     def add(self, event: Event, logprobs: list[JsonObject] | None = None) -> list[StreamEvent]:
-        """What the next piece of the answer adds."""
+        """Add the next parser event."""
         match event:
             case Content(text):
                 events = self._open("message") if text or logprobs else []
@@ -46,10 +46,10 @@ class ResponseWriter:
                 return [*self._close("completed"), *self._add_item(_call_item(call_id, name))]
             case CallArguments(_, text):
                 self._text.append(text)
-                return [self._place("response.function_call_arguments.delta", delta=text)]
+                return [self._item_event("response.function_call_arguments.delta", delta=text)]
 
     def finish(self, reason: str, usage: Usage) -> list[StreamEvent]:
-        """The end. `reason` is the chat endpoint's finish reason."""
+        """Complete the response. `reason`: the chat endpoint's finish reason."""
         incomplete = reason == "length"
         if not self._output:
             self._open("message")
@@ -69,14 +69,14 @@ class ResponseWriter:
         return [*events, self._event(f"response.{self.response['status']}", response=self._snapshot())]
 
     def fail(self, status: str, code: str | None, message: str) -> None:
-        """The answer ended otherwise: `failed` or `cancelled`."""
+        """End the response with `status` failed or cancelled."""
         if self._output:
             self._close("incomplete")
         self.response["status"] = status
         self.response["error"] = {"code": code or "server_error", "message": message} if message else None
 
     def next_number(self) -> int:
-        """The number of the next event."""
+        """Allocate the sequence number of the next event."""
         self._sequence += 1
         return self._sequence - 1
 
@@ -86,27 +86,27 @@ class ResponseWriter:
         return output
 
     def _open(self, kind: str) -> list[StreamEvent]:
-        """Have an open item of this kind at the end of the output."""
+        """Ensure that the last output item is open and of this kind."""
         last = self._output[-1] if self._output else None
         if last is not None and last["type"] == kind and last["status"] == "in_progress":
             return []
         events = [*self._close("completed"), *self._add_item(_item(kind))]
         if kind == "message":
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-            events.append(self._place("response.content_part.added", content_index=0, part=part))
+            events.append(self._item_event("response.content_part.added", content_index=0, part=part))
         return events
 
     def _add_item(self, item: JsonObject) -> list[StreamEvent]:
         self._text, self._logprobs = [], []
         self._output.append(item)
-        place = len(self._output) - 1
-        return [self._event("response.output_item.added", output_index=place, item=dict(item))]
+        index = len(self._output) - 1
+        return [self._event("response.output_item.added", output_index=index, item=dict(item))]
 
     def _grow(self, text: str, kind: str, **more: Any) -> list[StreamEvent]:
         if not text and not more.get("logprobs"):
             return []
         self._text.append(text)
-        return [self._place(kind, content_index=0, delta=text, **more)]
+        return [self._item_event(kind, content_index=0, delta=text, **more)]
 
     def _close(self, status: str) -> list[StreamEvent]:
         """Complete the open item, if there is one."""
@@ -121,24 +121,24 @@ class ResponseWriter:
                 part = {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs}
                 item["content"] = [part]
                 events = [
-                    self._place(
+                    self._item_event(
                         "response.output_text.done", content_index=0, text=text, logprobs=self._logprobs
                     ),
-                    self._place("response.content_part.done", content_index=0, part=part),
+                    self._item_event("response.content_part.done", content_index=0, part=part),
                 ]
             case "reasoning":
                 item["content"] = [{"type": "reasoning_text", "text": text}]
-                events = [self._place("response.reasoning_text.done", content_index=0, text=text)]
+                events = [self._item_event("response.reasoning_text.done", content_index=0, text=text)]
             case "function_call":
                 item["arguments"] = text
-                events = [self._place("response.function_call_arguments.done", arguments=text)]
-        place = len(self._output) - 1
-        return [*events, self._event("response.output_item.done", output_index=place, item=dict(item))]
+                events = [self._item_event("response.function_call_arguments.done", arguments=text)]
+        index = len(self._output) - 1
+        return [*events, self._event("response.output_item.done", output_index=index, item=dict(item))]
 
-    def _place(self, kind: str, **more: Any) -> StreamEvent:
-        """An event about the last item."""
-        place = len(self._output) - 1
-        return self._event(kind, item_id=self._output[place]["id"], output_index=place, **more)
+    def _item_event(self, kind: str, **more: Any) -> StreamEvent:
+        """An event about the last output item."""
+        index = len(self._output) - 1
+        return self._event(kind, item_id=self._output[index]["id"], output_index=index, **more)
 
     def _event(self, kind: str, **more: Any) -> StreamEvent:
         return {"type": kind, "sequence_number": self.next_number(), **more}
@@ -148,7 +148,7 @@ class ResponseWriter:
 
 
 def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonObject:
-    """The response object before anything is generated."""
+    """The initial response object, before generation."""
     return {
         "id": response_id,
         "object": "response",

@@ -1,7 +1,7 @@
 """Streaming parser of one tool call written as a JSON object.
 
-The source text of the arguments is emitted as it arrives. An object that is no call fails before anything of
-it was emitted; a call that becomes invalid after its start ends there. Time is linear in the length of the
+The source text of the arguments is emitted as it arrives. An object that is not a call fails before any event
+of it is emitted; a call that becomes invalid after its start ends there. Time is linear in the length of the
 text, however it is chunked.
 """
 
@@ -112,7 +112,7 @@ class JsonCall:
         return 1
 
     def _in_key(self, text: str, index: int) -> int:
-        """Parse a key. Before the call has started an unknown key means that the object is no call."""
+        """Parse a key. An unknown key before the call's start means that the object is not a call."""
         end = self._value.scan(text, index) if self.started else index + 1
         key = (self._key + text[index:end])[: LONGEST_KEY + 1]
         if not self.started and not any(known.startswith(key) for known in QUOTED_KEYS):

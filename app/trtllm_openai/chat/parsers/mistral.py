@@ -14,7 +14,7 @@ from trtllm_openai.text.events import CallStart
 ID_ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 HEAD = re.compile(r"([\w.-]{1,128})(?:\[CALL_ID\][\w-]{0,64})?(\[ARGS\])?\s{0,8}(?=\{)")
 HEAD_PART = re.compile(r"[\w.\-\[\]\s]{0,256}")
-"""A possible beginning of a head. No head is as long as its limit."""
+"""Matches the possible beginning of a call's head. The limit exceeds the length of any head."""
 
 
 class Mistral(JsonArray):

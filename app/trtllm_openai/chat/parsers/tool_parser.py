@@ -18,7 +18,7 @@ from trtllm_openai.text.events import Content, Event
 
 SPACE = re.compile(r"\s*")
 LONGEST_PIECE = 256
-"""Characters. Consuming copies the rest of the buffer, so long text is added in pieces."""
+"""Characters added to the buffer at a time: consuming copies the rest of the buffer."""
 
 
 class ToolParser(ABC):
@@ -102,7 +102,7 @@ class ToolParser(ABC):
         return False if could_begin(self.buffer, mark) and not self.ended else None
 
     def give_up(self) -> None:
-        """Turn the held-back text into content: it was no call."""
+        """Turn the held-back text into content: it was not a call."""
         text = "".join(self._held)
         self._held.clear()
         self.content(text)

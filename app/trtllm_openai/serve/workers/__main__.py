@@ -1,6 +1,6 @@
 """`python -m trtllm_openai.serve.workers FD`: an HTTP worker. FD: its end of the channel to its supervisor.
 
-Exit status: 0 told to end, 1 the supervisor is gone or this process failed, 2 it cannot serve as configured.
+Exit status: 0 after a signal, 1 if the supervisor is gone or this process failed, 2 for invalid settings.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class WorkerServer(Server):
         return await super().on_tick(counter)
 
     def give_up(self) -> None:
-        """End at once: the supervisor is gone, and the runners with it."""
+        """Exit at once: the supervisor is gone, and the runners with it."""
         self._service.drain()
         self._service.interrupt()
         self.should_exit = True
@@ -100,7 +100,7 @@ def main(channel: int) -> int:
         service = InferenceService(settings, on_change, worker)
         app = create_app(service)
     except ConfigError as error:
-        print_safely(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
+        print_safely(f"trtllm-openai: invalid configuration\n{error}", sys.stderr)
         return CANNOT_SERVE
     context = service.context
     worker.watch(context.metrics.snapshot, lambda: context.readiness.ready)

@@ -1,7 +1,7 @@
-"""Accept connections from the listening socket that all workers share, about as many in each worker.
+"""Accept connections from the listening socket that all workers share, balanced between the workers.
 
-A new connection wakes every worker. A busy worker comes late, and one with more connections than another
-steps back for a moment. This only balances: any worker may accept any connection.
+A new connection wakes every worker. A worker that has more connections than another one pauses accepting for
+a moment. This only balances load: any worker may accept any connection.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from trtllm_openai.runners.shared_counters import SharedCounters
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Connections that a worker may have more than another without stepping back."""
+"""Surplus of connections over the least loaded worker above which a worker pauses accepting."""
 STEP_BACK_S = 0.005
-"""Seconds in which only the other workers accept."""
+"""Seconds of that pause."""
 EXHAUSTED_S = 1.0
 """Seconds to wait when the system has no descriptor or memory for another connection."""
 
@@ -69,7 +69,7 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker accepted it
         except OSError as error:
-            log.error("no connection can be accepted: %s", error)
+            log.error("accepting connections failed: %s", error)
             self._pause(EXHAUSTED_S)
             return
         connection.setblocking(False)
@@ -82,7 +82,7 @@ class Acceptor:
     def _connected(self, task: asyncio.Future[object]) -> None:
         self._connecting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("a connection ended at once: %s", error)  # e.g. a failed TLS handshake
+            log.debug("setting up a connection failed: %s", error)  # e.g. a failed TLS handshake
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)

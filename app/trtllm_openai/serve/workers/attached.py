@@ -13,7 +13,7 @@ from trtllm_openai.serve.workers.remote import RemoteRunner
 
 
 class SupervisorClient(Protocol):
-    """The supervisor, as far as a pool needs it."""
+    """The part of the supervisor that a pool uses."""
 
     def tell(self, message: RunnerUnresponsive) -> None:
         """Report a silent runner."""
@@ -37,7 +37,7 @@ class AttachedPool(SequencePool):
         stall_timeout: float,
         on_change: Callable[[], None],
     ) -> None:
-        """`worker` begins the ids of its requests; `row` is its number among the workers."""
+        """`worker`: prefix of request ids. `row`: index of this worker."""
         super().__init__(on_change, f"{worker}.")
         self._row = row
         self._supervisor = supervisor
@@ -54,7 +54,7 @@ class AttachedPool(SequencePool):
         return self._restarts
 
     def states(self) -> list[RunnerState]:
-        """Each runner as this process sees it; before the first report, one that is being started."""
+        """This process's view of each runner; before the first report, one that is starting."""
         return super().states() or [RunnerState(index=0, state=Phase.STARTING)]
 
     async def report(self) -> RunnerReport:

@@ -1,4 +1,4 @@
-"""Messages, questions and answers between the supervisor and a worker, over `processes.framing`."""
+"""Messages, requests and responses between the supervisor and a worker, over `processes.framing`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ANSWER_TIMEOUT_S = 5.0
-"""Seconds to wait for an answer."""
+"""Timeout in seconds for a response."""
 
 
 def frame(message: Message) -> bytes:
-    """The message's bytes on the socket."""
+    """Encode a message for the socket."""
     return framed(encode(message))
 
 
 def read_blocking(end: socket.socket) -> Message:
-    """Read one message, before there is an event loop. Raises `EOFError`."""
+    """Read one message synchronously, before the event loop runs. Raises `EOFError`."""
     message: Message = decode(read_framed(end.recv))
     return message
 
 
 class Channel:
-    """One end. `hear` is called with each message that is no question, `answer` with each question."""
+    """One end of the channel. `hear` is called with each one-way message, `answer` with each question."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Channel:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Begin to use the socket; messages told before are dropped."""
+        """Start using the socket; messages sent earlier are dropped."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
 
     async def run(self) -> None:
@@ -62,7 +62,7 @@ class Channel:
             while True:
                 (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 self._take(decode(await self._reader.readexactly(size)))
-        except (EOFError, OSError):  # asyncio.IncompleteReadError is the first
+        except (EOFError, OSError):  # includes asyncio.IncompleteReadError
             pass
         finally:
             self._writer.close()
@@ -77,7 +77,7 @@ class Channel:
             self._writer.write(frame(message))
 
     async def ask(self, question: Question, kind: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
-        """Ask, and return the answer, decoded as `kind`. Raises `Unanswered`."""
+        """Send a question and return its answer, decoded as `kind`. Raises `Unanswered`."""
         self._counter += 1
         number = self._counter
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -110,5 +110,5 @@ class Channel:
         except Unanswered:
             pass
         except Exception:
-            log.exception("a question of another process was not answered")
+            log.exception("answering a question of another process failed")
         self.tell(Answer(ask.number, result))

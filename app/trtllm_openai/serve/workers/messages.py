@@ -22,7 +22,7 @@ class Begin(msgspec.Struct, tag="begin", array_like=True):
 
 
 class Converting(msgspec.Struct, tag="converting", array_like=True):
-    """To workers, before `Opened`: progress of converting the checkpoint (0..1), and the present part."""
+    """To workers, before `Opened`: progress of converting the checkpoint (0..1), and the current part."""
 
     fraction: float
     what: str
@@ -43,7 +43,7 @@ class Report(msgspec.Struct, tag="report", array_like=True):
 
 
 class RunnerUnresponsive(msgspec.Struct, tag="quiet", array_like=True):
-    """From a worker: the runner at `address` gave no result for `seconds`. Empty `reason`: it does again."""
+    """From a worker: the runner at `address` sent nothing for `seconds`. Empty `reason`: it has recovered."""
 
     address: str
     reason: str
@@ -84,7 +84,7 @@ class Ask(msgspec.Struct, tag="ask", array_like=True):
 
 
 class Answer(msgspec.Struct, tag="answer", array_like=True):
-    """`result` is msgpack of what the question says; empty when it could not be answered."""
+    """`result`: msgpack of the type that the question documents; empty if it could not be answered."""
 
     number: int
     result: bytes
@@ -96,7 +96,7 @@ REPORT_INTERVAL = 1.0
 """Seconds between two `Report`s of a worker."""
 
 CANNOT_SERVE = 2
-"""Exit status of a worker that would fail in the same way if it were started again; it has said why."""
+"""Exit status of a worker that would fail again after a restart; it has logged the reason."""
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -1,4 +1,4 @@
-"""One HTTP worker process, as the supervisor sees it."""
+"""One HTTP worker process, seen from the supervisor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trtllm_openai.telemetry.values import Snapshot
 log = logging.getLogger(__name__)
 
 HEARTBEAT_TIMEOUT_S = 30
-"""Seconds without a report after which a worker is killed."""
+"""Heartbeat timeout in seconds, after which a worker is killed."""
 
 
 class WorkerProcess:
@@ -32,7 +32,7 @@ class WorkerProcess:
         hear: Callable[[WorkerProcess, Message], None],
         answer: Callable[[Question], Awaitable[Any]],
     ) -> None:
-        """`hear` is called with every message that is no question, `answer` with every question."""
+        """`hear` is called with every one-way message, `answer` with every question."""
         self.name = begin.worker
         self.counted: Snapshot = {}
         """Metrics of its latest report."""
@@ -57,7 +57,7 @@ class WorkerProcess:
                 *("-m", "trtllm_openai.serve.workers", str(fds[0])),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
-                start_new_session=True,  # the terminal's signals go to the supervisor only
+                start_new_session=True,  # signals from the terminal reach only the supervisor
                 env=child_environment(),
             )
         except BaseException:
@@ -78,7 +78,7 @@ class WorkerProcess:
             await asyncio.gather(listening, watching, return_exceptions=True)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal, if the process still runs."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
@@ -90,7 +90,7 @@ class WorkerProcess:
         self._hear(self, message)
 
     async def _watch(self) -> None:
-        """Kill it when its heartbeat stops: its event loop hangs, and so does every connection of it."""
+        """Kill the process when its heartbeat stops: its event loop, and so every connection, hangs."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             self._missed += (

@@ -1,4 +1,4 @@
-"""A runner that the supervisor launched, as an HTTP worker sees it."""
+"""A runner that the supervisor launched, seen from an HTTP worker."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trtllm_openai.runners.runner import RUNNER_LOST, Adopt, Runner
 from trtllm_openai.runners.state import Endpoint, Phase, RunnerState
 
 ReportSilence = Callable[[Endpoint, str, float], None]
-"""Called with `(endpoint, reason, seconds)` while a runner gives no result; an empty reason ends it."""
+"""Called with `(endpoint, reason, seconds)` while a runner is silent; an empty reason: it has recovered."""
 
 
 class RemoteRunner(Runner):
-    """In the phase that the supervisor reports, except that this process must be connected to it to use it.
+    """Has the phase that the supervisor reports, but is ready only while this process is connected to it.
 
-    `report_silence` tells the supervisor, which replaces a runner that is silent for too long.
+    `report_silence` notifies the supervisor, which replaces a runner that is silent for too long.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class RemoteRunner(Runner):
         *,
         stall_timeout: float,
     ) -> None:
-        """`state`: the first that was reported; `update` has to be called with it, too."""
+        """`state`: the first reported one; `update` must be called with it, too."""
         super().__init__(state.index, adopt, on_change, stall_timeout=stall_timeout)
         self._reported = state
         self._report_silence = report_silence
-        self._serving = False  # the connection stands and the runner said Ready over it
+        self._serving = False  # connected, and the runner has sent Ready
         self._silent_here = ""
 
     def update(self, state: RunnerState) -> None:
@@ -46,7 +46,7 @@ class RemoteRunner(Runner):
         self._follow()
 
     def _lose(self) -> None:
-        """The connection is of no more use."""
+        """The connection was lost."""
         self._serving, self._silent_here = False, ""
         if self.phase not in (Phase.FAILED, Phase.GIVEN_UP):
             self.transition(Phase.FAILED, "an HTTP process lost its connection")
@@ -58,7 +58,7 @@ class RemoteRunner(Runner):
         if phase in (Phase.READY, Phase.UNRESPONSIVE):
             if not self._serving:
                 phase = Phase.LOADING if self.phase is Phase.LOADING else Phase.STARTING
-                reason = "an HTTP process connects to it"
+                reason = "an HTTP process is connecting to it"
             elif self._silent_here:
                 phase, reason = Phase.UNRESPONSIVE, self._silent_here
         if phase is not self.phase or reason != self.reason or phase is Phase.LOADING:
@@ -69,11 +69,11 @@ class RemoteRunner(Runner):
             self.info = message.info
             self._serving = True
             self._follow()
-        elif isinstance(message, Failed):  # the supervisor hears of it, too, and acts
+        elif isinstance(message, Failed):  # the supervisor is notified, too, and acts
             self._lose()
 
     def _closed(self, connection: RunnerConnection) -> None:
-        """Connect again: if the runner has ended, the supervisor's next report says so."""
+        """Reconnect; if the runner has exited, the supervisor's next report will say so."""
         self._lose()
         if self._reported.endpoint is not None:
             self.connect(self._reported.endpoint)

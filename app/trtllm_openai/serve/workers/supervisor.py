@@ -1,7 +1,7 @@
 """The supervisor process owns the port, the runners and the HTTP workers, and serves no requests itself.
 
 A worker that ends is replaced: the runners abort its requests, its row of the shared counters is cleared, its
-metrics are kept. The first SIGTERM or SIGINT makes every worker drain, the second makes them end at once.
+metrics are kept. The first SIGTERM or SIGINT drains every worker, the second interrupts the drain.
 """
 
 from __future__ import annotations
@@ -44,11 +44,14 @@ log = logging.getLogger(__name__)
 KILL_AFTER_S = 10.0
 """Seconds beyond `drain_timeout` after which workers are killed."""
 METRICS_TIMEOUT_S = 1.0
-"""Seconds for a worker to send its metrics; its latest report is used after that."""
+"""Timeout in seconds for a worker's metrics; then those of its latest report are used."""
 
 
 class Supervisor:
-    """Runs to the end of the server. `on_progress(share, what)` is called until `on_ready(model_id)` is."""
+    """Runs for the lifetime of the server.
+
+    `on_progress(share, part)` is called during start-up, `on_ready(model_id)` at its end.
+    """
 
     def __init__(
         self,
@@ -72,10 +75,10 @@ class Supervisor:
         self._gone: Snapshot = {}  # metrics of workers that have ended
         self._over = asyncio.Event()
         self.failure = ""
-        """Why the server cannot go on; empty if it ended on request."""
+        """Reason of a failure; empty after a signal."""
 
     async def run(self) -> None:
-        """Serve until a signal or a failure, then end everything in order."""
+        """Serve until a signal or a failure, then shut down in order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -157,17 +160,17 @@ class Supervisor:
             self._announced = True
             self._on_ready(self._settings.served_model_name or self._model.name)
         else:
-            self._on_progress(status.progress, status.reason or "HTTP workers are being started")
+            self._on_progress(status.progress, status.reason or "starting HTTP workers")
 
     def _tell_all(self, message: Message) -> None:
         for worker in self._present():
             worker.channel.tell(message)
 
     async def _keep(self, row: int) -> None:
-        """Keep one row filled with a running worker."""
+        """Keep one worker of a row running, restarting it after failures."""
 
         def log_failure(ended: Ended, delay: float) -> None:
-            log.error("%s; starting another in %g s", ended.reason, delay)
+            log.error("%s; restarting it in %g s", ended.reason, delay)
 
         ended = await keep_running(
             lambda: self._run_worker(row), on_failure=log_failure, may_give_up=lambda: not self._serves()
@@ -191,7 +194,7 @@ class Supervisor:
         return Ended(f"HTTP worker {worker.name} {how}", healthy=worker.ready, final=status == CANNOT_SERVE)
 
     def _serves(self) -> bool:
-        """Whether other workers serve: a worker that failed is then started again without limit."""
+        """Whether other workers serve; then a failed worker is restarted without limit."""
         return self._announced and any(worker.ready for worker in self._present())
 
     def _begin(self, row: int) -> Begin:
@@ -207,7 +210,7 @@ class Supervisor:
         )
 
     def _attached(self, worker: WorkerProcess) -> None:
-        """Send a new worker the present state."""
+        """Send a new worker the current state."""
         if self._over.is_set():
             worker.signal(signal.SIGTERM)
         if self._model is None:
@@ -251,7 +254,7 @@ class Supervisor:
         raise Unanswered
 
     async def _counted(self, worker: WorkerProcess) -> Snapshot:
-        """A worker's metrics: as of now, or of its latest report if it does not answer."""
+        """A worker's current metrics, or those of its latest report if it does not respond."""
         try:
             return await worker.channel.ask(WantMetrics(), Snapshot, METRICS_TIMEOUT_S)
         except Unanswered:

@@ -1,4 +1,4 @@
-"""The `Deployment` of an HTTP worker: everything shared goes through its channel to the supervisor."""
+"""The `Deployment` of an HTTP worker: shared state is reached through its channel to the supervisor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Worker:
     """Implements `serve.deployment.Deployment` and `serve.workers.attached.SupervisorClient`."""
 
     def __init__(self, begin: Begin, end: socket.socket, on_gone: Callable[[], None]) -> None:
-        """`end` of the channel, from which `begin` was read. `on_gone`: the supervisor is gone."""
+        """`end`: socket of the channel, from which `begin` was read. `on_gone`: the supervisor is gone."""
         self.worker = begin.worker
         self.workers = begin.workers
         self.created = begin.created
@@ -77,9 +77,8 @@ class Worker:
         return ServedModel(opened.name, tokenizer, directory, self._pool)
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
-        return await self._ask_supervisor(
-            WantMetrics(), Snapshot
-        )  # a part of the sum would look like a reset
+        # No fallback to `own`: a partial sum would look like a counter reset.
+        return await self._ask_supervisor(WantMetrics(), Snapshot)
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         self._stored = answer
@@ -108,7 +107,7 @@ class Worker:
         try:
             return await self._channel.ask(question, kind)
         except Unanswered:
-            raise PoolError("the supervisor does not answer", loading=True) from None
+            raise PoolError("the supervisor does not respond", loading=True) from None
 
     async def _listen(self) -> None:
         await self._channel.run()
