@@ -314,7 +314,7 @@ def test_silence_beyond_the_stall_timeout_kills_it(tmp_path: Path) -> None:
             await until(subject.has_failed)
             assert "gave no result" in subject.failure()
             assert handle.signals[0] == "kill"  # it would not end when it is asked to
-            assert subject.adopted == ["untold"]
+            await until(lambda: subject.adopted == ["untold"])
             await subject.ready(2)
 
     run(test())

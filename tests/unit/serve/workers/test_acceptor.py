@@ -90,6 +90,8 @@ def test_connections_are_accepted_and_counted_until_it_stops() -> None:
             assert not subject.own.accepting
             subject.acceptor.start()
             assert subject.own.accepting
+            await until(lambda: subject.accepted)
+            await asyncio.sleep(0.02)  # a connection that is being set up counts twice for a moment
             subject.call()
             await until(lambda: len(subject.accepted) == 2)
             assert subject.own.connections == 2
