@@ -5,7 +5,7 @@ from tests.conftest import PACKAGE_ROOT
 PACKAGE = PACKAGE_ROOT / "trtllm_openai"
 UNIT = PACKAGE_ROOT.parent / "tests" / "unit"
 
-PENDING = ("api/", "engine_host/", "engines/", "protocol/", "runners/", "serve/", "telemetry/")
+PENDING = ("api/", "engines/tensorrt_llm/", "protocol/", "serve/", "telemetry/")
 """Folders whose lists are not settled."""
 
 TESTED_IN = {
@@ -34,10 +34,43 @@ TESTED_IN = {
     # Refusals differ by engine and wire field, so they are tested where both meet.
     "generation/build.py": "tests/e2e/test_raw.py",
     "__main__.py": "tests/e2e/conftest.py",
+    # Real runner processes are started, killed and asked to end.
+    "engine_host/__main__.py": "tests/unit/runners/test_pool.py",
+    # The whole decoder is compared with transformers.
+    "engines/torch/model.py": "tests/unit/engines/torch/test_parity.py",
+    # Settings and their errors are those of the engine that comes out.
+    "engines/torch/loader.py": "tests/unit/engines/torch/test_engine.py",
+    # Its steps are compared with those of an executor that overlaps them.
+    "engines/torch/executor.py": "tests/unit/engines/torch/test_overlap.py",
+    # Ranks are processes of one engine: started, compared with a single rank, killed.
+    "engines/torch/follower.py": "tests/unit/engines/torch/test_parallel.py",
+    "engines/torch/followers.py": "tests/unit/engines/torch/test_parallel.py",
+    # These need a GPU: each kernel against a float64 reference ...
+    "engines/torch/cuda/kernels/attention.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/gemv.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/launch.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/norm.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/rope.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/sampling.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/swiglu.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/prefill.py": "tests/gpu/test_prefill.py",
+    # ... what exchanges data between GPUs on several of them ...
+    "engines/torch/cuda/kernels/exchange.py": "tests/gpu/test_parallel.py",
+    "engines/torch/cuda/peers.py": "tests/gpu/test_parallel.py",
+    # ... and the rest in the tokens of a whole engine, compared with transformers.
+    "engines/torch/cuda/executor.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/graphs.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/inputs.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/kernels/embedding.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/kernels/quantize.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/memory_profile.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/model.py": "tests/gpu/test_torch_cuda.py",
+    "engines/torch/cuda/projection.py": "tests/gpu/test_torch_cuda.py",
 }
 """Modules that are tested elsewhere, each group with the reason."""
 
 WITHOUT_LOGIC = {
+    "engines/base.py": "the Engine protocol",
     "errors.py": "exception classes with their fields",
     "generation/types.py": "msgspec structs",
 }

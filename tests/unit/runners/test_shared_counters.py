@@ -25,6 +25,7 @@ from trtllm_openai.errors import Overloaded
 from trtllm_openai.runners import Admission, SharedCounters
 
 row = int(sys.argv[2])
+chance = random.Random(row)
 board = SharedCounters.attach(int(sys.argv[1]), {ROWS}, row)
 """
 
@@ -134,7 +135,7 @@ for _ in range(5000):
         refused += 1
     with board:
         most = max(most, board.totals()[0])
-    if random.random() < 0.5 and tickets:
+    if chance.random() < 0.5 and tickets:
         ticket = tickets.pop()
         ticket.begun(0)
         ticket.close()
@@ -185,7 +186,7 @@ admission = Admission(LimitSettings(max_requests_per_key=3), lambda _: None, boa
 print("started", flush=True)
 while True:
     try:
-        ticket = admission.enter(random.choice("abcdef"), [5, 7])
+        ticket = admission.enter(chance.choice("abcdef"), [5, 7])
     except Overloaded:
         continue
     ticket.begun(0)

@@ -1,0 +1,179 @@
+"""Accepting from a shared listening socket: balance between workers, and connections that fail."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from trtllm_openai.runners.shared_counters import SharedCounters
+from trtllm_openai.serve.workers import acceptor as acceptor_module
+from trtllm_openai.serve.workers.acceptor import AHEAD, Acceptor
+
+
+class Listener(socket.socket):
+    """Fails once with each of `errors` before it accepts."""
+
+    errors: list[OSError]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().accept()
+
+
+class Site:
+    """Two rows of shared counters: this worker's, and another's."""
+
+    def __init__(self) -> None:
+        self.listener = Listener()
+        self.listener.errors = []
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        self.listener.setblocking(False)
+        owner = SharedCounters.create(2)
+        assert owner.fd is not None
+        self.fd = owner.fd
+        self.own, self.other = (SharedCounters.attach(owner.fd, 2, row) for row in (0, 1))
+        self.accepted: list[socket.socket] = []
+        self.already = 0
+        """Connections that this worker has besides."""
+        self.fails = False
+        self.acceptor = Acceptor(self.listener, self.own, self._connect, self._count)
+        self._clients: list[socket.socket] = []
+
+    async def _connect(self, connection: socket.socket) -> None:
+        self.accepted.append(connection)
+        if self.fails:
+            raise ConnectionResetError("a failed TLS handshake")
+
+    def _count(self) -> int:
+        return self.already + len(self.accepted)
+
+    def call(self) -> None:
+        """A client connects."""
+        client = socket.create_connection(self.listener.getsockname())
+        self._clients.append(client)
+
+    def close(self) -> None:
+        self.acceptor.stop()
+        for one in (self.listener, *self.accepted, *self._clients):
+            one.close()
+        os.close(self.fd)
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    subject = Site()
+    try:
+        async with asyncio.timeout(30):
+            yield subject
+    finally:
+        subject.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_connections_are_accepted_and_counted_until_it_stops() -> None:
+    async def test() -> None:
+        async with site() as subject:
+            subject.call()
+            await asyncio.sleep(0.02)
+            assert not subject.accepted
+            assert not subject.own.accepting
+            subject.acceptor.start()
+            assert subject.own.accepting
+            await until(lambda: subject.accepted)
+            await asyncio.sleep(0.02)  # a connection that is being set up counts twice for a moment
+            subject.call()
+            await until(lambda: len(subject.accepted) == 2)
+            assert subject.own.connections == 2
+            one = subject.accepted[0]
+            assert not one.getblocking()
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            subject.acceptor.stop()
+            subject.call()
+            await asyncio.sleep(0.02)
+            assert len(subject.accepted) == 2
+            assert not subject.own.accepting
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("ahead", "other_accepts", "steps_back"),
+    [(AHEAD, True, False), (AHEAD + 1, True, True), (AHEAD + 1, False, False)],
+)
+def test_a_worker_with_more_connections_steps_back_once(
+    monkeypatch: pytest.MonkeyPatch, ahead: int, other_accepts: bool, steps_back: bool
+) -> None:
+    monkeypatch.setattr(acceptor_module, "STEP_BACK_S", 0.3)
+
+    async def test() -> None:
+        async with site() as subject:
+            subject.other.connections, subject.other.accepting = 4, other_accepts
+            subject.already = 4 + ahead
+            begin = asyncio.get_running_loop().time()
+            subject.acceptor.start()
+            subject.call()
+            await until(lambda: subject.accepted)  # after the pause anyway: the other may be busy
+            assert (asyncio.get_running_loop().time() - begin > 0.25) is steps_back
+
+    asyncio.run(test())
+
+
+def test_a_connection_that_another_worker_took_does_no_harm() -> None:
+    async def test() -> None:
+        async with site() as subject:
+            subject.listener.errors = [BlockingIOError(), ConnectionAbortedError()]
+            subject.acceptor.start()
+            subject.call()
+            await until(lambda: subject.accepted)
+            assert subject.listener.errors == []
+
+    asyncio.run(test())
+
+
+def test_without_a_free_descriptor_it_waits_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(acceptor_module, "EXHAUSTED_S", 0.1)
+
+    async def test() -> None:
+        async with site() as subject:
+            subject.listener.errors = [OSError(errno.EMFILE, "Too many open files")]
+            begin = asyncio.get_running_loop().time()
+            subject.acceptor.start()
+            subject.call()
+            await until(lambda: subject.accepted)
+            assert asyncio.get_running_loop().time() - begin > 0.09  # it did not spin
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(test())
+    assert [record.message for record in caplog.records] == [
+        "no connection can be accepted: [Errno 24] Too many open files"
+    ]
+
+
+def test_a_failed_handshake_ends_that_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with site() as subject:
+            subject.acceptor.start()
+            subject.fails = True
+            subject.call()
+            await until(lambda: subject.accepted)
+            subject.fails = False
+            subject.call()
+            await until(lambda: len(subject.accepted) == 2)
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(test())
+    assert "a connection ended at once: a failed TLS handshake" in [one.message for one in caplog.records]
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
