@@ -108,11 +108,12 @@ class Served:
     """An application that is ready: its context, its pool, and requests to it."""
 
     def __init__(self, tokenizer: Tokenizer, text: str = "Hello world", **settings: Any) -> None:
-        service = InferenceService(Settings(engine="synthetic", **settings))
+        chosen = Settings(engine="synthetic", **settings)
+        service = InferenceService(chosen)
         self.pool = FakePool(tokenizer, text)
         self.context: ServerContext = service.context
         self.context.tokenizer = tokenizer
-        self.context.chat = ChatFormat(tokenizer, "auto", "auto")
+        self.context.chat = ChatFormat(tokenizer, chosen.tool_parser, chosen.reasoning_parser)
         self.context.pool = self.pool
         self.app: Application = create_app(service)
 
