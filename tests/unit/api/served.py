@@ -84,11 +84,12 @@ class FakePool(SequencePool):
         return generation
 
     def _answer(self, generation: Generation, requests: list[GenerationRequest]) -> None:
-        news = [generation.put(output) for request in requests for output in self._outputs(request)]
+        news = [generation.put(output) for request in requests for output in self.outputs(request)]
         if any(news):
             generation.listener()
 
-    def _outputs(self, request: GenerationRequest) -> list[StepOutput]:
+    def outputs(self, request: GenerationRequest) -> list[StepOutput]:
+        """The deltas of one sequence."""
         ids = self.tokenizer.encode(self.text, add_special_tokens=False)
         sampling = request.sampling
         kept = ids[: sampling.max_tokens]

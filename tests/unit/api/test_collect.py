@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.unit.api.test_run import Check, Fixture
-from tests.unit.api.test_run import check as check  # noqa: PLC0414 - a fixture
+from tests.unit.api.test_run import check as check
 from trtllm_openai.api.collect import Answer, Call, collect
 from trtllm_openai.errors import ShuttingDown
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Reasoning

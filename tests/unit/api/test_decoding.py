@@ -54,7 +54,7 @@ def decoding(demo_tokenizer: Tokenizer) -> Decoding:
 def test_each_output_goes_to_its_choice(decoding: Decoding) -> None:
     outputs = [decoding.output("b", "x "), decoding.output("a", "y"), decoding.output("b", "z", "length")]
     decoded = decoding.decoder.decode(outputs)
-    texts = {index: "" for index in range(2)}
+    texts = dict.fromkeys(range(2), "")
     for choice, delta in decoded.deltas:
         texts[choice.index] += delta.text
     assert (texts, decoded.error) == ({0: "y", 1: "x z"}, None)
