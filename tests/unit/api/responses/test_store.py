@@ -34,10 +34,13 @@ def put(store: ResponseStore, task: "asyncio.Task[None] | None" = None) -> str:
 
 async def known(store: ResponseStore, response_id: str) -> bool:
     try:
-        return (await store.get(response_id)).response["id"] == response_id
+        found = await store.get(response_id)
     except ApiError as error:
-        assert (error.status, error.code) == (404, "response_not_found")
-        return False
+        code = error.code
+    else:
+        return bool(found.response["id"] == response_id)
+    assert code == "response_not_found"
+    return False
 
 
 def test_the_oldest_goes_first() -> None:
