@@ -1,0 +1,105 @@
+"""The routes of /v1/responses over a fake engine."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.api.served import Served
+from trtllm_openai.text.tokenizer import Tokenizer
+
+PATH = "/v1/responses"
+
+
+def text_of(response: dict[str, Any]) -> str:
+    return "".join(item["content"][0]["text"] for item in response["output"])
+
+
+def test_a_stored_conversation_goes_on(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    first = served.post(PATH, {"input": "Hi", "instructions": "Be brief."}).json()
+    assert (first["status"], text_of(first)) == ("completed", "Hello world")
+    assert served.get(f"{PATH}/{first['id']}").json()["output"] == first["output"]
+    (item,) = served.get(f"{PATH}/{first['id']}/input_items").json()["data"]
+    assert item["content"] == [{"type": "input_text", "text": "Hi"}]
+    served.post(PATH, {"input": "And?", "previous_response_id": first["id"]})
+    prompt = demo_tokenizer.decode(served.pool.requests[1].prompt_token_ids)
+    assert prompt.index("Hi") < prompt.index("Hello world") < prompt.index("And?")
+    assert "Be brief." not in prompt, "instructions are for one response"
+    assert served.refusal(PATH, {"input": "a", "previous_response_id": "resp_x"})[:2] == (
+        404,
+        "previous_response_id",
+    )
+
+
+def test_delete_and_store_false(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    kept = served.post(PATH, {"input": "Hi"}).json()["id"]
+    unkept = served.post(PATH, {"input": "Hi", "store": False}).json()["id"]
+    assert served.get(f"{PATH}/{unkept}").status_code == 404
+    deleted = asyncio.run(served.request("DELETE", f"{PATH}/{kept}")).json()
+    assert (deleted["id"], deleted["deleted"]) == (kept, True)
+    assert served.get(f"{PATH}/{kept}").status_code == 404
+
+
+def test_the_stream_ends_with_the_whole_response(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    frames = served.post(PATH, {"input": "Hi", "stream": True}).text.removesuffix("\n\n").split("\n\n")
+    events = [json.loads(frame.split("\ndata: ")[1]) for frame in frames]
+    assert [frame.split("\n")[0] for frame in frames] == [f"event: {event['type']}" for event in events]
+    deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == text_of(events[-1]["response"]) == "Hello world"
+    assert served.get(f"{PATH}/{events[-1]['response']['id']}").status_code == 200
+
+
+def test_background_is_answered_at_once_and_can_be_cancelled(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+
+    async def main() -> None:
+        served.pool.hold = True
+        body = {"input": "Hi", "background": True}
+        begun = (await served.request("POST", PATH, json=body)).json()
+        assert begun["status"] in ("queued", "in_progress")
+        go_on = {"input": "a", "previous_response_id": begun["id"]}
+        assert (await served.request("POST", PATH, json=go_on)).status_code == 400
+        await asyncio.sleep(0)  # the generation's task begins
+        cancelled = (await served.request("POST", f"{PATH}/{begun['id']}/cancel")).json()
+        assert cancelled["status"] == "cancelled"
+        assert served.pool.aborted == [served.pool.requests[0].request_id]
+        served.pool.hold = False
+        begun = (await served.request("POST", PATH, json=body)).json()
+        for _ in range(100):
+            await asyncio.sleep(0)
+            found = (await served.request("GET", f"{PATH}/{begun['id']}")).json()
+            if found["status"] == "completed":
+                break
+        assert text_of(found) == "Hello world"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True, "stream": True}, "background"),
+        ({"background": True, "store": False}, "background"),
+        ({"truncation": "middle"}, "truncation"),
+        ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+        ({"text": {"format": 5}}, "text.format"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"instructions": "a", "input": [{"role": "nobody", "content": "a"}]}, "input[0].role"),
+    ],
+)
+def test_refusals_name_the_parameter(demo_tokenizer: Tokenizer, fields: dict[str, Any], param: str) -> None:
+    served = Served(demo_tokenizer)
+    assert served.refusal(PATH, {"input": "Hi", **fields})[:2] == (400, param)
+    assert served.pool.requests == []
+
+
+def test_only_background_responses_are_cancelled(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    done = served.post(PATH, {"input": "Hi"}).json()
+    response = asyncio.run(served.request("POST", f"{PATH}/{done['id']}/cancel"))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_id")

@@ -1,0 +1,86 @@
+"""Chat completions over a fake engine: the whole answer, its chunks, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.api.served import Served
+from trtllm_openai.text.tokenizer import Tokenizer
+
+PATH = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def test_every_choice_has_its_answer_and_its_seed(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    answer = served.post(PATH, {"messages": MESSAGES, "n": 2, "seed": 5}).json()
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["Hello world"] * 2
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop", "stop"]
+    assert [request.sampling.seed for request in served.pool.requests] == [5, 6]
+    prompt = served.pool.requests[0].prompt_token_ids
+    each = len(demo_tokenizer.encode("Hello world", add_special_tokens=False))
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+    assert answer["usage"]["completion_tokens"] == 2 * each
+
+
+def test_chunks_say_the_role_once_and_the_reason_last(demo_tokenizer: Tokenizer) -> None:
+    body = {"messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
+    response = Served(demo_tokenizer).post(PATH, body)
+    *frames, done = response.text.removesuffix("\n\n").split("\n\n")
+    assert done == "data: [DONE]"
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hello world"
+    assert not any("role" in delta for delta in deltas[1:])
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]]
+    assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+
+
+def test_a_tool_call_is_no_content(demo_tokenizer: Tokenizer) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    body = {"messages": MESSAGES, "tools": tools}
+    (choice,) = Served(demo_tokenizer, call, tool_parser="hermes").post(PATH, body).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (made,) = choice["message"]["tool_calls"]
+    assert made["function"] == {"name": "f", "arguments": '{"a": 1}'}
+
+
+def test_render_generates_nothing(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    answer = served.post(f"{PATH}/render", {"messages": MESSAGES}).json()
+    assert "Hi" in answer["prompt"]
+    assert answer["count"] == len(answer["token_ids"]) > 0
+    assert served.pool.requests == []
+    served.post(PATH, {"messages": MESSAGES})
+    assert served.pool.requests[0].prompt_token_ids == answer["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"function_call": {"name": "f"}}, "function_call", "unsupported_parameter"),
+        ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
+        ({"chat_template": "{{ x }}"}, "chat_template", "unsupported_parameter"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ],
+)
+def test_refusals_name_the_parameter(
+    demo_tokenizer: Tokenizer, fields: dict[str, Any], param: str, code: str
+) -> None:
+    served = Served(demo_tokenizer)
+    assert served.refusal(PATH, {"messages": MESSAGES, **fields}) == (400, param, code)
+    assert served.pool.requests == []
+
+
+def test_a_model_that_is_not_served(demo_tokenizer: Tokenizer) -> None:
+    body = {"messages": MESSAGES, "model": "other"}
+    assert Served(demo_tokenizer).refusal(PATH, body) == (404, "model", "model_not_found")

@@ -1,0 +1,69 @@
+"""A conversation on its way to the pool: rendered, tokenized, with its tools and its guide."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.unit.api.served import Served
+from trtllm_openai.api import conversation
+from trtllm_openai.api.conversation import Conversation, encode, prepare
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.protocol.chat import ChatRequest
+from trtllm_openai.text.tokenizer import Tokenizer
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+
+
+def prepared(tokenizer: Tokenizer, settings: dict[str, Any] | None = None, **fields: Any) -> Conversation:
+    body = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], **fields})
+    return asyncio.run(prepare(Served(tokenizer, **settings or {}).context.loaded(), body, 5))
+
+
+def test_the_tokens_are_those_of_the_prompt(demo_tokenizer: Tokenizer) -> None:
+    found = prepared(demo_tokenizer)
+    assert "Hi" in found.prompt
+    assert found.token_ids == demo_tokenizer.encode(found.prompt, add_special_tokens=False)
+    assert found.guide is None
+    assert found.token_ids[-3:] == prepared(demo_tokenizer, truncate_prompt_tokens=3).token_ids
+
+
+def test_a_demanded_call_is_guided(demo_tokenizer: Tokenizer) -> None:
+    assert prepared(demo_tokenizer, tools=[TOOL]).guide is None
+    guide = prepared(demo_tokenizer, tools=[TOOL], tool_choice="required").guide
+    assert guide is not None
+    assert (guide.kind, guide.param) == ("json_schema", "tools")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": SCHEMA_FORMAT}, "response_format"),
+        ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
+        ({"tools": [TOOL], "settings": {"tool_parser": "none"}}, "tools"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ],
+)
+def test_refusals(demo_tokenizer: Tokenizer, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prepared(demo_tokenizer, **fields)
+    assert (caught.value.param or "").startswith(param)
+
+
+def test_a_long_text_leaves_the_event_loop(
+    demo_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Served(demo_tokenizer).context.loaded()
+    threads: list[Any] = []
+    to_thread = asyncio.to_thread
+
+    async def seen(work: Any) -> Any:
+        threads.append(work)
+        return await to_thread(work)
+
+    monkeypatch.setattr(conversation.asyncio, "to_thread", seen)
+    for text, used in (("short", 0), ("a " * conversation.TOKENIZE_OFF_LOOP, 1)):
+        ids = asyncio.run(encode(model, text, add_special_tokens=False))
+        assert ids == demo_tokenizer.encode(text, add_special_tokens=False)
+        assert len(threads) == used

@@ -1,0 +1,30 @@
+"""The prompt as a part of the answer."""
+
+from trtllm_openai.api.echo import Echo
+from trtllm_openai.generation import TokenLogprobs
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+def test_offsets_point_into_the_text(demo_tokenizer: Tokenizer) -> None:
+    ids = demo_tokenizer.encode("Once upon 한국", add_special_tokens=False)
+    echo = Echo.of(demo_tokenizer, ids, None)
+    assert echo.text == "Once upon 한국", "decoded where the text is not known"
+    assert len(echo.text_offsets) == len(ids)
+    assert echo.text_offsets == sorted(echo.text_offsets)
+    assert echo.text_offsets[0] == 0
+    assert echo.text[echo.text_offsets[1] :].startswith(demo_tokenizer.token_text(ids[1]))
+
+
+def test_the_text_as_it_was_written_is_kept(demo_tokenizer: Tokenizer) -> None:
+    assert Echo.of(demo_tokenizer, [5, 6], "anything").text == "anything"
+
+
+def test_tokens_that_nothing_predicts_have_null(demo_tokenizer: Tokenizer) -> None:
+    ids = demo_tokenizer.encode("a b c", add_special_tokens=False)
+    echo = Echo.of(demo_tokenizer, ids, None)
+    values = [None, *(TokenLogprobs(token, -2.0, [(token, -2.0)]) for token in ids[1:])]
+    parts = echo.logprobs(demo_tokenizer, values)
+    assert parts["token_logprobs"] == [None] + [-2.0] * (len(ids) - 1)
+    assert parts["top_logprobs"][:2] == [None, {demo_tokenizer.token_text(ids[1]): -2.0}]
+    assert "".join(parts["tokens"]) == "a b c"
+    assert echo.logprobs(demo_tokenizer, None)["token_logprobs"] == [None] * len(ids)

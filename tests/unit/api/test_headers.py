@@ -1,0 +1,13 @@
+"""Headers read from an ASGI scope."""
+
+from trtllm_openai.api.headers import header
+
+
+def test_the_first_of_several_counts() -> None:
+    scope = {"headers": [(b"a", b"1"), (b"x-b", b"first"), (b"x-b", b"second")]}
+    assert header(scope, b"x-b") == "first"
+    assert header(scope, b"x-c") is None
+
+
+def test_any_bytes_are_read() -> None:
+    assert header({"headers": [(b"a", b"\xe9\xff")]}, b"a") == "éÿ"

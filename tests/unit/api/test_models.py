@@ -1,0 +1,27 @@
+"""The list of models: the served one, with the engine's limits once they are known."""
+
+from tests.unit.api.served import Served
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+def test_the_card_has_the_engines_limits(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer, served_model_name="org/name")
+    (card,) = served.get("/v1/models").json()["data"]
+    assert (card["id"], card["max_model_len"], card["created"]) == ("org/name", 512, served.context.created)
+    engine = card["trtllm_openai"]
+    assert (engine["engine"], engine["max_batch_size"]) == ("fake", 8)
+    assert engine["capabilities"]["guides"] == ["json_object", "json_schema"]
+    assert served.get("/v1/models/org/name").json() == card, "an id may have a slash"
+
+
+def test_before_an_engine_is_ready(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    served.pool.info = None
+    (card,) = served.get("/v1/models").json()["data"]
+    assert (card["max_model_len"], card["trtllm_openai"]) == (None, None)
+
+
+def test_another_model_is_not_here(demo_tokenizer: Tokenizer) -> None:
+    response = Served(demo_tokenizer).get("/v1/models/other")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"

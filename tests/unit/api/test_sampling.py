@@ -1,0 +1,96 @@
+"""Sampling fields of a request as parameters of its sequences, checked against the engine."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.api.served import engine_info
+from trtllm_openai.api.sampling import (
+    MAX_STOPS,
+    check_serving,
+    responses_parameters,
+    sampling_params,
+    stop_strings,
+    truncated,
+)
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import Capabilities, SamplingParams
+from trtllm_openai.protocol.completions import CompletionRequest
+from trtllm_openai.protocol.responses import ResponsesRequest
+
+
+def body(**fields: Any) -> CompletionRequest:
+    return CompletionRequest(prompt="x", **fields)
+
+
+def params(
+    fields: dict[str, Any], *, max_tokens: int | None = 5, logprobs: int | None = None
+) -> SamplingParams:
+    return sampling_params(
+        body(**fields),
+        engine_info(),
+        12,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        logprobs_param="logprobs",
+        prompt_param="prompt",
+    )
+
+
+def test_given_fields_are_taken_and_the_rest_keeps_its_default() -> None:
+    found = params({"temperature": 0.5, "seed": 3, "top_p": None})
+    assert (found.temperature, found.seed, found.max_tokens) == (0.5, 3, 5)
+    assert found.top_p == SamplingParams(max_tokens=5).top_p
+
+
+def test_without_max_tokens_the_rest_of_the_context() -> None:
+    assert params({}, max_tokens=None).max_tokens == 512 - 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "param"),
+    [
+        ({"min_p": 0.5}, {}, "min_p"),
+        ({"logit_bias": {"5": 1.0}}, {}, "logit_bias"),
+        ({}, {"logprobs": 6}, "logprobs"),
+        ({}, {"max_tokens": 501}, "prompt"),
+    ],
+)
+def test_an_engine_without_the_feature(fields: dict[str, Any], options: dict[str, int], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        params(fields, **options)  # type: ignore[arg-type]
+    assert caught.value.param == param
+
+
+def test_scheduling_parameters_are_not_ignored() -> None:
+    check_serving(body(priority=1.0), engine_info())
+    with pytest.raises(InvalidRequest) as caught:
+        check_serving(body(cache_salt="a"), engine_info(capabilities=Capabilities(priority=True)))
+    assert caught.value.param == "cache_salt"
+
+
+def test_stop_strings() -> None:
+    assert stop_strings(body()) == []
+    assert stop_strings(body(stop="a")) == ["a"]
+    assert len(stop_strings(body(stop=["a"] * MAX_STOPS))) == MAX_STOPS
+    for wrong in (["a"] * (MAX_STOPS + 1), ["a", ""], ""):
+        with pytest.raises(InvalidRequest) as caught:
+            stop_strings(body(stop=wrong))
+        assert caught.value.param == "stop"
+
+
+def test_truncation_keeps_the_end_of_the_prompt() -> None:
+    prompt = list(range(600))
+    assert truncated(body(), engine_info(), prompt, 10) is prompt
+    assert truncated(body(truncate_prompt_tokens=3), engine_info(), prompt, 10) == [597, 598, 599]
+    assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 10) == prompt[-502:]
+    assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 1000) == [599]
+    with pytest.raises(InvalidRequest) as caught:
+        truncated(body(truncate_prompt_tokens=0), engine_info(), prompt, 10)
+    assert caught.value.param == "truncate_prompt_tokens"
+
+
+def test_responses_has_the_parameters_of_chat_by_the_same_names() -> None:
+    found = responses_parameters(ResponsesRequest(input="x", temperature=0.5))
+    assert found["temperature"] == 0.5
+    assert found["top_p"] is None

@@ -1,0 +1,89 @@
+"""Submission: one sequence for each choice, counted once it was admitted, and undone when it was not."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from tests.unit.api.served import Served
+from trtllm_openai.api.submit import GenerationSpec, start_run
+from trtllm_openai.errors import Overloaded, PoolError
+from trtllm_openai.generation import GenerationRequest, SamplingParams
+from trtllm_openai.runners import Generation
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+def spec(prompts: list[list[int]], n: int = 1, seed: int | None = None, **fields: Any) -> GenerationSpec:
+    sampling = [SamplingParams(max_tokens=4, seed=seed) for _ in prompts]
+    return GenerationSpec(prompts=prompts, sampling=sampling, started=time.perf_counter(), n=n, **fields)
+
+
+def submitted(served: Served, what: GenerationSpec) -> list[GenerationRequest]:
+    async def main() -> None:
+        run = start_run(served.context, served.context.loaded(), what)
+        assert served.context.runs == {run}
+        assert [choice.index for choice in run.choices] == list(range(len(served.pool.requests)))
+        assert [choice.first for choice in run.choices] == [i % what.n == 0 for i in range(len(run.choices))]
+        run.close()
+        assert served.context.runs == set()
+
+    served.pool.hold = True
+    asyncio.run(main())
+    return served.pool.requests
+
+
+def test_choices_of_a_prompt_have_seeds_of_their_own(demo_tokenizer: Tokenizer) -> None:
+    requests = submitted(Served(demo_tokenizer), spec([[1], [2, 3]], 2, 7, priority=0.5, cache_salt="s"))
+    assert [request.prompt_token_ids for request in requests] == [[1], [1], [2, 3], [2, 3]]
+    assert [request.sampling.seed for request in requests] == [7, 8, 7, 8]
+    assert len({request.request_id for request in requests}) == 4
+    assert {(request.priority, request.cache_salt) for request in requests} == {(0.5, "s")}
+
+
+def test_without_a_seed_there_is_none(demo_tokenizer: Tokenizer) -> None:
+    requests = submitted(Served(demo_tokenizer), spec([[1]], 2))
+    assert [request.sampling.seed for request in requests] == [None, None]
+
+
+def test_prompts_count_once_and_prefix_look_ups_for_each_choice(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    submitted(served, spec([[1, 2, 3]], 2))
+    assert served.context.metrics.prompt_tokens.value == 3
+    assert served.context.metrics.prefix_queries.value == 6
+
+
+def test_a_closed_run_aborts_what_is_live(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    requests = submitted(served, spec([[1]], 2))
+    assert sorted(served.pool.aborted) == sorted(request.request_id for request in requests)
+    assert served.context.admission.waiting == 0
+
+
+def test_a_pool_that_refuses_leaves_nothing_waiting(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+
+    def submit(_: list[GenerationRequest]) -> Generation:
+        raise PoolError("no runner", loading=True)
+
+    served.pool.submit = submit  # type: ignore[method-assign]
+    with pytest.raises(PoolError):
+        start_run(served.context, served.context.loaded(), spec([[1]]))
+    assert served.context.admission.waiting == 0
+    assert served.context.metrics.prompt_tokens.value == 0
+    assert served.context.runs == set()
+
+
+def test_a_full_queue_is_told_before_the_pool_hears_of_it(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer, limits={"max_waiting_requests": 1})
+    served.pool.hold = True
+
+    async def main() -> None:
+        first = start_run(served.context, served.context.loaded(), spec([[1]]))
+        with pytest.raises(Overloaded) as caught:
+            start_run(served.context, served.context.loaded(), spec([[1]]))
+        assert caught.value.code == "queue_full"
+        assert len(served.pool.requests) == 1
+        first.close()
+
+    asyncio.run(main())

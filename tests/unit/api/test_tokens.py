@@ -1,0 +1,34 @@
+"""/tokenize and /detokenize."""
+
+from tests.unit.api.served import Served
+from trtllm_openai.text.tokenizer import Tokenizer
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def test_text_there_and_back(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    body = {"prompt": "Hello 한국", "add_special_tokens": False, "return_token_strs": True}
+    answer = served.post("/tokenize", body).json()
+    assert answer["tokens"] == demo_tokenizer.encode("Hello 한국", add_special_tokens=False)
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == 512
+    assert served.post("/detokenize", {"tokens": answer["tokens"]}).json() == {"prompt": "Hello 한국"}
+
+
+def test_messages_are_tokenized_as_a_chat_sends_them(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    tokens = served.post("/tokenize", {"messages": MESSAGES}).json()["tokens"]
+    served.post("/v1/chat/completions", {"messages": MESSAGES})
+    assert served.pool.requests[0].prompt_token_ids == tokens
+    without = served.post("/tokenize", {"messages": MESSAGES, "add_generation_prompt": False}).json()
+    assert without["count"] < len(tokens)
+
+
+def test_refusals(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    assert served.refusal("/tokenize", {})[:2] == (400, "prompt")
+    assert served.refusal("/tokenize", {"prompt": "a", "messages": MESSAGES})[:2] == (400, "prompt")
+    assert served.refusal("/tokenize", {"prompt": "a", "model": "b"})[:2] == (404, "model")
+    assert served.refusal("/detokenize", {"tokens": [demo_tokenizer.vocab_size]})[:2] == (400, "tokens")
+    assert served.refusal("/detokenize", {"tokens": [-1]})[:2] == (400, "tokens[0]")

@@ -1,0 +1,33 @@
+"""The application: its layers."""
+
+import asyncio
+
+import pytest
+
+from tests.unit.api.served import Served
+from trtllm_openai.errors import ConfigError
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+def test_other_origins_only_where_they_are_allowed(demo_tokenizer: Tokenizer) -> None:
+    for origins in ([], ["http://a"]):
+        served = Served(demo_tokenizer, cors_origins=origins)
+        headers = served.get("/health", headers={"origin": "http://a"}).headers
+        assert headers.get("access-control-allow-origin") == (origins[0] if origins else None)
+
+
+def test_unknown_paths_have_the_shape_of_every_error(demo_tokenizer: Tokenizer) -> None:
+    response = Served(demo_tokenizer).get("/nowhere")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_draining_server_takes_no_new_requests(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    served.context.draining = True
+    assert served.refusal("/v1/completions", {"prompt": "x"})[0] == 503
+    assert asyncio.run(served.request("GET", "/v1/models")).status_code == 200
+
+
+def test_keys_that_cannot_be_read(demo_tokenizer: Tokenizer) -> None:
+    with pytest.raises(ConfigError):
+        Served(demo_tokenizer, api_keys_file="/absent")
