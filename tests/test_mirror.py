@@ -24,13 +24,18 @@ TESTED_IN = {
     "chat/parsers/reasoning.py": "tests/unit/chat/test_reasoning.py",
     # Sockets and processes: driven against a server whose pace is known.
     "bench/client.py": "tests/e2e/test_bench.py",
-    "bench/flags.py": "tests/e2e/test_bench.py",
     "bench/run.py": "tests/e2e/test_bench.py",
     "bench/worker.py": "tests/e2e/test_bench.py",
     # Its output is the demo's tokenizer, which every test of text loads and compares with transformers' own.
     "checkpoints/gguf_tokenizer.py": "tests/unit/text/test_tokenizer.py",
     # A whole engine is loaded and generates.
     "commands/generate.py": "tests/unit/test_cli.py",
+    # Commands are run as the command line gives them.
+    "commands/bench.py": "tests/e2e/test_bench.py",
+    "commands/key.py": "tests/unit/test_cli.py",
+    "commands/serve.py": "tests/unit/test_cli.py",
+    # The table and what follows from it: request fields, checks, documentation.
+    "generation/sampling.py": "tests/unit/generation/test_parameters.py",
     # Refusals differ by engine and wire field, so they are tested where both meet.
     "generation/build.py": "tests/e2e/test_raw.py",
     "__main__.py": "tests/e2e/conftest.py",
