@@ -24,7 +24,6 @@ TESTED_IN = {
     "chat/parsers/reasoning.py": "tests/unit/chat/test_reasoning.py",
     # Sockets and processes: driven against a server whose pace is known.
     "bench/client.py": "tests/e2e/test_bench.py",
-    "bench/flags.py": "tests/e2e/test_bench.py",
     "bench/run.py": "tests/e2e/test_bench.py",
     "bench/worker.py": "tests/e2e/test_bench.py",
     # Its output is the demo's tokenizer, which every test of text loads and compares with transformers' own.
@@ -44,10 +43,9 @@ TESTED_IN = {
     "serve/model.py": "tests/e2e/test_raw.py",
     # Processes that share a socket and each other's answers.
     "serve/workers/__main__.py": "tests/e2e/test_workers.py",
-    "serve/workers/acceptor.py": "tests/e2e/test_workers.py",
     "serve/workers/worker.py": "tests/e2e/test_workers.py",
-    # Attached pools are made of remote runners, here with real runner processes.
-    "serve/workers/remote.py": "tests/unit/serve/workers/test_attached.py",
+    # The table and what follows from it: request fields, checks, documentation.
+    "generation/sampling.py": "tests/unit/generation/test_parameters.py",
     # Refusals differ by engine and wire field, so they are tested where both meet.
     "generation/build.py": "tests/e2e/test_raw.py",
     "__main__.py": "tests/e2e/conftest.py",

@@ -1,6 +1,7 @@
 """Batches: rows, slots, masks and padding of a plan, and shapes that depend on one sequence alone."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from trtllm_openai.generation import GenerationRequest, SamplingParams
 BLOCK, TILE, MAX_LENGTH = 16, 8, 300
 
 
-def sequence(first_block: int, tokens: int, **sampling: int) -> Sequence:
+def sequence(first_block: int, tokens: int, **sampling: Any) -> Sequence:
     """A sequence of `tokens` tokens whose blocks are numbered from `first_block` on, downwards in tens."""
     ids = [first_block * 1000 + position for position in range(tokens)]
     one = Sequence(GenerationRequest(f"{first_block}", ids, SamplingParams(max_tokens=5, **sampling)))

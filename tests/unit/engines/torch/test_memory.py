@@ -1,5 +1,6 @@
 """The size of the KV cache: free memory, a container's limit, and failures that mean that there was none."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_without_a_container(files: Files) -> None:
 def test_without_meminfo_half_of_the_memory_counts_as_available(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert free() == 2 * GIB * CPU_SHARE
 
 

@@ -78,7 +78,6 @@ def test_a_ready_runner_is_used_only_once_it_is_connected(tmp_path: Path) -> Non
             Phase.LOADING,
             "an HTTP process connects to it",
         )
-        assert worker.runner.info is None
         await peer.listen()
         await until(lambda: peer.accepted)
         peer.be_ready()
