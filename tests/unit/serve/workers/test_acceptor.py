@@ -157,7 +157,7 @@ def test_without_a_free_descriptor_it_waits_and_goes_on(
     with caplog.at_level(logging.ERROR):
         asyncio.run(test())
     assert [record.message for record in caplog.records] == [
-        "no connection can be accepted: [Errno 24] Too many open files"
+        "accepting connections failed: [Errno 24] Too many open files"
     ]
 
 
@@ -174,5 +174,5 @@ def test_a_failed_handshake_ends_that_connection_alone(caplog: pytest.LogCapture
 
     with caplog.at_level(logging.DEBUG):
         asyncio.run(test())
-    assert "a connection ended at once: a failed TLS handshake" in [one.message for one in caplog.records]
+    assert "setting up a connection failed: a failed TLS handshake" in [one.message for one in caplog.records]
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]

@@ -76,7 +76,7 @@ def test_a_ready_runner_is_used_only_once_it_is_connected(tmp_path: Path) -> Non
         worker.report(Phase.READY, peer.endpoint)
         assert (worker.runner.phase, worker.runner.reason) == (
             Phase.LOADING,
-            "an HTTP process connects to it",
+            "an HTTP process is connecting to it",
         )
         await peer.listen()
         await until(lambda: peer.accepted)
@@ -100,7 +100,7 @@ def test_it_connects_again_after_a_broken_connection(tmp_path: Path) -> None:
             peer.drop()  # the runner lives and goes on listening; the supervisor reports nothing new
             await until(lambda: peer.accepted == 2)
             assert worker.phases == [Phase.FAILED, Phase.STARTING]
-            assert runner.reason == "an HTTP process connects to it"
+            assert runner.reason == "an HTTP process is connecting to it"
             assert [output.error for output in told.take()] == [None, RUNNER_LOST]
             assert (worker.adopted, untold.take(), runner.load) == (["untold"], [], 0)
             peer.be_ready()
