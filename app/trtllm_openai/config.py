@@ -99,7 +99,8 @@ class TensorRTLLMSettings(Section):
         "leader starts the runner by mpi_command, one process a rank, maybe on several machines",
     )
     mpi_command: str = Field(
-        "mpirun -n {world}", description="what starts a runner in leader mode; {world} is the number of ranks"
+        "mpirun --bind-to none -n {world}",
+        description="what starts a runner in leader mode; {world} is the number of ranks",
     )
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of the free GPU memory given to the KV cache"

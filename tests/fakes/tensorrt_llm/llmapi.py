@@ -68,6 +68,8 @@ class SamplingParams:
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        prompt_ignore_length: int | None = None,
+        include_stop_str_in_output: bool = False,
         min_p: float | None = None,
         logprobs: int | None = None,
         guided_decoding: GuidedDecodingParams | None = None,

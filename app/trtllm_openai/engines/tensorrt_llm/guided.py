@@ -35,7 +35,8 @@ def guided_decoding_params(guide: Guide, bindings: Any) -> Any:
     kinds = bindings.GuidedDecodingParams.GuideType
     match guide.kind:
         case "json_object":
-            return bindings.GuidedDecodingParams(kinds.JSON)
+            # Not kinds.JSON: that takes any JSON value, also a bare number.
+            return bindings.GuidedDecodingParams(kinds.JSON_SCHEMA, '{"type":"object"}')
         case "json_schema":
             return bindings.GuidedDecodingParams(kinds.JSON_SCHEMA, guide.text)
         case "regex":

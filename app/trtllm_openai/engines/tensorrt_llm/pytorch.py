@@ -174,7 +174,7 @@ class LLMEngine:
 
     def _sampling(self, request: GenerationRequest) -> Any:
         sampling = request.sampling
-        mapped = to_executor(sampling, self.info.eos_token_ids)
+        mapped = to_executor(sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
         extra: dict[str, Any] = {}
         if mapped.embedding_bias:
             extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
@@ -189,6 +189,7 @@ class LLMEngine:
             end_id=mapped.end_id,
             pad_id=max(mapped.end_id, 0),
             detokenize=False,
+            include_stop_str_in_output=True,  # else token_ids lack the stop token that logprobs has
             **mapped.config,
             **extra,
         )
