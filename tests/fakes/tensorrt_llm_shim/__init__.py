@@ -1,6 +1,6 @@
 """Compiles `bindings.cpp` with nanobind, once, and imports it.
 
-The result lies in the git-ignored build directory, under a hash of the source, nanobind's version and Python's.
+The result lies in the git-ignored build directory, under a hash of source and versions.
 Needs a C++17 compiler, Python's headers and nanobind.
 """
 

@@ -267,7 +267,7 @@ class ExecutorEngine:
             output.stop_token_id = output.token_ids[-1]
 
     def _cached_tokens(self, live: _Live, result: Any) -> int:
-        """Tokens of reused KV blocks. A partly reused block counts whole, so the prompt's length bounds it."""
+        """Tokens of reused KV blocks. At most the prompt: a partly reused block counts whole."""
         metrics = getattr(result, "request_perf_metrics", None)
         if metrics is None:
             return 0

@@ -119,7 +119,7 @@ class Backend:
             world=world,
             rank=self._rank,
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
-            oversubscribe=os.environ.get("OMPI_MCA_rmaps_base_oversubscribe"),
+            oversubscribe=os.environ.get("OMPI_MCA_rmaps_base_oversubscribe"),  # noqa: SIM112
         )
         if self._behaviour.init_hang:
             time.sleep(3600)
@@ -354,7 +354,7 @@ class Backend:
         return Response(number, result)
 
     def _reused_blocks(self, prompt: list[int]) -> int:
-        """batch_manager/kvCacheManager.cpp, loadOrAllocateBlocks: a partly matching block counts as reused."""
+        """batch_manager/kvCacheManager.cpp: a partly matching block counts as reused."""
         if not self._reuse:
             return 0
         blocks = [tuple(prompt[:end]) for end in range(self._block, len(prompt), self._block)]
