@@ -32,10 +32,11 @@ conformance: setup ## drive the server with other clients, and write docs/confor
 verify-trtllm:   ## prove the engine where TensorRT-LLM is installed (ENGINE=DIR TOKENIZER=DIR)
 	python3 scripts/verify_trtllm.py "$(ENGINE)" "$(TOKENIZER)" -- $(ARGS)
 
-check: setup     ## format check, lint, strict types
+check: setup     ## format check, lint, strict types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup    ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
@@ -60,4 +61,4 @@ overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the
 	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info

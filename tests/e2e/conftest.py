@@ -113,8 +113,10 @@ def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = Non
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-        for pump in pumps:
+        for pump, pipe in zip(pumps, (process.stdout, process.stderr), strict=True):
             pump.join(5)
+            if pipe is not None and not pump.is_alive():
+                pipe.close()
     assert status == 0, f"exit status {status}:\n" + "".join(server.stderr)
 
 

@@ -105,7 +105,7 @@ def test_stop_a_runner(start: Start, outcome: Say) -> None:
         os.kill(victim.runners()[0], signal.SIGSTOP)
         victim.server.wait(lambda: httpx.get(f"{victim.url}/health/ready").status_code == 503, 10)
         said = httpx.get(f"{victim.url}/health/ready").json()["error"]["message"]
-        assert "runner 0 is stalled: it gave no result for" in said
+        assert "runner 0 is unresponsive: it gave no result for" in said
         for still_well in ("live", "startup"):
             assert httpx.get(f"{victim.url}/health/{still_well}").status_code == 200
         stream.join()

@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, errors in a sentence, exit statuses."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -107,3 +108,25 @@ def test_files_that_cannot_be_used_are_told_before_anything_starts(
 ) -> None:
     assert main(["serve", "--engine", "synthetic", "--port", "0", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_flags_cannot_be_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--api-key` of serve is no short form of `--api-keys-file`, and its value is not printed."""
+    for flags in (["--api-key", "sk-secret"], ["--api-key=sk-secret"]):
+        with pytest.raises(SystemExit) as exit_status:
+            main(["serve", "--engine", "synthetic", "--port", "0", *flags])
+        assert exit_status.value.code == 2
+        said = capsys.readouterr().err
+        assert "unknown flags: --api-key\n" in said
+        assert "sk-secret" not in said
+    with pytest.raises(SystemExit):
+        main(["inspect", str(tmp_path), "--js"])
+    assert "unknown flags: --js\n" in capsys.readouterr().err
+
+
+def test_key_prints_the_hash_of_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "alice", "--scopes", "api,admin"]) == 0
+    _, key, _, line = map(str.strip, capsys.readouterr().out.splitlines())
+    assert line == f"alice api,admin {hashlib.sha256(key.encode()).hexdigest()}"
+    assert main(["key", "two words"]) == 2
+    assert "name: must be printable" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""Pool control: what the runners do, and a restart of one. For keys with the scope admin only.
+"""Runner control: list the runners, restart one. Needs an API key with the scope admin.
 
-Without `api_keys_file` nobody is known to be an admin, and nobody may steer.
+Without `api_keys_file` there are no admin keys, and every request here gets 403.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import ApiError
-from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.runners import SequencePool
 
 router = APIRouter()
 SHOWN = ("index", "state", "reason", "pid", "sequences")
@@ -20,27 +21,29 @@ SHOWN = ("index", "state", "reason", "pid", "sequences")
 
 @router.get("/admin/runners")
 async def list_runners(request: Request) -> dict[str, Any]:
-    """Each runner: its state, the reason for it, its process and how many sequences it has."""
-    report = await _service(request).pool.report()
+    """Each runner: its state with the reason, its process id and its number of sequences."""
+    report = await _pool(request).report()
     runners: list[dict[str, Any]] = msgspec.to_builtins(report.runners)
     return {"runners": [{key: one[key] for key in SHOWN} for one in runners], "restarts": report.restarts}
 
 
 @router.post("/admin/runners/{index}/restart", status_code=202)
 async def restart_runner(request: Request, index: int) -> Response:
-    """Replace a runner. It takes nothing new, and what runs on it has `drain_timeout` seconds to finish."""
-    service = _service(request)
+    """Drain a runner for at most `drain_timeout` seconds, then replace its process."""
+    context: ServerContext = request.app.state.context
     try:
-        await service.pool.restart(index, service.settings.drain_timeout)
+        await _pool(request).restart(index, context.settings.drain_timeout)
     except LookupError as error:
         raise ApiError(404, str(error), param="index", code="not_found") from None
     return JSONResponse({"index": index, "status": "restarting"}, 202)
 
 
-def _service(request: Request) -> InferenceService:
-    service: InferenceService = request.app.state.service
-    if service.settings.api_keys_file is None:
+def _pool(request: Request) -> SequencePool:
+    context: ServerContext = request.app.state.context
+    if context.settings.api_keys_file is None:
         raise ApiError(
             403, "Pool control is for API keys with the scope admin: set api_keys_file.", code="no_admin_keys"
         )
-    return service
+    if context.pool is None:
+        raise context.not_ready()
+    return context.pool

@@ -37,7 +37,7 @@ async def read_body(request: Request, model: type[T]) -> T:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    settings = request.app.state.service.settings
+    settings = request.app.state.context.settings
     if settings.log_bodies:
         about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, and /v1/chat/completions/render, which only shows the prompt."""
+"""POST /v1/chat/completions, and /v1/chat/completions/render, which returns the prompt only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
+from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import Conversation, prepare
 from trtllm_openai.api.ids import new_id
-from trtllm_openai.api.job import Choice, Job
 from trtllm_openai.api.logprobs import chat_logprobs
-from trtllm_openai.api.params import api_key_name, check_model, patience, request_record, usage_wanted
-from trtllm_openai.api.respond import stream, whole
-from trtllm_openai.api.sampling import check_serving, sampling_params, text_rules
+from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.respond import complete, stream
+from trtllm_openai.api.run import RequestRun
+from trtllm_openai.api.sampling import sequence_params
 from trtllm_openai.api.sse import ChunkFrames
-from trtllm_openai.api.submit import GenerationSpec, start_job
+from trtllm_openai.api.stream import UsageOptions
+from trtllm_openai.api.submit import GenerationSpec, start_run
+from trtllm_openai.api.time_limits import requested_timeout
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import (
     AssistantMessage,
@@ -31,7 +35,6 @@ from trtllm_openai.protocol.chat import (
     RenderResponse,
     ToolCall,
 )
-from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -43,79 +46,82 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     started = time.perf_counter()
-    service: InferenceService = request.app.state.service
+    context: ServerContext = request.app.state.context
     body = await read_body(request, ChatRequest)
-    check_model(service, body.model)
+    context.check_model(body.model)
     check_supported(body)
-    usage = usage_wanted(body)
+    usage = UsageOptions.of(body)
     headers = ignored_params(body)
-    conversation = await prepare(service, body, _max_tokens(body))
-    job = start_chat(request, body, conversation, started)
+    model = context.loaded()
+    conversation = await prepare(model, body, _max_tokens(body))
+    run = start_chat(request, body, model, conversation, started)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{new_id()}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
         "created": int(time.time()),
-        "model": service.model_id,
+        "model": model.id,
     }
     if body.stream:
-        form = ChatChunks(head, len(job.choices), service.tokenizer, include_usage=usage.at_end)
-        return await stream(request, job, form, headers, usage)
+        form = ChatChunks(head, len(run.choices), model.tokenizer, include_usage=usage.at_end)
+        return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> ChatResponse:
-        choices = [chat_choice(answer, service.tokenizer) for answer in answers]
-        return ChatResponse(**head, choices=choices, usage=job.usage())
+        choices = [chat_choice(answer, model.tokenizer) for answer in answers]
+        return ChatResponse(**head, choices=choices, usage=run.accounting.usage())
 
-    return await whole(request, job, build, headers)
+    return await complete(request, run, build, headers)
 
 
 @router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
 async def render_chat_completion(request: Request) -> RenderResponse:
-    """The prompt that the conversation would be answered from; nothing is generated."""
-    service: InferenceService = request.app.state.service
+    """Return the prompt of a conversation as text and token ids; nothing is generated."""
+    context: ServerContext = request.app.state.context
     body = await read_body(request, ChatRequest)
-    check_model(service, body.model)
+    context.check_model(body.model)
     check_supported(body)
-    conversation = await prepare(service, body, _max_tokens(body))
+    model = context.loaded()
+    conversation = await prepare(model, body, _max_tokens(body))
     return RenderResponse(
         prompt=conversation.prompt,
         token_ids=conversation.token_ids,
         count=len(conversation.token_ids),
-        max_model_len=service.info.max_seq_len,
+        max_model_len=model.info.max_seq_len,
     )
 
 
-def start_chat(request: Request, body: ChatRequest, conversation: Conversation, started: float) -> Job:
-    """Submit a prepared conversation."""
-    service = conversation.service
-    check_serving(body, service.info)
-    sampling = sampling_params(
+def start_chat(
+    request: Request, body: ChatRequest, model: LoadedModel, conversation: Conversation, started: float
+) -> RequestRun:
+    """Submit a prepared conversation. Raises `InvalidRequest`, `Overloaded` or `PoolError`."""
+    sampling, rules = sequence_params(
+        model,
         body,
-        service.info,
-        len(conversation.token_ids),
+        [len(conversation.token_ids)],
+        markers=conversation.markers,
         max_tokens=_max_tokens(body),
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
     )
-    ask = GenerationSpec(
+    spec = GenerationSpec(
         prompts=[conversation.token_ids],
-        sampling=[sampling],
+        sampling=sampling,
         started=started,
         n=body.n or 1,
-        rules=text_rules(service, body, conversation.markers),
+        rules=rules,
         guide=conversation.guide,
         priority=body.priority,
         cache_salt=body.cache_salt,
-        timeout=patience(request, body),
+        timeout=requested_timeout(request, body),
         key=api_key_name(request),
         record=request_record(request),
         make_parser=conversation.make_parser,
     )
-    return start_job(service, ask)
+    return start_run(request.app.state.context, model, spec)
 
 
 def check_supported(body: ChatRequest) -> None:
-    """Refuse by name what would change the answer and is not done here."""
+    """Raise `InvalidRequest` for parameters that would change the answer and are not supported."""
     unsupported = {
         "functions": bool(body.functions),
         "function_call": body.function_call not in (None, "none", "auto"),
@@ -189,7 +195,7 @@ def _delta(event: Event) -> dict[str, Any]:
 
 
 def chat_choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
-    """A whole choice, with what a parser found in it."""
+    """A complete choice as the response has it, with reasoning and tool calls."""
     delta = answer.delta
     logprobs = None
     if answer.choice.request.sampling.logprobs is not None:

@@ -1,18 +1,19 @@
-"""A Job's deltas gathered into one whole answer for each choice."""
+"""Collects the deltas of a run into one complete answer for each choice."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
 
-from trtllm_openai.api.job import Choice, Delta, Job
+from trtllm_openai.api.choice import Choice, Delta
+from trtllm_openai.api.run import RequestRun
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 
 
 @dataclass(slots=True)
 class Call:
-    """A whole tool call."""
+    """A complete tool call; `arguments` is JSON text."""
 
     id: str
     name: str
@@ -21,9 +22,9 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """A whole choice. `delta` holds its text, log-probabilities and end.
+    """A complete choice. `delta` holds its text, log-probabilities and finish reason.
 
-    Where no parser takes the text apart, `content` is the text.
+    Without an output parser `content` is the text.
     """
 
     choice: Choice
@@ -33,7 +34,7 @@ class Answer:
     calls: list[Call] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """Add what a parser found next."""
+        """Add the parser's next event."""
         match event:
             case Content(text):
                 self.content += text
@@ -45,22 +46,22 @@ class Answer:
                 self.calls[index].arguments += text
 
 
-def collect(job: Job) -> asyncio.Future[list[Answer]]:
-    """Run the job to its end; one answer for each choice, in their order."""
-    collector = _Collector(job)
-    job.run(collector)
+def collect(run: RequestRun) -> asyncio.Future[list[Answer]]:
+    """Start the run; the result, at its end, is one answer for each choice, in order of their index."""
+    collector = _Collector(run.choices)
+    run.start(collector)
     return collector.done
 
 
 class _Collector:
-    """Implements `api.job.Consumer`."""
+    """Implements `api.run.Consumer`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, choices: list[Choice]) -> None:
         self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
-        self._answers = [Answer(choice) for choice in job.choices]
-        self._texts: list[list[str]] = [[] for _ in job.choices]
+        self._answers = [Answer(choice) for choice in choices]
+        self._texts: list[list[str]] = [[] for _ in choices]
 
-    def consume(self, deltas: list[Delta]) -> None:
+    def consume(self, deltas: list[Delta], last: bool) -> None:
         for choice, delta in deltas:
             answer = self._answers[choice.index]
             whole = answer.delta
@@ -76,7 +77,7 @@ class _Collector:
                 whole.stop_reason = delta.stop_reason
 
     def ended(self, error: Exception | None) -> None:
-        if self.done.done():  # nobody waits any more
+        if self.done.done():  # cancelled
             return
         if error is not None:
             self.done.set_exception(error)

@@ -11,17 +11,21 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
+from trtllm_openai.api.context import LoadedModel, ServerContext
+from trtllm_openai.api.conversation import encode
 from trtllm_openai.api.echo import Echo
 from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
-from trtllm_openai.api.job import Choice
 from trtllm_openai.api.logprobs import completion_logprobs
-from trtllm_openai.api.params import api_key_name, check_model, encode, patience, request_record, usage_wanted
-from trtllm_openai.api.respond import stream, whole
-from trtllm_openai.api.sampling import check_serving, sampling_params, text_rules, truncated
+from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.respond import complete, stream
+from trtllm_openai.api.sampling import sequence_params, truncated
 from trtllm_openai.api.sse import ChunkFrames
-from trtllm_openai.api.submit import GenerationSpec, start_job
+from trtllm_openai.api.stream import UsageOptions
+from trtllm_openai.api.submit import GenerationSpec, start_run
+from trtllm_openai.api.time_limits import requested_timeout
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.common import MAX_CHOICES
@@ -31,7 +35,6 @@ from trtllm_openai.protocol.completions import (
     CompletionRequest,
     CompletionResponse,
 )
-from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -47,13 +50,14 @@ DEFAULT_MAX_TOKENS = 16
 async def create_completion(request: Request) -> Response:
     """Continue a text."""
     started = time.perf_counter()
-    service: InferenceService = request.app.state.service
+    context: ServerContext = request.app.state.context
     body = await read_body(request, CompletionRequest)
-    check_model(service, body.model)
+    context.check_model(body.model)
     n, best_of = _counts(body)
-    info = service.info
+    model = context.loaded()
+    info = model.info
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    texts, prompts = await _prompts(service, body)
+    texts, prompts = await _prompts(model, body)
     prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
     if len(prompts) * best_of > MAX_CHOICES:
         raise InvalidRequest(
@@ -62,55 +66,51 @@ async def create_completion(request: Request) -> Response:
         )
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
-    check_serving(body, info)
     logprobs = body.logprobs
     if logprobs is None and best_of > n:
-        logprobs = 0  # what the best are chosen by
-    sampling = [
-        sampling_params(
-            body,
-            info,
-            len(prompt),
-            max_tokens=max_tokens,
-            logprobs=logprobs,
-            logprobs_param="logprobs" if body.logprobs is not None else "best_of",
-            prompt_param="prompt",
-            prompt_logprobs=body.logprobs if body.echo else None,
-        )
-        for prompt in prompts
-    ]
-    usage = usage_wanted(body)
+        logprobs = 0  # the best choices are selected by them
+    sampling, rules = sequence_params(
+        model,
+        body,
+        [len(prompt) for prompt in prompts],
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        logprobs_param="logprobs" if body.logprobs is not None else "best_of",
+        prompt_param="prompt",
+        prompt_logprobs=body.logprobs if body.echo else None,
+    )
+    usage = UsageOptions.of(body)
     headers = ignored_params(body)
     head: dict[str, Any] = {
         "id": f"cmpl-{new_id()}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": service.model_id,
+        "model": model.id,
     }
-    ask = GenerationSpec(
+    spec = GenerationSpec(
         prompts=prompts,
         sampling=sampling,
         started=started,
         n=best_of,
-        rules=text_rules(service, body),
+        rules=rules,
         guide=find_guide(body, info),
         priority=body.priority,
         cache_salt=body.cache_salt,
-        timeout=patience(request, body),
+        timeout=requested_timeout(request, body),
         key=api_key_name(request),
         record=request_record(request),
     )
-    tokenizer = service.tokenizer
+    tokenizer = model.tokenizer
     echoes: list[Echo] = []
     if body.echo:
         whole_texts = texts if body.truncate_prompt_tokens is None else [None] * len(prompts)
         echoes = [Echo.of(tokenizer, *pair) for pair in zip(prompts, whole_texts, strict=True)]
-    job = start_job(service, ask)
+    run = start_run(context, model, spec)
     if body.stream:
         form = _Chunks(
-            head, len(job.choices), tokenizer, echoes, body.logprobs, include_usage=usage.at_end, each=n
+            head, len(run.choices), tokenizer, echoes, body.logprobs, include_usage=usage.at_end, each=n
         )
-        return await stream(request, job, form, headers, usage)
+        return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> CompletionResponse:
         choices: list[CompletionChoice] = []
@@ -118,9 +118,9 @@ async def create_completion(request: Request) -> Response:
             echo = echoes[first // best_of] if echoes else None
             for answer in _best(answers[first : first + best_of], n):
                 choices.append(_choice(len(choices), answer, tokenizer, echo, wanted=body.logprobs))
-        return CompletionResponse(**head, choices=choices, usage=job.usage())
+        return CompletionResponse(**head, choices=choices, usage=run.accounting.usage())
 
-    return await whole(request, job, build, headers)
+    return await complete(request, run, build, headers)
 
 
 @dataclass(slots=True)
@@ -214,21 +214,19 @@ def _counts(body: CompletionRequest) -> tuple[int, int]:
     return n, best_of
 
 
-async def _prompts(
-    service: InferenceService, body: CompletionRequest
-) -> tuple[list[str | None], list[list[int]]]:
-    """The prompts as they were written, where they were text, and as token ids."""
+async def _prompts(model: LoadedModel, body: CompletionRequest) -> tuple[list[str | None], list[list[int]]]:
+    """The prompts as text, None for those given as token ids, and as token ids."""
     prompt = body.prompt
     special = body.add_special_tokens is not False
     if isinstance(prompt, str):
-        return [prompt], [await encode(service, prompt, add_special_tokens=special)]
+        return [prompt], [await encode(model, prompt, add_special_tokens=special)]
     if not prompt:
         raise InvalidRequest("prompt must not be an empty list.", "prompt")
     first = prompt[0]  # all are of its type, as the request model has checked
     if isinstance(first, str):
         texts = cast(list[str], prompt)
-        return list(texts), [await encode(service, text, add_special_tokens=special) for text in texts]
+        return list(texts), [await encode(model, text, add_special_tokens=special) for text in texts]
     ids = cast(list[list[int]], prompt) if isinstance(first, list) else [cast(list[int], prompt)]
     for one in ids:
-        check_token_ids(service.info, one, "prompt")
+        check_token_ids(model.info, one, "prompt")
     return [None] * len(ids), ids

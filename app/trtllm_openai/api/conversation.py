@@ -1,68 +1,71 @@
-"""A conversation made ready for the pool: its prompt, the tools it may call, the form its answer must have.
+"""A conversation prepared for the pool: rendered, tokenized, with its tools and its structured output.
 
-What `/v1/chat/completions`, `/v1/responses`, rendering and tokenising have in common.
+Shared by `/v1/chat/completions`, `/v1/responses`, rendering and tokenizing.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.api.guides import check_guide, find_guide, schema_guide
-from trtllm_openai.api.params import encode
 from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
 from trtllm_openai.protocol.chat import ChatRequest
-from trtllm_openai.serve.state import InferenceService
+
+TOKENIZE_OFF_LOOP = 4096
+"""Characters from which tokenizing takes long enough (over a millisecond) to leave the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`prompt` is the text that the model continues, `token_ids` what it is to the model."""
+    """`prompt` is the text that the model continues, `token_ids` its tokens.
 
-    service: InferenceService
+    `markers`: special tokens whose text the output parser needs.
+    """
+
+    model: LoadedModel
     prompt: str
     token_ids: list[int]
     tools: ToolPlan
     guide: Guide | None
+    markers: frozenset[int]
 
     def make_parser(self) -> ChatOutput | None:
-        """What takes one answer apart."""
-        return self.service.chat.output(self.prompt, self.tools, guided=self.guide is not None)
-
-    @property
-    def markers(self) -> frozenset[int]:
-        """Special tokens that the parser needs to see."""
-        return self.service.chat.shown(self.tools)
+        """The parser of one answer's reasoning and tool calls; None when it can only be plain text."""
+        return self.model.chat.output(self.prompt, self.tools, guided=self.guide is not None)
 
 
-async def prepare(service: InferenceService, body: ChatRequest, max_tokens: int | None) -> Conversation:
-    """Render and tokenise a conversation. Raises `InvalidRequest`."""
+async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None) -> Conversation:
+    """Render and tokenize a conversation. Raises `InvalidRequest`."""
     tools = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
-    if tools.tools and service.chat.tools is None and tools.schema is None:
+    if tools.tools and model.chat.tools is None and tools.schema is None:
         raise InvalidRequest(
             "This server reads no tool calls: its tool_parser is none.", "tools", "unsupported_parameter"
         )
-    guide = find_guide(body, service.info, body.response_format)
+    guide = find_guide(body, model.info, body.response_format)
     if tools.schema is not None:
         if guide is not None:
             raise InvalidRequest(
                 f"{guide.param} cannot be combined with a tool_choice that demands a call.", guide.param
             )
         guide = schema_guide(tools.schema, "tools")
-        check_guide(service.info, guide)
-    prompt = render(service, body, tools)
+        check_guide(model.info, guide)
+    prompt, markers = render(model, body, tools)
     special = bool(body.add_special_tokens)
-    token_ids = await encode(service, prompt, add_special_tokens=special, salt=body.cache_salt)
-    token_ids = truncated(body, service.info, token_ids, max_tokens)
-    return Conversation(service, prompt, token_ids, tools, guide)
+    token_ids = await encode(model, prompt, add_special_tokens=special, salt=body.cache_salt)
+    token_ids = truncated(body, model.info, token_ids, max_tokens)
+    return Conversation(model, prompt, token_ids, tools, guide, markers)
 
 
-def render(service: InferenceService, body: ChatRequest, tools: ToolPlan) -> str:
-    """The prompt's text. Raises `InvalidRequest`."""
+def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan) -> tuple[str, frozenset[int]]:
+    """The prompt, and the special tokens whose text its output parser needs. Raises `InvalidRequest`."""
     variables: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
@@ -74,10 +77,18 @@ def render(service: InferenceService, body: ChatRequest, tools: ToolPlan) -> str
         raise InvalidRequest(
             "add_generation_prompt and continue_final_message exclude each other.", "continue_final_message"
         )
-    return service.chat.render(
+    return model.chat.render_with_markers(
         body.messages,
         tools,
         variables,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=continued,
     )
+
+
+async def encode(
+    model: LoadedModel, text: str, *, add_special_tokens: bool, salt: str | None = None
+) -> list[int]:
+    """Token ids of `text`; a long text is tokenized in a thread."""
+    work = partial(model.tokenizer.encode, text, add_special_tokens=add_special_tokens, salt=salt)
+    return work() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(work)

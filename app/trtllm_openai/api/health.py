@@ -9,36 +9,37 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from trtllm_openai import __version__
+from trtllm_openai.api.context import Readiness, ServerContext
 from trtllm_openai.api.errors import unavailable
-from trtllm_openai.serve.state import InferenceService, Readiness
+from trtllm_openai.telemetry.metrics import render
 
 router = APIRouter()
 
 
 @router.get("/health/live")
 async def live() -> dict[str, str]:
-    """200 as long as this process answers at all."""
+    """200 as long as this process answers."""
     return {"status": "alive"}
 
 
 @router.get("/health/startup")
 async def startup(request: Request) -> Response:
-    """200 once the model was loaded, whatever happens then; before that, 503 as /health/ready."""
-    service: InferenceService = request.app.state.service
-    if not service.loaded:
-        return _not_ready(service.readiness)
+    """200 once the model has been loaded, whatever its state is now; before that 503 as /health/ready."""
+    context: ServerContext = request.app.state.context
+    if context.engine_info is None:
+        return _not_ready(context.readiness)
     return JSONResponse({"status": "started"})
 
 
 @router.get("/health/ready")
 @router.get("/health")
 async def ready(request: Request) -> Response:
-    """200 when requests are taken; else 503 in the error shape, with the reason and how far loading is."""
-    service: InferenceService = request.app.state.service
-    readiness = service.readiness
+    """200 when requests are accepted; else 503 as an error, with the reason and the loading progress."""
+    context: ServerContext = request.app.state.context
+    readiness = context.readiness
     if not readiness.ready:
         return _not_ready(readiness)
-    body: dict[str, Any] = {"status": "ready", "model": service.model_id}
+    body: dict[str, Any] = {"status": "ready", "model": context.model_id}
     if readiness.reason:
         body["degraded"] = readiness.reason
     return JSONResponse(body)
@@ -53,12 +54,14 @@ def _not_ready(readiness: Readiness) -> Response:
 @router.get("/version")
 async def version(request: Request) -> dict[str, str | None]:
     """The server's version and the engine's name."""
-    service: InferenceService = request.app.state.service
-    return {"version": __version__, "engine": service.settings.engine}
+    context: ServerContext = request.app.state.context
+    return {"version": __version__, "engine": context.settings.engine}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    service: InferenceService = request.app.state.service
-    return Response(await service.scrape(), media_type=CONTENT_TYPE_LATEST)
+    context: ServerContext = request.app.state.context
+    return Response(
+        render(await context.merged_metrics(context.metrics.snapshot)), media_type=CONTENT_TYPE_LATEST
+    )

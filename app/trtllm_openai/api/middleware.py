@@ -1,4 +1,6 @@
-"""The outermost layer of a request, as plain ASGI: id, path clean-up, body limit, one log line, counting."""
+"""The outermost layer of a request, as plain ASGI: request id, path normalization, API key, body limit, log
+record, metrics and trace.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,14 @@ import time
 from collections.abc import Awaitable
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trtllm_openai.api.auth import OPEN_PATHS, Keys
+from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
 from trtllm_openai.api.headers import header
 from trtllm_openai.api.ids import new_id
-from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 
@@ -25,14 +28,17 @@ _SLASHES = re.compile(r"//+")
 
 
 class RequestLayer:
-    """Wraps the whole application. Bodies are bounded, declared or chunked; `keys` None asks for none."""
+    """Wraps the whole application. `keys` None: no API key is needed.
 
-    def __init__(self, app: ASGIApp, service: InferenceService, keys: Keys | None) -> None:
+    The body limit holds for declared lengths and for chunked bodies.
+    """
+
+    def __init__(self, app: ASGIApp, context: ServerContext, keys: Keys | None) -> None:
         self._app = app
-        self._service = service
+        self._context = context
         self._keys = keys
-        self._max_body_bytes = service.settings.max_body_bytes
-        self._metrics = service.metrics
+        self._max_body_bytes = context.settings.max_body_bytes
+        self._metrics = context.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,35 +93,47 @@ class RequestLayer:
             record.seconds = time.perf_counter() - record.begun
             record.route = getattr(scope.get("route"), "path", "other")
             record.key = state.get("key", "")
-            self._tell(record, scope)
+            self._report(record, scope)
 
-    def _tell(self, record: RequestRecord, scope: Scope) -> None:
+    def _report(self, record: RequestRecord, scope: Scope) -> None:
         """Count it, log it, trace it."""
         self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
         if not record.detached:
             record.log(logging.DEBUG if record.route in _QUIET else logging.INFO)
-        tracer = self._service.tracer
+        tracer = self._context.tracer
         if tracer is not None and record.route in OPERATIONS:
             headers = Headers(scope=scope)
             record.trace_context = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
             if not record.detached:
-                tracer.record(record, self._service.model_id)
+                tracer.record(record, self._context.model_id)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
-        """Why this request is not even looked at."""
+        """The error of a request that is rejected before its route is called."""
         path = scope["path"]
         if self._keys is not None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
             try:
                 scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
             except ApiError as error:
                 return error
-        if self._service.draining and scope["method"] == "POST":
+        if self._context.draining and scope["method"] == "POST":
             return unavailable("The server is shutting down.")
         return None
 
 
+def request_record(request: Request) -> RequestRecord:
+    """The log record of the request, which this layer started."""
+    record: RequestRecord = request.scope["state"]["record"]
+    return record
+
+
+def api_key_name(request: Request) -> str:
+    """The name of the request's API key; empty when the server needs none."""
+    name: str = request.scope["state"].get("key", "")
+    return name
+
+
 def clean_path(path: str) -> str:
-    """`//v1//models/` as `/v1/models`: clients that join base URLs carelessly are served."""
+    """`//v1//models/` as `/v1/models`: clients often join base URLs with a slash too many."""
     if "//" in path:
         path = _SLASHES.sub("/", path)
     return path.rstrip("/") or "/"

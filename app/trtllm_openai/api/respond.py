@@ -1,4 +1,4 @@
-"""A started job as the endpoint's HTTP response: a stream of frames, or one JSON object at the end."""
+"""A started run as the endpoint's HTTP response: a stream of frames, or one JSON object at the end."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from starlette.responses import Response
 
 from trtllm_openai.api.collect import Answer, collect
 from trtllm_openai.api.disconnect import while_connected
-from trtllm_openai.api.job import Job
-from trtllm_openai.api.stream import ChunkFormat, ChunkStream, UsageWanted
+from trtllm_openai.api.run import RequestRun
+from trtllm_openai.api.sse import SseResponse
+from trtllm_openai.api.stream import ChunkFormat, ChunkFormatter, RunStream, UsageOptions
 
 
 async def stream(
-    request: Request, job: Job, form: ChunkFormat, headers: dict[str, str], usage: UsageWanted
+    request: Request,
+    run: RequestRun,
+    form: ChunkFormat,
+    usage: UsageOptions,
+    ping_interval_s: float,
+    headers: dict[str, str],
 ) -> Response:
-    """The job as Server-Sent Events. The job is closed when the response ends, however it ends.
+    """The run as Server-Sent Events. The response closes the run when it ends, however it ends.
 
-    What the engine refuses is still an ordinary error. Raises `ClientDisconnected`.
+    A request that the engine rejects still gets an ordinary error response. Raises `ClientDisconnected`.
     """
-    if job.guided:
+    if run.guided:
         try:
-            await while_connected(request, job.accepted())
+            await while_connected(request, run.accepted())
         except BaseException:
-            job.close()
+            run.close()
             raise
-    return ChunkStream(job, form, usage).response(headers)
+    source = RunStream(run, lambda writer: ChunkFormatter(writer, run, form, usage))
+    return SseResponse(source, ping_interval_s, headers)
 
 
-async def whole(
-    request: Request, job: Job, build: Callable[[list[Answer]], BaseModel], headers: dict[str, str]
+async def complete(
+    request: Request, run: RequestRun, build: Callable[[list[Answer]], BaseModel], headers: dict[str, str]
 ) -> Response:
-    """The job as one JSON response, which `build` makes from the answers. Raises `ClientDisconnected`."""
+    """The run as one JSON response, which `build` makes from the answers. Raises `ClientDisconnected`."""
     try:
-        answers = await while_connected(request, collect(job))
+        answers = await while_connected(request, collect(run))
     finally:
-        job.close()
-    headers = headers | job.timing_header()
+        run.close()
+    headers = headers | run.accounting.timing_header()
     return Response(build(answers).model_dump_json(), headers=headers, media_type="application/json")

@@ -1,26 +1,31 @@
-"""From the wire's sampling fields to SamplingParams; what cannot be honoured is refused by name."""
+"""Converts the sampling fields of a request body to SamplingParams, checked against the engine.
+
+It reads the fields that `protocol.fields` makes from the parameter table by name.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context, unsupported
+from trtllm_openai.generation.parameters import PARAMETERS, SAMPLING, converted
 from trtllm_openai.protocol.common import SamplingFields
-from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.choice import TextRules
 
 MAX_STOPS = 64
 
 
-SAME_NAME = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
+_NAMES = tuple(row.name for row in SAMPLING if row.name != "max_tokens")
+_SCHEDULING = tuple(
+    (row.name, row.parameter.capability)
+    for row in PARAMETERS
+    if row not in SAMPLING and row.parameter.capability is not None
 )
-"""Fields that are called in SamplingParams what they are called on the wire."""
+_IN_RESPONSES = tuple(row.name for row in PARAMETERS if row.parameter.in_responses)
 
 
 def sampling_params(
@@ -34,28 +39,25 @@ def sampling_params(
     prompt_param: str,
     prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """The parameters of one sequence, checked against the engine's limits.
+    """The parameters of one sequence. Raises `InvalidRequest` for what the engine cannot do.
 
-    `max_tokens` None means the rest of the context.
+    `max_tokens` None means the rest of the context. `logprobs_param` and `prompt_param` name, in errors, the
+    request parameters that `logprobs` and the prompt came from.
     """
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
-    given = {name: value for name in SAME_NAME if (value := getattr(body, name)) is not None}
-    if body.top_k is not None:
-        given["top_k"] = max(body.top_k, 0)
-    if body.logit_bias:
-        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    fields = vars(body)
+    given = {name: value for name in _NAMES if (value := fields[name]) is not None}
     sampling = SamplingParams(
-        max_tokens=allowed,
-        seed=body.seed,
-        min_tokens=body.min_tokens or 0,
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
-        **given,
+        max_tokens=allowed, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **converted(given)
     )
     check_capabilities(info, sampling, logprobs_param)
     return sampling
+
+
+def responses_parameters(body: ResponsesRequest) -> dict[str, Any]:
+    """The sampling parameters of `/v1/responses`, as fields of a chat request."""
+    fields = vars(body)
+    return {name: fields[name] for name in _IN_RESPONSES}
 
 
 def stop_strings(body: SamplingFields) -> list[str]:
@@ -68,20 +70,18 @@ def stop_strings(body: SamplingFields) -> list[str]:
     return stops
 
 
-def text_rules(
-    service: InferenceService, body: SamplingFields, markers: frozenset[int] = frozenset()
-) -> TextRules:
-    """How tokens become text. `markers`: special tokens that a parser of the text needs to see."""
+def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int] = frozenset()) -> TextRules:
+    """The rules for decoding tokens to text. `markers`: special tokens that an output parser needs to see."""
     return TextRules(
         stop=stop_strings(body),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         include_stop=bool(body.include_stop_str_in_output),
-        shown=service.tokenizer.special_ids if body.skip_special_tokens is False else markers,
+        visible_special_ids=model.tokenizer.special_ids if body.skip_special_tokens is False else markers,
     )
 
 
 def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tokens: int | None) -> list[int]:
-    """The prompt cut from its beginning as `truncate_prompt_tokens` says."""
+    """The last `truncate_prompt_tokens` tokens of the prompt; -1 keeps as many as fit."""
     wanted = body.truncate_prompt_tokens
     if wanted is None:
         return prompt
@@ -92,8 +92,41 @@ def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tok
 
 
 def check_serving(body: SamplingFields, info: EngineInfo) -> None:
-    """Refuse a priority or a cache_salt that the engine would ignore."""
-    if body.priority is not None and not info.capabilities.priority:
-        raise unsupported(info, "priority")
-    if body.cache_salt is not None and not info.capabilities.cache_salt:
-        raise unsupported(info, "cache_salt")
+    """Refuse a scheduling parameter (priority, cache_salt) that the engine would ignore."""
+    fields = vars(body)
+    for name, capability in _SCHEDULING:
+        if fields[name] is not None and not getattr(info.capabilities, capability):
+            raise unsupported(info, name)
+
+
+def sequence_params(
+    model: LoadedModel,
+    body: SamplingFields,
+    prompt_lengths: list[int],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    logprobs_param: str,
+    prompt_param: str,
+    prompt_logprobs: int | None = None,
+    markers: frozenset[int] = frozenset(),
+) -> tuple[list[SamplingParams], TextRules]:
+    """The sampling parameters of each prompt's sequences, and the rules for their text; both checked.
+
+    `markers`: special tokens whose text an output parser needs. Raises `InvalidRequest`.
+    """
+    check_serving(body, model.info)
+    sampling = [
+        sampling_params(
+            body,
+            model.info,
+            length,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            logprobs_param=logprobs_param,
+            prompt_param=prompt_param,
+            prompt_logprobs=prompt_logprobs,
+        )
+        for length in prompt_lengths
+    ]
+    return sampling, text_rules(model, body, markers)

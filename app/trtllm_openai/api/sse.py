@@ -1,8 +1,7 @@
-"""Server-Sent Events from byte templates, carried by sse-starlette.
+"""Server-Sent Events: frames from byte templates, and a response that frames are pushed into.
 
-A frame for new text costs one JSON string escape and two joins. Of sse-starlette's response the headers are
-used as they are; `TokenStream` says what is not. Its reaction to SIGTERM, which cuts live streams, is
-switched off: draining is the server's decision.
+A frame for new text costs one JSON string escape and two concatenations. The response has the status and the
+headers of sse-starlette's `EventSourceResponse`; `SseResponse` says why its body is sent differently.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import msgspec
-from sse_starlette.sse import AppStatus, EventSourceResponse
+from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from trtllm_openai.api.disconnect import DisconnectWatcher
 from trtllm_openai.api.step_coroutine import when_unblocked
-
-AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -32,9 +29,9 @@ def event(value: object) -> bytes:
 
 
 class ChunkFrames:
-    """The frames of one stream. `before`/`after` enclose the text in the choice object, as JSON source.
+    """Makes the frames of one stream. `before` and `after` enclose the text in the choice object, as JSON.
 
-    For chat that is `"delta":{"content":` … `}`, for completions `"text":` … nothing.
+    For chat they are `"delta":{"content":` and `}`, for completions `"text":` and nothing.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class ChunkFrames:
         self._finish_with(b',"usage":null' if include_usage else b"")
 
     def set_usage(self, usage: dict[str, Any]) -> None:
-        """The usage that frames carry from now on."""
+        """Set the usage that every later frame carries."""
         self._finish_with(b',"usage":' + json_bytes(usage))
 
     def _finish_with(self, usage: bytes) -> None:
@@ -68,23 +65,126 @@ class ChunkFrames:
 
 
 class StreamSource(Protocol):
-    """What fills a `TokenStream`."""
+    """Produces the frames of an `SseResponse`."""
 
-    def start(self, stream: TokenStream) -> None:
-        """Begin to call `push` and, once, `finish`."""
+    @property
+    def flow(self) -> Flow:
+        """Paused while the socket's buffer is full."""
 
-    def pause(self) -> None:
-        """The socket is behind: push no more for now."""
-
-    def resume(self) -> None:
-        """It has caught up."""
+    def start(self, writer: SseWriter) -> None:
+        """Begin to call `writer.push` and, once, `writer.finish`."""
 
     def close(self) -> None:
         """The response is over, however it ended. Called exactly once, also if `start` never was."""
 
 
+class Flow(Protocol):
+    """Back-pressure on the producer of frames; see `api.flow`."""
+
+    def pause(self) -> None:
+        """The socket's buffer is full: push no more."""
+
+    def resume(self) -> None:
+        """The socket has drained."""
+
+
+class SseWriter:
+    """Sends frames with an ASGI `send`, from any callback. Must be closed.
+
+    `push` runs `send` on the spot. It usually completes at once. When it has to wait because the socket's
+    buffer is full, `flow` is paused until the socket has drained and the send is complete.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_flow",
+        "_pinger",
+        "_pinging",
+        "_send",
+        "_sending",
+        "_tail",
+        "complete",
+        "ended",
+    )
+
+    def __init__(self, send: Send, flow: Flow, ping_interval_s: float) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the last frame was sent, `stop` was called or a send failed (with its error)."""
+        self.complete = False
+        """Whether the last frame was sent."""
+        self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
+        self._flow = flow
+        self._sending: Coroutine[Any, Any, None] | None = None  # a send that waits for the socket
+        self._tail: bytes | None = None  # the last frames, once there are any
+        self._pinging = ping_interval_s
+        self._pinger = asyncio.get_running_loop().call_later(ping_interval_s, self._ping)
+
+    def push(self, frames: bytes) -> None:
+        """Send frames now. Only while no send is pending: `flow` must not be paused."""
+        self._step(self._send({"type": "http.response.body", "body": frames, "more_body": True}))
+
+    def finish(self, tail: bytes) -> None:
+        """Send the last frames, after a send that is pending, and end the response."""
+        self._tail = tail
+        if self._sending is None:
+            self._step(self._finish(tail))
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """End the response where it is, with `error` if one is given."""
+        if self.ended.done():
+            return
+        if error is not None:
+            self.ended.set_exception(error)
+        else:
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        """Cancel the ping timer and a pending send, and let go of `flow`, which may refer to this writer."""
+        self._pinger.cancel()
+        if self._sending is not None:
+            self._sending.close()
+            self._sending = None
+        del self._flow
+
+    async def _finish(self, tail: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
+        self.complete = True
+        self.stop()
+
+    def _step(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Run a send until it completes or has to wait."""
+        try:
+            blocker = sending.send(None)
+        except StopIteration:
+            return
+        except Exception as error:
+            self.stop(error)
+            return
+        self._sending = sending
+        self._flow.pause()
+        when_unblocked(blocker, self._unblocked)
+
+    def _unblocked(self, _: asyncio.Future[None] | None = None) -> None:
+        sending, self._sending = self._sending, None
+        if sending is None or self.ended.done():
+            return
+        self._step(sending)
+        if self._sending is not None or self.ended.done():
+            return
+        if self._tail is not None:
+            self._step(self._finish(self._tail))
+        else:
+            self._flow.resume()
+
+    def _ping(self) -> None:
+        """Send a comment, so that no proxy closes a silent connection; skipped while a send is pending."""
+        if self._sending is None and not self.ended.done():
+            self.push(PING)
+        self._pinger = asyncio.get_running_loop().call_later(self._pinging, self._ping)
+
+
 class _Empty:
-    """Stands where sse-starlette expects a body: frames are pushed here, not pulled."""
+    """The body that sse-starlette's constructor asks for: frames are pushed here, not pulled."""
 
     def __aiter__(self) -> _Empty:
         return self
@@ -93,103 +193,45 @@ class _Empty:
         raise StopAsyncIteration
 
 
-# Made once: most of what making one costs goes into headers, which are always the same.
+# Made once: most of the cost of making a response is its headers, which are always the same.
 _PLAIN = EventSourceResponse(_Empty(), sep="\n", headers={"cache-control": "no-cache"})
 
 
-class TokenStream(Response):
-    """sse-starlette's response for frames that are pushed, from any callback, and not pulled.
+class SseResponse(Response):
+    """A response whose frames are pushed by callbacks and not pulled from an iterator.
 
-    sse-starlette pulls them in one of a group of four tasks, each send in a cancel scope of its own. Here
-    `push` runs the ASGI `send` on the spot: it completes at once unless the socket is behind, and is gone on
-    with when the socket is not, as a task would do it. The request's task waits for the end.
+    sse-starlette pulls them in one of a group of four tasks, with a cancel scope around each send: some ten
+    times the work per token of `SseWriter.push`. The request's own task only waits for the end here.
     """
 
-    def __init__(self, source: StreamSource, ping: float, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, source: StreamSource, ping_interval_s: float, headers: dict[str, str] | None = None
+    ) -> None:
         self.status_code = _PLAIN.status_code
         self.raw_headers = _PLAIN.raw_headers + [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
         ]
         self._source = source
-        self._ping = ping
-        self._sending: Coroutine[Any, Any, None] | None = None
-        self._tail: bytes | None = None
-
-    def push(self, frames: bytes) -> None:
-        """Send frames now; the source is paused until the socket has taken them."""
-        self._drive(self._send({"type": "http.response.body", "body": frames, "more_body": True}))
-
-    def finish(self, tail: bytes) -> None:
-        """Send the last frames and end the response."""
-        self._tail = tail
-        if self._sending is None:
-            self._drive(self._end(tail))
+        self._ping_interval_s = ping_interval_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._state = scope.setdefault("state", {})
-        self._state["complete"] = False
-        self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
-        loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = loop.create_future()
-        departure: DisconnectWatcher | None = None
+        state = scope.setdefault("state", {})
+        state["complete"] = False
+        source = self._source
+        writer: SseWriter | None = None
+        watcher: DisconnectWatcher | None = None
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            self._pinger = loop.call_later(self._ping, self._keep_alive)
-            departure = DisconnectWatcher(receive, self._stop)
-            self._source.start(self)
-            await self._over
+            writer = SseWriter(send, source.flow, self._ping_interval_s)
+            watcher = DisconnectWatcher(receive, writer.stop)
+            source.start(writer)
+            await writer.ended
         finally:
-            if departure is not None:
-                self._pinger.cancel()
-                departure.close()
-            if self._sending is not None:
-                self._sending.close()
-                self._sending = None
-            self._source.close()
-            del self._source  # which holds this: refcounts are enough then
-
-    async def _end(self, tail: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
-        self._state["complete"] = True
-        self._stop()
-
-    def _drive(self, sending: Coroutine[Any, Any, None]) -> None:
-        """Run a send as far as it goes."""
-        try:
-            blocker = sending.send(None)
-        except StopIteration:
-            return
-        except Exception as error:
-            self._stop(error)
-            return
-        self._sending = sending
-        self._source.pause()
-        when_unblocked(blocker, self._unblocked)
-
-    def _unblocked(self, _: asyncio.Future[None] | None = None) -> None:
-        sending, self._sending = self._sending, None
-        if sending is None or self._over.done():
-            return
-        self._drive(sending)
-        if self._sending is not None or self._over.done():
-            return
-        if self._tail is not None:
-            self._drive(self._end(self._tail))
-        else:
-            self._source.resume()
-
-    def _keep_alive(self) -> None:
-        """A comment, so that nobody in between takes the connection for dead."""
-        if self._sending is None and not self._over.done():
-            self.push(PING)
-        self._pinger = asyncio.get_running_loop().call_later(self._ping, self._keep_alive)
-
-    def _stop(self, error: BaseException | None = None) -> None:
-        if self._over.done():
-            return
-        if error is not None:
-            self._over.set_exception(error)
-        else:
-            self._over.set_result(None)
+            if watcher is not None:
+                watcher.close()
+            if writer is not None:
+                state["complete"] = writer.complete
+                writer.close()
+            source.close()

@@ -1,28 +1,47 @@
-"""A Job as a stream of frames: text as it comes, then finish reason, usage if asked, [DONE].
+"""A run as a stream of frames: text as it comes, then finish reason, usage if asked for, [DONE].
 
-What differs between the endpoints is a `ChunkFormat`; order, merging and errors are the same for both.
+An endpoint's `ChunkFormat` says how its choices look; order, merging and errors are the same for all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trtllm_openai.api.choice import Choice, Delta
 from trtllm_openai.api.errors import from_exception
-from trtllm_openai.api.job import Choice, Delta, Job
-from trtllm_openai.api.sse import DONE, ChunkFrames, TokenStream
-from trtllm_openai.errors import ShuttingDown
+from trtllm_openai.api.flow import FlowControl
+from trtllm_openai.api.run import Consumer, RequestRun
+from trtllm_openai.api.sse import DONE, ChunkFrames, SseWriter
+from trtllm_openai.errors import InvalidRequest, ShuttingDown
+from trtllm_openai.protocol.common import SamplingFields
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import merged as merged_events
 
 
 @dataclass(frozen=True, slots=True)
-class UsageWanted:
-    """Usage in a stream: as its last chunk, and as of every chunk."""
+class UsageOptions:
+    """Usage in a stream: as its last chunk, and in every chunk."""
 
     at_end: bool = False
     always: bool = False
+
+    @classmethod
+    def of(cls, body: SamplingFields) -> UsageOptions:
+        """Read `stream_options`. Raises `InvalidRequest` without `stream: true`."""
+        options = body.stream_options
+        if options is None:
+            return _NO_USAGE
+        if not body.stream:
+            raise InvalidRequest(
+                "stream_options is only allowed together with stream: true.", "stream_options"
+            )
+        return cls(bool(options.include_usage), bool(options.continuous_usage_stats))
+
+
+_NO_USAGE = UsageOptions()
 
 
 class ChunkFormat(Protocol):
@@ -31,26 +50,21 @@ class ChunkFormat(Protocol):
     frames: ChunkFrames
 
     def opening(self, choice: Choice) -> bytes:
-        """What precedes the first text of a choice; may be empty."""
+        """Frames before the first text of a choice; may be empty."""
 
     def delta(self, choice: Choice, delta: TextDelta) -> bytes:
-        """What a delta adds, other than its end; may be empty."""
+        """Frames of a delta without its finish reason; may be empty."""
 
     def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
         """The choice object that carries the finish reason."""
 
 
-class JobStream(ABC):
-    """A job's text on its way into a response: a `Consumer` of the one and a `StreamSource` of the other."""
+class StreamFormatter(ABC):
+    """Turns a run's text into frames and pushes them to the writer; implements `api.run.Consumer`."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._started = False
-        self._last = b""  # frames that the end goes out with
-
-    def response(self, headers: dict[str, str]) -> TokenStream:
-        """The response that it fills. The job is closed when that ends, however it ends."""
-        return TokenStream(self, self.job.service.settings.ping_interval, headers)
+    def __init__(self, writer: SseWriter) -> None:
+        self._writer = writer
+        self._last = b""  # frames that are sent together with the tail
 
     @abstractmethod
     def frames(self, deltas: list[Delta]) -> bytes:
@@ -64,45 +78,24 @@ class JobStream(ABC):
     def failure(self, error: Exception) -> bytes:
         """The last frames of an answer that `error` ended."""
 
-    def opening(self) -> bytes:
-        """What precedes all text; may be empty."""
-        return b""
-
-    def start(self, stream: TokenStream) -> None:
-        self._stream = stream
-        self._started = True
-        self.job.service.metrics.streams.inc()
-        if first := self.opening():
-            stream.push(first)
-        self.job.run(self)
-
-    def consume(self, deltas: list[Delta]) -> None:
+    def consume(self, deltas: list[Delta], last: bool) -> None:
         frames = self.frames(deltas)
-        if not self.job.open_choices:
+        if last:
             self._last = frames
         elif frames:
-            self._stream.push(frames)
+            self._writer.push(frames)
 
     def ended(self, error: Exception | None) -> None:
-        self._stream.finish(self._last + (self.tail() if error is None else self.failure(error)))
-
-    def pause(self) -> None:
-        self.job.pause()
-
-    def resume(self) -> None:
-        self.job.resume()
-
-    def close(self) -> None:
-        if self._started:
-            self.job.service.metrics.streams.dec()
-        self.job.close()
+        self._writer.finish(self._last + (self.tail() if error is None else self.failure(error)))
 
 
-class ChunkStream(JobStream):
+class ChunkFormatter(StreamFormatter):
     """OpenAI's chunks: text as it comes, then the finish reason, the usage if asked for, [DONE]."""
 
-    def __init__(self, job: Job, form: ChunkFormat, usage: UsageWanted) -> None:
-        super().__init__(job)
+    def __init__(self, writer: SseWriter, run: RequestRun, form: ChunkFormat, usage: UsageOptions) -> None:
+        super().__init__(writer)
+        self._accounting = run.accounting
+        self._choices = run.choices
         self._form = form
         self._usage = usage
         self._opened: set[int] = set()
@@ -114,7 +107,7 @@ class ChunkStream(JobStream):
         if len(deltas) == 1 and delta.finish_reason is None and choice.index in opened and not always:
             return form.delta(choice, delta)  # nearly every time
         if always:
-            form.frames.set_usage(self.job.usage(final=False).model_dump())
+            form.frames.set_usage(self._accounting.usage(final=False).model_dump())
         parts = []
         for choice, delta in merged(deltas):
             if choice.index not in opened:
@@ -126,23 +119,53 @@ class ChunkStream(JobStream):
         return b"".join(parts)
 
     def tail(self) -> bytes:
-        usage = self._form.frames.usage(self.job.usage().model_dump()) if self._usage.at_end else b""
+        usage = b""
+        if self._usage.at_end:
+            usage = self._form.frames.usage(self._accounting.usage().model_dump())
         return usage + DONE
 
     def failure(self, error: Exception) -> bytes:
         cut = b""
-        if isinstance(error, ShuttingDown):  # what there is, is a part: say so to those who only read chunks
+        if isinstance(error, ShuttingDown):  # clients that read only chunks learn that the text is cut
             delta = TextDelta(finish_reason="abort")
             cut = b"".join(
                 self._form.frames.choice(self._form.final(choice.index, delta))
-                for choice in self.job.choices
+                for choice in self._choices
                 if not choice.decoder.finished
             )
         return cut + b"data: " + from_exception(error).body() + b"\n\n"
 
 
+class RunStream:
+    """A run as the source of an SSE response, which owns it; implements `api.sse.StreamSource`.
+
+    `make_formatter` makes the run's consumer around the response's writer; it may push opening frames.
+    """
+
+    __slots__ = ("_make_formatter", "_run", "_started")
+
+    def __init__(self, run: RequestRun, make_formatter: Callable[[SseWriter], Consumer]) -> None:
+        self._run = run
+        self._make_formatter = make_formatter
+        self._started = False
+
+    @property
+    def flow(self) -> FlowControl:
+        return self._run.flow
+
+    def start(self, writer: SseWriter) -> None:
+        self._started = True
+        self._run.accounting.metrics.streams.inc()
+        self._run.start(self._make_formatter(writer))
+
+    def close(self) -> None:
+        if self._started:
+            self._run.accounting.metrics.streams.dec()
+        self._run.close()
+
+
 def merged(deltas: list[Delta]) -> list[Delta]:
-    """Plain-text deltas of the same choice made one: the socket was behind, or the engine made several."""
+    """Merge plain-text deltas of the same choice: several gather during back-pressure or in one step."""
     if len(deltas) == 1:
         return deltas
     result: list[Delta] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from trtllm_openai.api.body import documented, read_body
-from trtllm_openai.api.conversation import prepare
-from trtllm_openai.api.params import check_model, encode
+from trtllm_openai.api.context import ServerContext
+from trtllm_openai.api.conversation import encode, prepare
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.chat import ChatRequest
@@ -16,38 +16,39 @@ from trtllm_openai.protocol.tokens import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from trtllm_openai.serve.state import InferenceService
 
 router = APIRouter()
 
 
 @router.post("/tokenize", openapi_extra=documented(TokenizeRequest))
 async def tokenize(request: Request) -> TokenizeResponse:
-    """The tokens of a text, or of a conversation as the model would see it."""
-    service: InferenceService = request.app.state.service
+    """Tokenize a text, or a conversation as it is rendered for the model."""
+    context: ServerContext = request.app.state.context
     body = await read_body(request, TokenizeRequest)
-    check_model(service, body.model)
+    context.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("Give either prompt or messages.", "prompt")
+    model = context.loaded()
     if body.prompt is not None:
-        tokens = await encode(service, body.prompt, add_special_tokens=body.add_special_tokens is not False)
+        tokens = await encode(model, body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
         fields = {"messages", "tools", "add_generation_prompt", "continue_final_message"}
         chat = body.model_dump(
             include=fields | {"chat_template_kwargs", "add_special_tokens"}, exclude_none=True
         )
-        tokens = (await prepare(service, ChatRequest.model_validate(chat), None)).token_ids
-    texts = [service.tokenizer.token_text(token) for token in tokens] if body.return_token_strs else None
+        tokens = (await prepare(model, ChatRequest.model_validate(chat), None)).token_ids
+    texts = [model.tokenizer.token_text(token) for token in tokens] if body.return_token_strs else None
     return TokenizeResponse(
-        count=len(tokens), max_model_len=service.info.max_seq_len, tokens=tokens, token_strs=texts
+        count=len(tokens), max_model_len=model.info.max_seq_len, tokens=tokens, token_strs=texts
     )
 
 
 @router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
 async def detokenize(request: Request) -> DetokenizeResponse:
-    """The text of tokens; special tokens have none."""
-    service: InferenceService = request.app.state.service
+    """The text of token ids; special tokens have none."""
+    context: ServerContext = request.app.state.context
     body = await read_body(request, DetokenizeRequest)
-    check_model(service, body.model)
-    check_token_ids(service.info, body.tokens, "tokens")
-    return DetokenizeResponse(prompt=service.tokenizer.decode(body.tokens))
+    context.check_model(body.model)
+    model = context.loaded()
+    check_token_ids(model.info, body.tokens, "tokens")
+    return DetokenizeResponse(prompt=model.tokenizer.decode(body.tokens))

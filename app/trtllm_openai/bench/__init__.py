@@ -1,5 +1,5 @@
-"""`bench`: drives any server that speaks OpenAI's streaming API, and says how fast it was.
+"""Load-test client for any server with OpenAI's streaming API.
 
-Several processes, each an event loop with raw sockets. A token costs the client a few microseconds, so that
-the server is what is measured.
+Several processes run an event loop each, over raw asyncio transports. The client spends a few microseconds
+per token, so that the server is the bottleneck.
 """

@@ -1,4 +1,4 @@
-"""Connections to the server under test, kept open between requests: asyncio protocols, no HTTP library."""
+"""HTTP/1.1 client with keep-alive connections to the server under test, on asyncio protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from trtllm_openai.bench.plan import Record, Target
-from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.bench.sse import ResponseReader
 from trtllm_openai.errors import BadResponse
 
 
@@ -21,12 +21,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer: AnswerReader | None = None
-        self._over: asyncio.Future[None] | None = None
+        self._answer: ResponseReader | None = None
+        self._done: asyncio.Future[None] | None = None
         self.open = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is no subclass
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
@@ -45,40 +45,40 @@ class Connection(asyncio.Protocol):
             self._answer.end()
             self._end(None if self._answer.complete else error or ConnectionResetError())
 
-    def begin(self, request: bytes) -> AnswerReader:
-        """Send a request; the answer fills as it comes."""
+    def begin(self, request: bytes) -> ResponseReader:
+        """Send a request. Returns the reader, which is filled as data arrives."""
         assert self._transport is not None
-        self._answer = AnswerReader()
+        self._answer = ResponseReader()
         self._transport.write(request)
         return self._answer
 
-    async def exchange(self, request: bytes) -> AnswerReader:
-        """Send a request and read its answer to the end. Raises OSError or `BadResponse`."""
+    async def exchange(self, request: bytes) -> ResponseReader:
+        """Send a request and read the complete response. Raises OSError or `BadResponse`."""
         answer = self.begin(request)
-        self._over = asyncio.get_running_loop().create_future()
+        self._done = asyncio.get_running_loop().create_future()
         try:
-            await self._over
+            await self._done
         finally:
             self._answer = None
         return answer
 
     def close(self) -> None:
-        """Leave."""
+        """Abort the connection."""
         self.open = False
         if self._transport is not None:
             self._transport.abort()
 
     def _end(self, error: Exception | None) -> None:
-        if self._over is None or self._over.done():
+        if self._done is None or self._done.done():
             return
         if error is None:
-            self._over.set_result(None)
+            self._done.set_result(None)
         else:
-            self._over.set_exception(error)
+            self._done.set_exception(error)
 
 
 class Client:
-    """Sends requests to one target over as many connections as are needed at once."""
+    """Sends requests to one target, over as many connections as there are concurrent requests."""
 
     def __init__(self, target: Target, timeout: float) -> None:
         self._target = target
@@ -87,7 +87,7 @@ class Client:
         self._tls = ssl.create_default_context() if target.tls else None
 
     async def generate(self, endpoint: str, body: bytes) -> Record:
-        """One streamed request, timed from just before it is written."""
+        """Send one streamed request. Times count from just before it is written."""
         path = "/chat/completions" if endpoint == "chat" else "/completions"
         began = time.monotonic()
         try:
@@ -102,11 +102,11 @@ class Client:
         return _record(began, answer)
 
     async def get(self, path: str) -> Any:
-        """A JSON answer. Raises OSError, `BadResponse` or ValueError."""
+        """GET and decode JSON. Raises OSError, `BadResponse` or ValueError."""
         return msgspec.json.decode((await self._send(self._request("GET", path, b""))).body)
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """The body of an answer that is one object. Raises OSError or `BadResponse`, also for a refusal."""
+        """POST and return the body. Raises OSError, or `BadResponse` for a status other than 200 too."""
         answer = await self._send(self._request("POST", path, body))
         if answer.status != 200:
             raise BadResponse(f"HTTP {answer.status}")
@@ -118,7 +118,7 @@ class Client:
             connection.close()
         self._idle.clear()
 
-    async def _send(self, request: bytes) -> AnswerReader:
+    async def _send(self, request: bytes) -> ResponseReader:
         connection = await self._take()
         try:
             answer = await connection.exchange(request)
@@ -160,7 +160,7 @@ def _failed(began: float, kind: str) -> Record:
     return Record(began, 0.0, time.monotonic() - began, 0, 0, b"", kind)
 
 
-def _record(began: float, answer: AnswerReader) -> Record:
+def _record(began: float, answer: ResponseReader) -> Record:
     frames = answer.frames
     if answer.status != 200:
         return _failed(began, f"HTTP {answer.status}")

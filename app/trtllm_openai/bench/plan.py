@@ -1,4 +1,4 @@
-"""What a load test sends: the settings of all of its processes, and the bodies of the requests."""
+"""The plan of a load test, shared by all of its processes, and the request bodies it generates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import msgspec
 from trtllm_openai.errors import ConfigError
 
 FIRST_ID, LAST_ID = 1000, 29999
-"""Random token ids come from here: ordinary tokens in every vocabulary of the last years."""
+"""Range of random token ids: ordinary tokens in all common vocabularies."""
 _COMMON = (
     "time year people way day man thing woman life child world school state family student group country "
-    "problem hand part place case week company system program question work number night point home water "
+    "problem hand part index case week company system program question work number night point home water "
     "room mother area money story fact month lot right study book eye job word business issue side kind head"
 )
 WORDS = _COMMON.split()
@@ -26,25 +26,25 @@ Endpoint = Literal["completions", "chat"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where requests go."""
+    """The server under test."""
 
     host: str
     port: int
     tls: bool
     prefix: str
-    """What precedes `/completions` in the path, e.g. /v1."""
+    """Path before `/completions`, e.g. /v1."""
     api_key: str | None = None
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One point of the load: `concurrency` requests at a time, or `rate` a second whatever comes back."""
+    """One load level: closed loop with `concurrency` requests, or open loop with `rate` per second."""
 
     requests: int
     concurrency: int | None = None
     rate: float | None = None
 
     def share(self, index: int, processes: int) -> Load:
-        """What one of several processes does of it."""
+        """The part of this load for process `index` of `processes`."""
         return Load(
             _share(self.requests, index, processes),
             None if self.concurrency is None else _share(self.concurrency, index, processes),
@@ -53,12 +53,12 @@ class Load(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """For tables and progress."""
+        """Short name for tables and the progress bar."""
         return f"{self.concurrency}" if self.concurrency is not None else f"{self.rate:g}/s"
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A whole test, as each of its processes gets it."""
+    """A complete test, as sent to each process."""
 
     target: Target
     endpoint: Endpoint
@@ -71,13 +71,13 @@ class Plan(msgspec.Struct, frozen=True):
     timeout: float
     extra: dict[str, Any]
     prompts: list[dict[str, Any]]
-    """Read from a file: parts of bodies, used in turn; empty for random ones."""
+    """Partial request bodies from a file, used in turn; empty for random prompts."""
 
 
 class Record(msgspec.Struct, array_like=True):
-    """What became of one request. Times in seconds; `began` by the monotonic clock of the machine.
+    """Result of one request. Times in seconds; `began` is on the machine's monotonic clock.
 
-    `gaps` are float64 times between pieces of text, as bytes. `error` is empty or the kind of failure.
+    `gaps`: times between chunks with text, float64 values as bytes. `error`: kind of failure, or empty.
     """
 
     began: float
@@ -90,17 +90,17 @@ class Record(msgspec.Struct, array_like=True):
 
 
 def parse_target(url: str, api_key: str | None) -> Target:
-    """The server at `url`; a path other than /v1 is kept. Raises `ConfigError`."""
+    """Parse `url`; the default path is /v1. Raises `ConfigError`."""
     parts = urlsplit(url if "//" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--url: {url!r} is no http or https address")
+        raise ConfigError(f"--url: {url!r} is not an http or https URL")
     tls = parts.scheme == "https"
     prefix = parts.path.rstrip("/") or "/v1"
     return Target(parts.hostname, parts.port or (443 if tls else 80), tls, prefix, api_key)
 
 
 def read_prompts(path: Path, endpoint: Endpoint) -> list[dict[str, Any]]:
-    """Prompts of a file: a text a line, or JSON lines with `prompt`, `messages` and maybe other fields.
+    """Read prompts: one text per line, or JSON lines with `prompt` or `messages` and optional other fields.
 
     Raises `ConfigError`.
     """
@@ -116,11 +116,11 @@ def read_prompts(path: Path, endpoint: Endpoint) -> list[dict[str, Any]]:
         isinstance(item, dict) and ("prompt" in item or "messages" in item) for item in items
     ):
         raise ConfigError(f"--prompts: every line of {path} must have a prompt or messages")
-    return [_fitting(item, endpoint) for item in items]
+    return [_adapted(item, endpoint) for item in items]
 
 
 def bodies(plan: Plan, seed: int) -> Iterator[bytes]:
-    """Request bodies without end, the same ones for the same seed."""
+    """Endless request bodies, deterministic for a seed."""
     chance = random.Random(seed)
     base = {
         "model": plan.model,
@@ -129,11 +129,11 @@ def bodies(plan: Plan, seed: int) -> Iterator[bytes]:
         "stream_options": {"include_usage": True},
         **plan.extra,
     }
-    place = chance.randrange(len(plan.prompts)) if plan.prompts else 0
+    index = chance.randrange(len(plan.prompts)) if plan.prompts else 0
     while True:
         if plan.prompts:
-            own = plan.prompts[place % len(plan.prompts)]
-            place += 1
+            own = plan.prompts[index % len(plan.prompts)]
+            index += 1
         elif plan.endpoint == "chat":
             text = " ".join(chance.choices(WORDS, k=plan.input_tokens))
             own = {"messages": [{"role": "user", "content": text}]}
@@ -146,7 +146,7 @@ def _share(total: int, index: int, processes: int) -> int:
     return total // processes + (index < total % processes)
 
 
-def _fitting(item: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+def _adapted(item: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
     if endpoint == "chat" and "messages" not in item:
         rest = {key: value for key, value in item.items() if key != "prompt"}
         return {**rest, "messages": [{"role": "user", "content": item["prompt"]}]}

@@ -1,4 +1,4 @@
-"""Latency and throughput against load: one HTML page with inline SVG, nothing to fetch."""
+"""Charts of latency and throughput over load: one self-contained HTML page with inline SVG."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ text{{font:11px system-ui,sans-serif;fill:#333}}</style>
 
 
 def page(title: str, note: str, rows: list[dict[str, Any]]) -> str:
-    """The page for `rows` of `bench.stats.summarise`."""
+    """Render the page for the `rows` of `bench.stats.summarise`."""
     loads = [float(row["concurrency"] or row["rate"]) for row in rows]
     what = "concurrent requests" if rows[0]["concurrency"] is not None else "requests per second"
     charts = [
@@ -63,19 +63,19 @@ def _chart(name: str, what: str, loads: list[float], lines: dict[str, list[float
         for load in loads
     ]
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{what}</text>')
-    for place, (label, values) in enumerate(lines.items()):
+    for slot, (label, values) in enumerate(lines.items()):
         colour = COLOURS[label]
         points = [(across(x), down(y)) for x, y in zip(loads, values, strict=True) if y is not None]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        x = WIDTH - 16 - 44 * place
+        x = WIDTH - 16 - 44 * slot
         parts.append(f'<text x="{x}" y="16" text-anchor="end" style="fill:{colour}">{label}</text>')
     return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 
 def _scale(loads: list[float]) -> Callable[[float], float]:
-    """Loads to places, by their logarithm: they are usually doubled from one to the next."""
+    """Logarithmic x axis: loads usually double from one to the next."""
     low, high = math.log(min(loads)), math.log(max(loads))
     room = WIDTH - 40 - LEFT
 

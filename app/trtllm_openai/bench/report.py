@@ -1,4 +1,4 @@
-"""The result of a load test as a table for the terminal."""
+"""Formats the result of a load test as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trtllm_openai.bench.stats import TIMES
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each load. Times are p50 / p90 / p99 in milliseconds."""
+    """Markdown table with one row per load. Times are p50 / p90 / p99 in milliseconds."""
     goodput = any("goodput_per_s" in row for row in rows)
     heads = ["load", "requests", "req/s", "tok/s", *(f"{name.upper()} ms" for name in TIMES)]
     heads += ["goodput/s"] if goodput else []

@@ -1,4 +1,4 @@
-"""The process that plans a load test, starts the others, shows how far they are and writes the result."""
+"""Coordinator of a load test: starts the client processes, shows progress and writes the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trtllm_openai.errors import BadResponse, ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where the result goes beside the terminal, and the SLO that goodput is counted under."""
+    """Result files, and the SLO for goodput."""
 
     slo: dict[str, float]
     json_file: Path | None
@@ -35,13 +35,13 @@ class Output:
 
 
 def default_processes(loads: list[Load]) -> int:
-    """One for each two cores, at most four; never more than there are requests at once."""
+    """One per two cores, at most four, and not more than concurrent requests."""
     at_once = min((load.concurrency or 4 for load in loads), default=1)
     return max(1, min((os.cpu_count() or 2) // 2, 4, at_once))
 
 
 def first_model(target: Target) -> str:
-    """The first id of the server's model list. Raises `ConfigError`."""
+    """The first model that the server lists. Raises `ConfigError`."""
 
     async def ask() -> Any:
         client = Client(target, 30.0)
@@ -56,11 +56,11 @@ def first_model(target: Target) -> str:
     except (OSError, TimeoutError, BadResponse, ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(
             f"--url: the server's list of models cannot be read ({type(error).__name__}: {error}); "
-            "is it running? --model says which to use without it"
+            "is it running? --model skips this request"
         ) from None
 
 
-def run(plan: Plan, processes: int, output: Output) -> int:
+def run_plan(plan: Plan, processes: int, output: Output) -> int:
     """Measure, print the table, write the files. Returns 1 when no request succeeded."""
     rows = []
     with _Team(plan, processes) as team:
@@ -85,7 +85,7 @@ def run(plan: Plan, processes: int, output: Output) -> int:
 
 
 class _Team:
-    """The processes that send the requests."""
+    """The client processes."""
 
     def __init__(self, plan: Plan, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -111,7 +111,7 @@ class _Team:
             process.join()
 
     def measure(self, load: Load) -> list[Record]:
-        """Have every process do its share, all from the same moment."""
+        """Run `load`: every process starts its share at the same moment."""
         for pipe in self._pipes:
             self._receive(pipe)  # ready
         for pipe in self._pipes:

@@ -1,4 +1,4 @@
-"""What the records of a load say: rates, percentiles, errors, goodput."""
+"""Statistics of one load: rates, percentiles, errors, goodput."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SLO_NAMES = ("ttft", "tpot", "e2e")
 
 
 def tpot(record: Record) -> float | None:
-    """Mean seconds between the tokens of a request after its first text; None for a single token."""
+    """Time per output token: mean seconds between tokens after the first; None for a single token."""
     if record.output_tokens < 2:
         return None
     return (record.e2e - record.ttft) / (record.output_tokens - 1)
 
 
 def summarise(load: Load, records: Sequence[Record], slo: dict[str, float]) -> dict[str, Any]:
-    """One row of the result. Times in seconds; rates from the first request to the last answer."""
+    """One row of the result. Times in seconds. Rates count from first request to last response."""
     good = [record for record in records if not record.error]
     duration = 0.0
     if records:
@@ -65,7 +65,7 @@ def percentiles(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, flo
 
 
 def meets(record: Record, slo: dict[str, float]) -> bool:
-    """Whether a request was as fast as `slo` demands, in every name it has."""
+    """Whether a request met every bound of `slo`, in seconds."""
     times = {"ttft": record.ttft, "tpot": tpot(record) or 0.0, "e2e": record.e2e}
     return all(times[name] <= bound for name, bound in slo.items())
 
@@ -76,6 +76,6 @@ def parse_slo(text: str) -> dict[str, float]:
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         if name not in SLO_NAMES:
-            raise ValueError(f"{name!r} is none of {', '.join(SLO_NAMES)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(SLO_NAMES)}")
         slo[name] = float(value)
     return slo

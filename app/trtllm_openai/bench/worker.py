@@ -1,7 +1,7 @@
-"""One process of a load test. Talks to the one that started it over a pipe:
+"""One client process of a load test.
 
-"ready" after the warm-up of a load, then it waits for "go"; counts of ended requests while it runs; and the
-records at its end.
+Protocol over the pipe to the coordinator, for each load: it sends "ready" after the warm-up, waits for "go",
+sends the number of finished requests while it runs, and the records at the end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import uvloop
 from trtllm_openai.bench.client import Client
 from trtllm_openai.bench.plan import Load, Plan, Record, bodies
 
-TELL_EVERY = 0.2
+PROGRESS_INTERVAL_S = 0.2
 encode = msgspec.msgpack.Encoder().encode
 decode_records = msgspec.msgpack.Decoder(list[Record]).decode
 
 
 def run(plan: bytes, index: int, processes: int, pipe: Pipe) -> None:
-    """The process's main function. `plan` is msgpack."""
+    """Main function of the process. `plan`: a `Plan` as msgpack."""
     decoded = msgspec.msgpack.decode(plan, type=Plan)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_Worker(decoded, index, processes, pipe).run())
@@ -51,30 +51,30 @@ class _Worker:
             self._records = []
             self._pipe.send_bytes(b"ready")
             await asyncio.to_thread(self._pipe.recv_bytes)
-            telling = asyncio.create_task(self._tell())
+            progress = asyncio.create_task(self._report_progress())
             source = bodies(self._plan, seed)
             if load.rate is None:
                 await self._closed(load, source)
             else:
                 await self._open(load, source, random.Random(seed))
-            telling.cancel()
+            progress.cancel()
             self._pipe.send_bytes(encode(self._records))
         self._client.close()
 
     async def _closed(self, load: Load, source: Iterator[bytes]) -> None:
-        """`concurrency` clients, each of which asks again when it has its answer."""
+        """Closed loop: `concurrency` clients, each sending its next request when a response is complete."""
         left = load.requests
 
         async def one() -> None:
             nonlocal left
             while left > 0:
                 left -= 1
-                await self._ask(next(source))
+                await self._send(next(source))
 
         await asyncio.gather(*(one() for _ in range(min(load.concurrency or 1, load.requests))))
 
     async def _open(self, load: Load, source: Iterator[bytes], chance: random.Random) -> None:
-        """Requests at random times (Poisson), whether or not earlier ones were answered."""
+        """Open loop: requests arrive as a Poisson process, independent of responses."""
         assert load.rate is not None
         clock = asyncio.get_running_loop().time
         due = clock()
@@ -83,12 +83,12 @@ class _Worker:
                 due += chance.expovariate(load.rate)
                 body = next(source)
                 await asyncio.sleep(max(due - clock(), 0))
-                group.create_task(self._ask(body))
+                group.create_task(self._send(body))
 
-    async def _ask(self, body: bytes) -> None:
+    async def _send(self, body: bytes) -> None:
         self._records.append(await self._client.generate(self._plan.endpoint, body))
 
-    async def _tell(self) -> None:
+    async def _report_progress(self) -> None:
         while True:
-            await asyncio.sleep(TELL_EVERY)
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
             self._pipe.send_bytes(b"%d" % len(self._records))

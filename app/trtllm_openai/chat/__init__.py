@@ -1,4 +1,4 @@
-"""From a conversation to the model's prompt, and from its text back to an answer."""
+"""Chat formats: messages to a prompt, and generated text to content, reasoning and tool calls."""
 
 from trtllm_openai.chat.format import ChatFormat
 from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan, plan_tools

@@ -1,4 +1,4 @@
-"""How one model chats: its template, its format of tool calls and the tags of its thinking."""
+"""The chat format of the served model: chat template, tool-call format and reasoning tags."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.text.tokenizer import Tokenizer
 
-OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "chat_template"})
-"""What `chat_template_kwargs` may not set."""
+RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "chat_template"})
+"""Variables that `chat_template_kwargs` cannot override."""
 
 
 class ChatFormat:
-    """Made once for the served model; renders prompts and reads answers."""
+    """Created once per served model. Renders prompts and creates output parsers."""
 
     def __init__(self, tokenizer: Tokenizer, tool_parser: str, reasoning_parser: str) -> None:
         """`tool_parser` and `reasoning_parser` name a format, or are `auto` or `none`.
 
-        Raises `CheckpointError` when the template cannot be compiled.
+        Raises `CheckpointError` if the template cannot be compiled.
         """
         source = tokenizer.chat_template or ""
         self._template = ChatTemplate(source, tokenizer.special_tokens) if source else None
-        taught = detect_tools(source)
-        self._knows_tools = taught is not None
-        name = (taught or "hermes") if tool_parser == "auto" else tool_parser
+        detected = detect_tools(source)
+        self._template_has_tools = detected is not None
+        name = (detected or "hermes") if tool_parser == "auto" else tool_parser
         self.tool_format = name if name in TOOL_FORMATS else None
         self.tools = TOOL_FORMATS.get(name)
         tags = detect_reasoning(source) if reasoning_parser == "auto" else reasoning_parser
@@ -52,17 +52,17 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> str:
-        """The prompt of a conversation as sent by a client. Raises `InvalidRequest`."""
+        """Render the prompt for a client's messages. Raises `InvalidRequest`."""
         if self._template is None:
             raise InvalidRequest(
                 "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
             )
         for name in variables or ():
-            if name in OWN_VARIABLES:
-                place = f"chat_template_kwargs.{name}"
-                raise InvalidRequest(f"'{place}' cannot be set.", place)
+            if name in RESERVED_VARIABLES:
+                json_path = f"chat_template_kwargs.{name}"
+                raise InvalidRequest(f"'{json_path}' cannot be set.", json_path)
         normal = normalise(messages)
-        if not self._knows_tools:
+        if not self._template_has_tools:
             normal = without_tools(normal, tools.tools)
         text = self._template.render(
             normal,
@@ -74,8 +74,27 @@ class ChatFormat:
         )
         return _cut_after(text, normal[-1]) if continue_final_message else text
 
+    def render_with_markers(
+        self,
+        messages: list[Message],
+        tools: ToolPlan = NO_TOOLS,
+        variables: dict[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> tuple[str, frozenset[int]]:
+        """Render a prompt; also returns the special tokens whose text the output parser needs."""
+        prompt = self.render(
+            messages,
+            tools,
+            variables,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+        return prompt, self.visible_special_ids(tools)
+
     def output(self, prompt: str, tools: ToolPlan, *, guided: bool) -> ChatOutput | None:
-        """What takes the answer to `prompt` apart; None when it can only be plain text."""
+        """Create the parser for the response to `prompt`; None if the response is plain text."""
         parser: ToolParser | None = None
         if tools.schema is not None:
             make_id = self.tools.parser(()).call_id if self.tools else None
@@ -90,18 +109,18 @@ class ChatFormat:
             return None
         return ChatOutput(splitter, parser, parallel=tools.parallel)
 
-    def shown(self, tools: ToolPlan) -> frozenset[int]:
-        """Special tokens whose text the parsers need."""
+    def visible_special_ids(self, tools: ToolPlan) -> frozenset[int]:
+        """Special tokens that the parsers need in the text."""
         return self._reasoning_markers | (self._tool_markers if tools.tools else frozenset())
 
 
 def _cut_after(text: str, message: Message) -> str:
-    """The prompt up to the end of its last message's content, so that the model goes on writing it."""
+    """Cut the prompt after the content of its last message, so that the model continues it."""
     content = message["content"].strip()
-    place = text.rfind(content) if content else -1
-    if place < 0:
+    start = text.rfind(content) if content else -1
+    if start < 0:
         raise InvalidRequest(
             "continue_final_message needs a last message whose content the template repeats as it is.",
             "continue_final_message",
         )
-    return text[: place + len(content)]
+    return text[: start + len(content)]

@@ -1,4 +1,4 @@
-"""Tools for chat templates that know none: told to the model in words, in the Hermes format."""
+"""Tools for chat templates without tool support: described in the prompt, in the Hermes format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ To call one, answer with its name and arguments as a JSON object between tags, o
 
 
 def without_tools(messages: list[Message], tools: tuple[Tool, ...]) -> list[Message]:
-    """The conversation with its tools, calls and results written out as text of ordinary roles."""
+    """Rewrite tools, tool calls and tool results as text of system, user and assistant messages."""
     result = [_plain(message) for message in messages]
     if not tools:
         return result

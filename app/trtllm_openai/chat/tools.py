@@ -1,4 +1,4 @@
-"""The tools of a request: checked, chosen from, and, where a call is required, turned into a JSON schema."""
+"""Validates `tools` and `tool_choice`; for a required call, builds the JSON schema that enforces it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ToolPlan:
-    """The tools that the model is told of, and what is demanded of the answer.
+    """The tools in the prompt, and the constraints on the response.
 
-    `schema` is what the whole answer must match when a call is required: an array of calls.
+    `schema`: if a call is required, the schema of the whole response, an array of calls. `parallel`: several
+    calls are allowed.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -35,7 +36,7 @@ NO_TOOLS = ToolPlan()
 
 
 def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) -> ToolPlan:
-    """Read `tools`, `tool_choice` and `parallel_tool_calls`. Raises `InvalidRequest` naming the place."""
+    """Read `tools`, `tool_choice` and `parallel_tool_calls`. Raises `InvalidRequest` with the JSON path."""
     known = {}
     for index, tool in enumerate(tools or []):
         name = _check_tool(tool, f"tools[{index}]")
@@ -47,7 +48,7 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
     mode, names = _read_choice(choice, known)
     if mode == "none" or not known:
         if mode == "required":
-            raise InvalidRequest("tool_choice demands a call, but there are no tools.", "tool_choice")
+            raise InvalidRequest("tool_choice requires a call, but there are no tools.", "tool_choice")
         return NO_TOOLS
     chosen = tuple(tool for name, tool in known.items() if names is None or name in names)
     several = parallel is not False and not (isinstance(choice, dict) and choice.get("type") == "function")
@@ -55,26 +56,28 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
     return ToolPlan(chosen, schema, several)
 
 
-def _check_tool(tool: object, place: str) -> str:
+def _check_tool(tool: object, json_path: str) -> str:
     if not isinstance(tool, dict) or tool.get("type") != "function":
-        raise InvalidRequest(f"'{place}.type' must be function.", f"{place}.type", "unsupported_parameter")
+        raise InvalidRequest(
+            f"'{json_path}.type' must be function.", f"{json_path}.type", "unsupported_parameter"
+        )
     function = tool.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"'{place}.function.name' must be 1 to 128 letters, digits, _, - or dots.",
-            f"{place}.function.name",
+            f"'{json_path}.function.name' must be 1 to 128 letters, digits, _, - or dots.",
+            f"{json_path}.function.name",
         )
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequest(
-            f"'{place}.function.parameters' must be a JSON schema.", f"{place}.function.parameters"
+            f"'{json_path}.function.parameters' must be a JSON schema.", f"{json_path}.function.parameters"
         )
     return name
 
 
 def _read_choice(choice: object, known: dict[str, Tool]) -> tuple[str, frozenset[str] | None]:
-    """The mode (none, auto or required), and the names it is limited to."""
+    """The mode (none, auto or required), and the allowed names; None allows all."""
     if choice is None:
         return "auto", None
     if isinstance(choice, str):
@@ -108,12 +111,12 @@ def _named(entry: object, known: dict[str, Tool]) -> str:
 
 
 def _calls_schema(tools: tuple[Tool, ...], *, several: bool) -> dict[str, Any]:
-    """An array of one call, or of one and more."""
+    """JSON schema of an array with exactly one call, or with `several` at least one."""
     calls, definitions = [], {}
     for index, tool in enumerate(tools):
         function = tool["function"]
         key = f"tool_{index}"
-        definitions[key] = _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
+        definitions[key] = _rebased(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
         calls.append(
             {
                 "type": "object",
@@ -131,15 +134,15 @@ def _calls_schema(tools: tuple[Tool, ...], *, several: bool) -> dict[str, Any]:
     return schema if several else {**schema, "maxItems": 1}
 
 
-def _moved(schema: Any, root: str) -> Any:
-    """The schema with its references to itself pointing below `root`, where it now lives."""
+def _rebased(schema: Any, root: str) -> Any:
+    """Rebase the schema's `#…` references onto `root`, its new location."""
     if isinstance(schema, list):
-        return [_moved(item, root) for item in schema]
+        return [_rebased(item, root) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
         key: root + value[1:]
         if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, root)
+        else _rebased(value, root)
         for key, value in schema.items()
     }

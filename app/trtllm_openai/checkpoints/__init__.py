@@ -1,6 +1,6 @@
-"""From what the `model` setting says to a Hugging Face style directory that every engine can load.
+"""Resolves the `model` setting to a checkpoint directory in Hugging Face layout, converting .gguf files.
 
-Nothing here imports torch or transformers: it runs in the supervising process.
+Imports neither torch nor transformers, since it runs in the supervisor process.
 """
 
 from trtllm_openai.checkpoints.resolve import display_name, find_engine, resolve

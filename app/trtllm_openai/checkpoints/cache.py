@@ -1,4 +1,4 @@
-"""A directory that is built once, by whichever process is first, and is either whole or absent."""
+"""Cached directories, built once and published atomically: a directory is complete or absent."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from trtllm_openai.errors import CheckpointError
 
-ABANDONED_AFTER = 24 * 3600.0
-"""Seconds after which a temporary directory is taken to be left by a killed process."""
+ABANDONED_AFTER_S = 24 * 3600.0
+"""Seconds. An older temporary directory was left behind by a killed process."""
 
 TEMPORARY = ".building-"
 
 
 def build_once(target: Path, files: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """`target`, holding `files`; `build` is called with a temporary directory when it does not exist yet.
+    """Returns `target`; if it lacks any of `files`, `build` first creates them in a temporary directory.
 
-    Processes that build at the same time each do the work; the first to finish gives the result to all.
+    Processes that build at the same time each do the work, and the first to finish publishes its result.
     """
     if _complete(target, files):
         return target
@@ -57,14 +57,14 @@ def _publish(built: Path, target: Path, files: Sequence[str], replaced: Path) ->
         os.rename(built, target)
     except OSError:
         if _complete(target, files):
-            return  # another process was first
+            return  # another process published first
         with contextlib.suppress(FileNotFoundError):
-            os.rename(target, replaced)  # somebody deleted parts of it
+            os.rename(target, replaced)  # incomplete: files in it were deleted
         os.rename(built, target)
 
 
 def _sync(path: Path) -> None:
-    """Bring a file to disk, so that a power cut cannot leave a complete name with empty content."""
+    """fsync a file, so that a power failure cannot leave it published but empty."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,5 +75,5 @@ def _sync(path: Path) -> None:
 def _remove_abandoned(parent: Path) -> None:
     for path in parent.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
                 shutil.rmtree(path, ignore_errors=True)

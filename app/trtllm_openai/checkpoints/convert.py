@@ -1,8 +1,8 @@
-"""A GGUF file of the Llama architecture as a Hugging Face checkpoint.
+"""Converts a GGUF file of the Llama architecture to a Hugging Face checkpoint.
 
-Weights are written in bfloat16: every engine here computes in it, its rounding (2^-9 relative) is far below
-the step of the quantised formats, and float32 would double the file and the time to load it. Norms too,
-since loaders expect one dtype for the whole checkpoint.
+Weights are written in bfloat16: every engine here computes in it, its relative rounding error (2^-9) is far
+below that of the quantized formats, and float32 would double the file size and the load time. Norms are
+bfloat16 too, since loaders expect one dtype for the whole checkpoint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trtllm_openai.errors import CheckpointError
 Progress = Callable[[float, str], None]
 
 READING_SHARE = 0.3
-"""Part of the work that reading the metadata is."""
+"""Fraction of the progress bar for reading the metadata."""
 
 GLOBAL_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -46,14 +46,14 @@ LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_po
 
 
 def convert_gguf(path: Path, directory: Path, progress: Progress) -> None:
-    """Write the checkpoint of `path` into `directory`. Raises `CheckpointError`, or OSError from the disk."""
+    """Convert `path` into `directory`. Raises `CheckpointError`, or OSError if writing fails."""
     progress(0.0, f"reading {path.name}")
     try:
         reader = GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except OSError as error:
         raise CheckpointError(f"The model file {path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # the reader meets damage as ValueError, IndexError, OverflowError …
+    except Exception as error:  # a damaged file raises ValueError, IndexError, OverflowError …
         raise CheckpointError(f"{path} is not a GGUF file, or is damaged or cut off ({error}).") from error
     architecture = fields.get("general.architecture")
     if architecture != "llama":
@@ -85,14 +85,14 @@ def convert_gguf(path: Path, directory: Path, progress: Progress) -> None:
 
 
 def _config(fields: dict[str, Any], tensors: dict[str, ReaderTensor]) -> dict[str, Any]:
-    """config.json. The vocabulary is as large as the embedding, which may be padded."""
+    """Contents of config.json. vocab_size is the number of embedding rows, including padding."""
     if fields.get("llama.expert_count"):
         raise CheckpointError("The GGUF file holds a mixture of experts, which cannot be converted.")
     hidden = int(fields["llama.embedding_length"])
     heads = int(fields["llama.attention.head_count"])
     head_dim = int(fields.get("llama.attention.key_length") or hidden // heads)
     if int(fields.get("llama.rope.dimension_count", head_dim)) != head_dim:
-        raise CheckpointError("The GGUF file rotates only a part of each attention head: not supported.")
+        raise CheckpointError("The GGUF file applies RoPE to a part of each attention head: not supported.")
     theta = float(fields.get("llama.rope.freq_base", 10000.0))
     end = end_token_ids(fields)
     return {
@@ -129,7 +129,7 @@ def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
 def _rope_scaling(
     fields: dict[str, Any], frequencies: ReaderTensor | None, theta: float, head_dim: int
 ) -> dict[str, Any] | None:
-    """Linear scaling, or Llama 3.1's, which GGUF keeps as a tensor of divisors instead of its parameters."""
+    """Linear or Llama 3.1 RoPE scaling. GGUF stores the latter as a tensor of divisors, not as parameters."""
     kind = fields.get("llama.rope.scaling.type", "none")
     factor = float(fields.get("llama.rope.scaling.factor", 1.0))
     if frequencies is not None:
@@ -146,7 +146,7 @@ def _rope_scaling(
 
 
 def _llama3_divisors(scale: float, theta: float, head_dim: int) -> Floats:
-    """What Llama 3.1 divides each RoPE frequency by; shape [head_dim / 2]."""
+    """Divisors of the RoPE frequencies in Llama 3.1; shape [head_dim / 2]."""
     low, high = LLAMA3_ROPE["low_freq_factor"], LLAMA3_ROPE["high_freq_factor"]
     context = LLAMA3_ROPE["original_max_position_embeddings"]
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
@@ -157,7 +157,7 @@ def _llama3_divisors(scale: float, theta: float, head_dim: int) -> Floats:
 def _weights(
     config: dict[str, Any], tensors: dict[str, ReaderTensor]
 ) -> dict[str, tuple[tuple[int, ...], Load]]:
-    """Hugging Face names with shapes and loaders; every tensor of the file is used, or refused."""
+    """Shape and loader for each Hugging Face name. Raises `CheckpointError` for a tensor it does not know."""
     names = {gguf: name for gguf, name in GLOBAL_NAMES.items() if gguf in tensors or gguf != "output.weight"}
     for layer in range(config["num_hidden_layers"]):
         for gguf, name in LAYER_NAMES.items():
@@ -188,9 +188,9 @@ def _loader(tensor: ReaderTensor, heads: int) -> Load:
 
 
 def unpermute(weight: Floats, heads: int) -> Floats:
-    """Undo llama.cpp's order of a q or k projection's rows.
+    """Convert the rows of a q or k projection from llama.cpp's order to transformers'.
 
-    llama.cpp rotates neighbouring rows, transformers a row of a head's first half with one of its second.
+    For RoPE, llama.cpp pairs adjacent rows; transformers pairs row i of a head with row i + head_dim / 2.
     """
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

@@ -1,7 +1,7 @@
-"""A GGUF file's tokenizer as tokenizer.json and tokenizer_config.json.
+"""Converts the tokenizer of a GGUF file to tokenizer.json and tokenizer_config.json.
 
-GGUF names the pre-tokenizer ("tokenizer.ggml.pre") instead of describing it; the descriptions here are those
-of the models' original tokenizer.json files.
+GGUF gives only the name of the pre-tokenizer ("tokenizer.ggml.pre"); the definitions here come from the
+models' original tokenizer.json files.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 def tokenizer_files(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of tokenizer.json and tokenizer_config.json. Raises `CheckpointError`."""
+    """Contents of tokenizer.json and tokenizer_config.json. Raises `CheckpointError`."""
     model = fields.get("tokenizer.ggml.model")
     if model != "gpt2":
         raise CheckpointError(
@@ -63,7 +63,7 @@ def tokenizer_files(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     pre = fields.get("tokenizer.ggml.pre", "default")
     if pre not in PRE_TOKENIZERS:
         raise CheckpointError(
-            f"The GGUF file has a pre-tokenizer that is not known here, {pre!r} (known: "
+            f"The GGUF file has an unknown pre-tokenizer, {pre!r} (known: "
             f"{', '.join(PRE_TOKENIZERS)}): use the model's Hugging Face directory instead."
         )
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
@@ -107,7 +107,7 @@ def tokenizer_files(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def end_token_ids(fields: Mapping[str, Any]) -> list[int]:
-    """Ids that end an answer: end of sequence, of turn and of message."""
+    """Ids of the end-of-sequence, end-of-turn and end-of-message tokens."""
     keys = ("eos", "eot", "eom")
     ids = [fields.get(f"tokenizer.ggml.{key}_token_id") for key in keys]
     return list(dict.fromkeys(token for token in ids if token is not None))
@@ -136,7 +136,7 @@ def _added_tokens(tokens: list[str], types: list[int]) -> list[dict[str, Any]]:
 
 
 def _prepend(token: str, tokens: list[str]) -> dict[str, Any]:
-    """A post-processor that puts `token` before the text."""
+    """Post-processor that prepends `token`."""
     bos = {"SpecialToken": {"id": token, "type_id": 0}}
     first = {"Sequence": {"id": "A", "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 1}}

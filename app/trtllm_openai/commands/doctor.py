@@ -1,7 +1,8 @@
-"""`doctor`: what this machine has of what the configured engine needs, each line OK or how to mend it."""
+"""`doctor`: check that this machine has all that the configured engine needs; each problem with its fix."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import resource
 import shutil
@@ -12,36 +13,51 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from trtllm_openai.config import Settings
+from trtllm_openai.commands import Subparsers
+from trtllm_openai.config import Settings, add_flags, load_settings
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import resolve_model
+from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 SHM = Path("/dev/shm")
-SHM_WANTED = 2**30
-"""Bytes; NCCL's buffers between the ranks of one engine."""
-FILES_WANTED = 4096
-"""Open files: a socket for each client."""
+MIN_SHM = 2**30
+"""Bytes. NCCL keeps the buffers between the ranks of one engine there."""
+MIN_OPEN_FILES = 4096
+"""Each client connection takes one file descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line. `mend` is empty when all is well."""
+    """One line of the report. `fix` is empty if the check passed."""
 
     name: str
     fact: str
-    mend: str = ""
+    fix: str = ""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `doctor` with a flag for every setting."""
+    parser = subparsers.add_parser("doctor", help="check what this machine lacks for the configured engine")
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; returns 1 if anything needs a fix. Raises `ConfigError`."""
+    findings = examine(load_settings(arguments))
+    print(report(findings))
+    return 1 if any(finding.fix for finding in findings) else 0
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """All findings for the engine of `settings`. Nothing is loaded; a .gguf file is converted if need be."""
+    """Run all checks for the configured engine. Loads no model, but converts a .gguf file if it has to."""
     findings = [_open_files(), *_model(settings)]
     if settings.engine == "tensorrt_llm":
-        engine = _engine_of(settings)
+        engine = _engine_dir(settings)
         findings += [
             _driver(),
             _package(engine),
@@ -59,11 +75,11 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as lines."""
+    """Format the findings, one line each and one more for a fix."""
     width = max(len(finding.name) for finding in findings)
     return "\n".join(
-        f"{'MEND' if finding.mend else 'OK':4}  {finding.name:{width}}  {finding.fact}"
-        + (f"\n      {'':{width}}  -> {finding.mend}" if finding.mend else "")
+        f"{'FIX' if finding.fix else 'OK':3}  {finding.name:{width}}  {finding.fact}"
+        + (f"\n     {'':{width}}  -> {finding.fix}" if finding.fix else "")
         for finding in findings
     )
 
@@ -73,7 +89,7 @@ def _model(settings: Settings) -> list[Finding]:
         found = resolve_model(settings, lambda *_: None)
     except CheckpointError as error:
         return [Finding("model", "cannot be used", str(error))]
-    _, tokenizer = _tried(
+    _, tokenizer = _check(
         "tokenizer",
         lambda: Tokenizer.load(found.tokenizer_dir, settings.chat_template),
         lambda tokenizer: (
@@ -84,21 +100,23 @@ def _model(settings: Settings) -> list[Finding]:
     return [Finding("model", str(found.model_dir)), tokenizer]
 
 
-def _engine_of(settings: Settings) -> EngineDir | None:
+def _engine_dir(settings: Settings) -> EngineDir | None:
     try:
         return read_engine_dir(resolve_model(settings, lambda *_: None).model_dir)
     except CheckpointError:
-        return None  # said under "model"
+        return None  # _model reports it
 
 
 def _driver() -> Finding:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
     if shutil.which(query[0]) is None:
-        return Finding("driver", "nvidia-smi is not here", "install NVIDIA's driver, or run with --gpus all")
+        return Finding(
+            "driver", "nvidia-smi is not installed", "install NVIDIA's driver, or run with --gpus all"
+        )
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except subprocess.TimeoutExpired:
-        return Finding("driver", "nvidia-smi hangs", "restart the machine: its driver is stuck")
+        return Finding("driver", "nvidia-smi hangs", "restart the machine: its driver hangs")
     if done.returncode != 0:
         fact = (done.stderr or done.stdout).strip().split("\n")[0]
         return Finding("driver", fact, "reload or reinstall NVIDIA's driver")
@@ -126,7 +144,7 @@ def _gpus(settings: Settings, engine: EngineDir | None) -> list[Finding]:
     if engine is None:
         return []
     each = settings.gpus_per_replica or engine.world_size
-    _, finding = _tried(
+    _, finding = _check(
         "GPUs",
         lambda: assign_gpus(settings, each),
         lambda sets: "; ".join(f"replica {index}: {gpus or 'any'}" for index, gpus in enumerate(sets)),
@@ -149,14 +167,16 @@ def _mpi(settings: Settings) -> Finding:
     command = settings.tensorrt_llm.mpi_command.split()[0]
     found = shutil.which(command)
     if found is None:
-        return Finding("MPI", f"{command} is not here", "install Open MPI, or set tensorrt_llm.mpi_command")
+        return Finding(
+            "MPI", f"{command} is not installed", "install Open MPI, or set tensorrt_llm.mpi_command"
+        )
     return Finding("MPI", found)
 
 
 def _shared_memory() -> Finding:
     size = shutil.disk_usage(SHM).total if SHM.is_dir() else 0
     fact = f"{size / 2**20:.0f} MiB in {SHM}"
-    if size < SHM_WANTED:
+    if size < MIN_SHM:
         return Finding("shared memory", fact, "run the container with --ipc host or --shm-size 1g")
     return Finding("shared memory", fact)
 
@@ -170,13 +190,13 @@ def _locked_memory() -> Finding:
 
 def _open_files() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < FILES_WANTED:
-        return Finding("open files", str(soft), f"raise it: ulimit -n {FILES_WANTED}")
+    if soft < MIN_OPEN_FILES:
+        return Finding("open files", str(soft), f"raise the limit: ulimit -n {MIN_OPEN_FILES}")
     return Finding("open files", str(soft))
 
 
-def _tried(name: str, do: Callable[[], T], fact: Callable[[T], str]) -> tuple[T | None, Finding]:
-    """What `do` gives with its fact, or the sentence it was refused with."""
+def _check(name: str, do: Callable[[], T], fact: Callable[[T], str]) -> tuple[T | None, Finding]:
+    """Run `do`: its result and a finding with `fact(result)`, or None and a finding with the error."""
     try:
         result = do()
     except (CheckpointError, ConfigError) as error:

@@ -1,56 +1,89 @@
-"""`generate`: one completion on the configured engine, streamed to the terminal, without HTTP.
+"""`generate`: complete one prompt on the configured engine and stream the text to the terminal.
 
-The same engine code as the server's, in this process: what the first TensorRT-LLM recipes did with a script.
+The engine runs in this process, without HTTP and without a runner process.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
-from trtllm_openai.config import Settings
+from trtllm_openai.commands import Subparsers
+from trtllm_openai.config import Settings, add_flags, load_settings
 from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engines.base import Engine
-from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.generation.build import check_capabilities, check_context
-from trtllm_openai.serve.location import resolve_model
+from trtllm_openai.generation.parameters import BY_NAME, converted
+from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.choice import ChoiceDecoder
 from trtllm_openai.text.tokenizer import Tokenizer
 
-STEP_TIMEOUT = 0.1
+STEP_TIMEOUT_S = 0.1
+SHUTDOWN_TIMEOUT_S = 10.0
+CLEAR_LINE = "\r\x1b[2K"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `generate`: a flag for every setting, and those of one completion."""
+    parser = subparsers.add_parser("generate", help="complete one prompt on the terminal, without HTTP")
+    group = parser.add_argument_group("generation")
+    group.add_argument("--prompt", required=True)
+    group.add_argument("--max-tokens", type=int, default=64, metavar="N")
+    group.add_argument("--temperature", type=float, default=1.0)
+    group.add_argument("--top-p", type=float, default=1.0)
+    group.add_argument("--top-k", type=int, default=0)
+    group.add_argument("--seed", type=int, help="default: random")
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the completion. Raises `CheckpointError`, `ConfigError` or `InvalidRequest`."""
+    settings = load_settings(arguments)
+    names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name, value in given.items():
+        if fault := BY_NAME[name].fault(value):
+            raise ConfigError(f"--{name.replace('_', '-')} {fault}")
+    if arguments.max_tokens == 0:
+        raise ConfigError("--max-tokens must be at least 1")
+    sampling = SamplingParams(**converted(given))
+    return generate(settings, arguments.prompt, sampling)
 
 
 def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
-    """Print the completion of `prompt` as it comes; returns the exit status.
+    """Stream the completion of `prompt` to stdout; returns the exit status.
 
     Raises `CheckpointError`, `ConfigError` or `InvalidRequest`.
     """
 
-    def progress(fraction: float, what: str) -> None:
+    def progress(fraction: float, stage: str) -> None:
         if sys.stderr.isatty():
-            print(f"\r\x1b[2K{fraction:4.0%}  {what}", end="", file=sys.stderr, flush=True)
+            print(f"{CLEAR_LINE}{fraction:4.0%}  {stage}", end="", file=sys.stderr, flush=True)
 
-    place = resolve_model(settings, progress)
-    tokenizer = Tokenizer.load(place.tokenizer_dir, settings.chat_template)
-    engine = load_engine(settings, place.files(tokenizer), progress)
+    location = resolve_model(settings, progress)
+    tokenizer = Tokenizer.load(location.tokenizer_dir, settings.chat_template)
+    engine = load_engine(settings, location.files(tokenizer), progress)
     if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr)
+        print(CLEAR_LINE, end="", file=sys.stderr)
     ids = tokenizer.encode(prompt, add_special_tokens=True)
     check_context(engine.info, len(ids), sampling.max_tokens, "prompt")
     check_capabilities(engine.info, sampling, "logprobs")
     try:
-        return _run(engine, tokenizer, GenerationRequest("generate", ids, sampling))
+        return _stream(engine, tokenizer, GenerationRequest("generate", ids, sampling))
     finally:
-        engine.shutdown(10.0)
+        engine.shutdown(SHUTDOWN_TIMEOUT_S)
 
 
-def _run(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> int:
+def _stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> int:
     decoder = ChoiceDecoder(tokenizer)
     started = time.perf_counter()
     engine.submit(request)
     while not decoder.finished:
-        for output in engine.step(STEP_TIMEOUT):
+        for output in engine.step(STEP_TIMEOUT_S):
             if output.error is not None:
                 raise InvalidRequest(f"generation failed: {output.error}")
             sys.stdout.write(decoder.push(output).text)

@@ -1,39 +1,55 @@
-"""`inspect DIR`: what a TensorRT-LLM engine directory is, and the memory it will take."""
+"""`inspect DIR`: the properties of a TensorRT-LLM engine directory and the GPU memory it needs."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from trtllm_openai.commands import Subparsers
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, read_engine_dir
 
 GIB = 2**30
 
 
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `inspect`."""
+    parser = subparsers.add_parser("inspect", help="show the properties of a TensorRT-LLM engine directory")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report. Raises `CheckpointError`."""
+    print(inspect(arguments.directory, as_json=arguments.json))
+    return 0
+
+
 def inspect(directory: Path, *, as_json: bool) -> str:
-    """The report, as a table or as JSON, of an engine directory or one that holds `engine/`.
+    """Report on an engine directory, or on a directory with an `engine/` in it, as a table or as JSON.
 
     Raises `CheckpointError`.
     """
     inner = directory / "engine"
     engine = read_engine_dir(inner if inner.is_dir() else directory)
     if as_json:
-        return json.dumps({**_facts(engine), **_memory(engine)}, indent=2)
-    rows = {**_facts(engine), **{key: _shown(value) for key, value in _memory(engine).items()}}
+        return json.dumps({**_properties(engine), **_memory(engine)}, indent=2)
+    rows = {**_properties(engine), **{key: _format_size(size) for key, size in _memory(engine).items()}}
     width = max(map(len, rows))
-    return "\n".join(f"{key.replace('_', ' '):{width}}  {_word(value)}" for key, value in rows.items())
+    return "\n".join(f"{key.replace('_', ' '):{width}}  {_format(value)}" for key, value in rows.items())
 
 
-def _facts(engine: EngineDir) -> dict[str, Any]:
-    facts = dataclasses.asdict(engine)
-    del facts["weight_bytes"]
-    return {**facts, "path": str(engine.path)}
+def _properties(engine: EngineDir) -> dict[str, Any]:
+    properties = dataclasses.asdict(engine)
+    del properties["weight_bytes"]
+    return {**properties, "path": str(engine.path)}
 
 
 def _memory(engine: EngineDir) -> dict[str, int]:
-    """Bytes. Weights are spread evenly over the ranks; so are the keys and values."""
+    """Sizes in bytes. Weights and KV cache are split evenly over the ranks."""
     sequence = engine.kv_bytes_per_token * engine.max_seq_len
     return {
         "weights_bytes": engine.weight_bytes,
@@ -44,11 +60,11 @@ def _memory(engine: EngineDir) -> dict[str, int]:
     }
 
 
-def _shown(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size} ({size / GIB:.2f} GiB)" if size >= GIB // 100 else str(size)
 
 
-def _word(value: object) -> str:
+def _format(value: object) -> str:
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,1 +1,1 @@
-"""The ModelRunner: one operating-system process around one engine."""
+"""The runner process: one operating-system process around one engine."""

@@ -1,4 +1,4 @@
-"""The configured engine, loaded. Only here, and only the configured one, is engine code imported."""
+"""Load the configured engine. Engine code is imported only here, and only that of the configured engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
-    """Where a model is, and what its tokenizer says, for engines whose own files do not."""
+    """A model's directories, and facts of its tokenizer for engines whose own files lack them."""
 
     model_dir: str
     tokenizer_dir: str
@@ -21,7 +21,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
-    """Load it. Raises `CheckpointError` or `ConfigError`."""
+    """Load the engine that `settings` name. Raises `CheckpointError` or `ConfigError`."""
 
     def vocabulary() -> list[bytes]:
         return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()

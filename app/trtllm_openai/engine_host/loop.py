@@ -1,7 +1,7 @@
 """The runner's loop: receive, submit, step, send. One thread, no locks.
 
 Idle, it sleeps in poll() until a message comes. Busy, it takes what has arrived without waiting and steps
-the engine; each worker gets one message a step with every delta that is its own.
+the engine; each frontend (an HTTP process) gets one message per step with all of its deltas.
 """
 
 from __future__ import annotations
@@ -33,36 +33,38 @@ from trtllm_openai.processes.memory import release_free_memory
 
 log = logging.getLogger(__name__)
 
-STEP_TIMEOUT = 0.02
+STEP_TIMEOUT_S = 0.02
 """Seconds an engine may hold the loop without a new token; bounds how long a new request waits."""
 IDLE_WAIT = 1.0
 FAILURE_NOTICE_TIMEOUT_S = 2.0
-"""Seconds for a worker to attach, and to hear why this runner ends."""
+"""Seconds for a first frontend to attach and be told why this runner ends."""
 
 
 class RunnerLoop:
-    """Connects an engine to its workers, until it is stopped or nobody owns it any more."""
+    """Connects an engine to its frontends, until it is stopped or its owner is gone."""
 
-    def __init__(self, workers: Frontends) -> None:
-        self._workers = workers
+    def __init__(self, frontends: Frontends) -> None:
+        self._frontends = frontends
         self._state: FromRunner = Loading(0.0, "starting")
-        self._owner: dict[str, FramedSocket] = {}  # live request id -> worker
+        self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
         self._sent = EngineStats()
         self._stats_due = 0.0
         self._stop = False
 
     def progress(self, fraction: float, what: str) -> None:
-        """Tell the workers how far loading is. Raises SystemExit when nobody waits for it any more."""
+        """Tell the frontends the progress of loading. Raises SystemExit when the owner is gone."""
         self._set_state(Loading(fraction, what))
         self._receive(None)
         if self._stop:
             raise SystemExit(0)
 
     def fail(self, message: str, *, final: bool) -> None:
-        """Say why this runner ends, also to a worker that is only just attaching."""
-        if not self._workers.attached:
-            self._workers.wait(FAILURE_NOTICE_TIMEOUT_S)
+        """Tell the frontends why this runner ends; wait for one if none is attached yet."""
+        deadline = time.monotonic() + FAILURE_NOTICE_TIMEOUT_S
         self._receive(None)
+        while not (self._frontends.attached or self._stop) and (left := deadline - time.monotonic()) > 0:
+            self._frontends.wait(left)
+            self._receive(None)
         self._set_state(Failed(message, final))
 
     def run(self, engine: Engine) -> None:
@@ -72,13 +74,13 @@ class RunnerLoop:
         while not self._stop:
             if not self._owner:
                 self._send_stats(engine, now=True)
-                if not self._workers.wait(IDLE_WAIT) and worked:
+                if not self._frontends.wait(IDLE_WAIT) and worked:
                     release_free_memory()
                     worked = False
             self._receive(engine)
             if self._owner:
                 worked = True
-                self._send(engine.step(STEP_TIMEOUT))
+                self._send(engine.step(STEP_TIMEOUT_S))
                 self._send_stats(engine, now=False)
 
     def stop(self) -> None:
@@ -87,21 +89,21 @@ class RunnerLoop:
 
     def _set_state(self, state: FromRunner) -> None:
         self._state = state
-        self._workers.send_all(encode(state))
+        self._frontends.send_all(encode(state))
 
     def _receive(self, engine: Engine | None) -> None:
-        for worker, body in self._workers.poll():
+        for frontend, body in self._frontends.poll():
             if body is not None:
-                self._handle(engine, worker, body)
-            elif worker.gone:
-                self._abort(engine, [mine for mine, owner in self._owner.items() if owner is worker])
+                self._handle(engine, frontend, body)
+            elif frontend.gone:
+                self._abort(engine, [mine for mine, owner in self._owner.items() if owner is frontend])
             else:
-                self._workers.send(worker, encode(self._state))
-        if self._workers.owner_gone:
+                self._frontends.send(frontend, encode(self._state))
+        if self._frontends.owner_gone:
             log.info("the owning process is gone; ending")
             self._stop = True
 
-    def _handle(self, engine: Engine | None, worker: FramedSocket, body: bytes) -> None:
+    def _handle(self, engine: Engine | None, frontend: FramedSocket, body: bytes) -> None:
         try:
             message = decode_to_runner(body)
         except msgspec.DecodeError as error:
@@ -109,7 +111,7 @@ class RunnerLoop:
             return
         match message:
             case Submit(requests):
-                self._submit(engine, worker, requests)
+                self._submit(engine, frontend, requests)
             case Abort(request_ids):
                 self._abort(engine, request_ids)
 
@@ -118,14 +120,16 @@ class RunnerLoop:
             if engine is not None and request_id in self._owner:
                 engine.abort(request_id)
 
-    def _submit(self, engine: Engine | None, worker: FramedSocket, requests: list[GenerationRequest]) -> None:
+    def _submit(
+        self, engine: Engine | None, frontend: FramedSocket, requests: list[GenerationRequest]
+    ) -> None:
         refused = []
         for request in requests:
             try:
                 if engine is None:
                     raise InvalidRequest("the engine is still loading")
                 engine.submit(request)
-                self._owner[request.request_id] = worker
+                self._owner[request.request_id] = frontend
             except InvalidRequest as error:
                 refused.append(
                     StepOutput(
@@ -138,19 +142,19 @@ class RunnerLoop:
                     )
                 )
         if refused:
-            self._workers.send(worker, encode(Outputs(refused)))
+            self._frontends.send(frontend, encode(Outputs(refused)))
 
     def _send(self, outputs: list[StepOutput]) -> None:
-        by_worker: dict[FramedSocket, list[StepOutput]] = {}
+        by_frontend: dict[FramedSocket, list[StepOutput]] = {}
         for output in outputs:
-            worker = self._owner.get(output.request_id)
-            if worker is None:
+            frontend = self._owner.get(output.request_id)
+            if frontend is None:
                 continue
-            by_worker.setdefault(worker, []).append(output)
+            by_frontend.setdefault(frontend, []).append(output)
             if output.finish_reason:
                 del self._owner[output.request_id]
-        for worker, mine in by_worker.items():
-            self._workers.send(worker, encode(Outputs(mine)))
+        for frontend, mine in by_frontend.items():
+            self._frontends.send(frontend, encode(Outputs(mine)))
 
     def _send_stats(self, engine: Engine, *, now: bool) -> None:
         clock = time.monotonic()
@@ -161,4 +165,4 @@ class RunnerLoop:
         if stats == self._sent:
             return
         self._sent = msgspec.structs.replace(stats)
-        self._workers.send_all(encode(Stats(stats)))
+        self._frontends.send_all(encode(Stats(stats)))

@@ -1,8 +1,8 @@
-"""What HTTP workers and a ModelRunner say to each other: msgpack over a Unix socket, see `processes.framing`.
+"""Messages between HTTP processes and a runner: msgpack over a socket, see `processes.framing`.
 
-The runner listens, each HTTP worker connects, upon which the runner tells it where it stands (`Loading` or
-`Ready`). A worker whose connection ends is gone, and so are its sequences. Every message is a tagged array;
-nothing is pickled.
+The runner listens, each HTTP process connects (the runner calls it a frontend) and is told the present state,
+`Loading` or `Ready`. When the connection ends, the sequences of that frontend are aborted. Every message is a
+tagged array; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
 
 
 class Outputs(msgspec.Struct, tag="outputs", array_like=True):
-    """Everything one engine step made for the worker that receives it."""
+    """All outputs of one engine step for the frontend that receives it."""
 
     outputs: list[StepOutput]
 
@@ -51,7 +51,7 @@ class Stats(msgspec.Struct, tag="stats", array_like=True):
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True):
-    """The runner cannot go on and exits. `message` is one sentence for the operator.
+    """The runner cannot go on and exits. `message` tells the operator what it did, or the engine's error.
 
     `final`: starting it again would fail in the same way (a bad checkpoint, not a crash).
     """
@@ -74,18 +74,27 @@ decode_to_runner = msgspec.msgpack.Decoder(ToRunner).decode
 decode_from_runner = msgspec.msgpack.Decoder(FromRunner).decode
 
 
-class LaunchSpec(msgspec.Struct):
-    """What a runner process is told at its start, as one JSON line on standard input.
+SPEC_VARIABLE = "TRTLLM_OPENAI_LAUNCH_SPEC"
+"""Environment variable with the `LaunchSpec` as JSON, where standard input does not reach every rank."""
 
-    The pipe stays open afterwards: its end tells the runner that the process owning it is gone.
+
+class LaunchSpec(msgspec.Struct):
+    """Everything a runner process is told at its start: one JSON line on standard input, or `SPEC_VARIABLE`.
+
+    Standard input stays open afterwards: its end tells the runner that the process that owns it is gone.
     """
 
     address: str
-    """Path of the Unix socket to listen on, e.g. /run/…/runner-0.sock"""
+    """Where to listen: unix:/path or tcp://host:port"""
     index: int
     settings: dict[str, object]
     files: ModelFiles
     gpus: str | None = None
     """CUDA_VISIBLE_DEVICES of the process; None leaves it as it is."""
     command: tuple[str, ...] = ()
-    """What starts the runner in leader mode, e.g. mpirun -n 4."""
+    """Command that starts the ranks of the runner, e.g. mpirun -n 4."""
+    secret: str = ""
+    """Shared secret that authenticates TCP connections."""
+
+    def __repr__(self) -> str:
+        return f"LaunchSpec(index={self.index}, address={self.address!r})"

@@ -1,8 +1,9 @@
-"""The engine-neutral vocabulary: what is asked of an engine and what it answers.
+"""Requests to engines, their outputs, and the table of sampling parameters; the same for every engine.
 
-Structs here cross process borders as msgpack. Token ids only: text never enters an engine.
+The structs cross process boundaries as msgpack. They hold token ids only: no text enters an engine.
 """
 
+from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import (
     QUEUE_TIMEOUT,
     Capabilities,
@@ -12,7 +13,6 @@ from trtllm_openai.generation.types import (
     GenerationRequest,
     Guide,
     GuideKind,
-    SamplingParams,
     StepOutput,
     TokenLogprobs,
 )

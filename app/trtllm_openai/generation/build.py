@@ -1,9 +1,15 @@
-"""From parameters to GenerationRequests, validated against what the loaded engine really can do."""
+"""Checks of a request against the limits and capabilities of the loaded engine."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgspec
+
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation.types import EngineInfo, SamplingParams
+from trtllm_openai.generation.parameters import SAMPLING, Row
+from trtllm_openai.generation.sampling import SamplingParams
+from trtllm_openai.generation.types import EngineInfo
 
 
 def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, param: str) -> int:
@@ -33,21 +39,15 @@ def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, 
     return max_tokens
 
 
-def check_capabilities(info: EngineInfo, sampling: SamplingParams, logprobs_param: str) -> None:
-    """Refuse, by name, what would change the answer and this engine cannot do."""
+def check_capabilities(
+    info: EngineInfo, sampling: SamplingParams, logprobs_param: str, table: Collection[Row] = SAMPLING
+) -> None:
+    """Refuse a parameter that this engine cannot honour, or a token id outside of its vocabulary, by name.
+
+    `logprobs_param` names the parameter that `sampling.logprobs` came from.
+    """
     can = info.capabilities
-    wanted = {
-        "logit_bias": bool(sampling.logit_bias) and not can.logit_bias,
-        "seed": sampling.seed is not None and not can.seed,
-        "min_p": sampling.min_p > 0 and not can.min_p,
-        "presence_penalty": sampling.presence_penalty != 0 and not can.penalties,
-        "frequency_penalty": sampling.frequency_penalty != 0 and not can.penalties,
-        "repetition_penalty": sampling.repetition_penalty != 1 and not can.penalties,
-        "min_tokens": sampling.min_tokens > 0 and not can.min_tokens,
-    }
-    for param, refused in wanted.items():
-        if refused:
-            raise unsupported(info, param)
+    check_supported(info, sampling, table)
     _check_logprobs(info, sampling.logprobs, can.max_logprobs, logprobs_param)
     _check_logprobs(info, sampling.prompt_logprobs, can.max_prompt_logprobs, "echo")
     if sampling.max_tokens == 0 and can.max_prompt_logprobs < 0:
@@ -57,8 +57,19 @@ def check_capabilities(info: EngineInfo, sampling: SamplingParams, logprobs_para
             f"min_tokens ({sampling.min_tokens}) is larger than max_tokens ({sampling.max_tokens}).",
             "min_tokens",
         )
-    check_token_ids(info, sampling.stop_token_ids, "stop_token_ids")
-    check_token_ids(info, sampling.logit_bias or (), "logit_bias")
+
+
+def check_supported(info: EngineInfo, values: msgspec.Struct, table: Collection[Row]) -> None:
+    """Refuse the first parameter of `table` that `values` sets and that this engine does not support."""
+    for row in table:
+        value = getattr(values, row.name)
+        if value == row.default:
+            continue
+        parameter = row.parameter
+        if parameter.capability is not None and not getattr(info.capabilities, parameter.capability):
+            raise unsupported(info, row.name)
+        if parameter.token_ids:
+            check_token_ids(info, value, row.name)
 
 
 def _check_logprobs(info: EngineInfo, wanted: int | None, most: int, param: str) -> None:
@@ -70,10 +81,8 @@ def _check_logprobs(info: EngineInfo, wanted: int | None, most: int, param: str)
         raise InvalidRequest(f"This engine gives at most {most} alternatives, not {wanted}.", param)
 
 
-def check_token_ids(
-    info: EngineInfo, ids: list[int] | tuple[int, ...] | dict[int, float], param: str
-) -> None:
-    """Refuse ids outside of the vocabulary."""
+def check_token_ids(info: EngineInfo, ids: Collection[int], param: str) -> None:
+    """Refuse ids outside of the vocabulary. A dict is checked by its keys."""
     if ids and max(ids) >= info.vocab_size:
         raise InvalidRequest(
             f"Token id {max(ids)} is outside of the vocabulary of {info.vocab_size} tokens.", param

@@ -1,47 +1,21 @@
-"""Requests, deltas and engine facts, as msgspec structs."""
+"""Requests to engines, step outputs and facts about a loaded engine, as msgspec structs."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from trtllm_openai.generation.sampling import Parameter, SamplingParams
+
 FinishReason = Literal["stop", "length", "abort", "error"]
-
-
-class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the next token is chosen and when the sequence ends.
-
-    `max_tokens` counts generated tokens, the end token included; 0 computes the prompt only. `temperature` 0
-    means greedy; `top_k` 0 and `top_p` 1 mean no cut. `logprobs` None means none, k >= 0 the chosen token and
-    k alternatives.
-    Until `min_tokens` tokens are out neither an EOS nor a stop token may be chosen. `prompt_logprobs` asks
-    the same of the prompt's tokens as `logprobs` does of the answer's.
-    """
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] | None = None
-    min_tokens: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-
-
 GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "structural_tag"]
 
 
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the text must match: any JSON object, or `text` as a JSON schema, a regular expression, EBNF
-    (GBNF's dialect, from the rule `root`) or XGrammar's structural tag. `param` is where the client said so.
+    """A constraint on the generated text: any JSON object, or `text` as a JSON schema, a regular expression,
+    EBNF (GBNF's dialect, start rule `root`) or XGrammar's structural tag. `param` is the request parameter it
+    came from.
     """
 
     kind: GuideKind
@@ -52,19 +26,25 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `request_id` is unique among all live requests of a pool.
 
-    `priority`: 0 to 1, higher first. `allotted_ms`: milliseconds after which the engine ends it by itself.
-    `queue_ms`: milliseconds it may wait for its turn; then it ends with the error code `QUEUE_TIMEOUT`.
-    `cache_salt`: KV blocks are shared only with requests of the same one.
+    `allotted_ms`: milliseconds after which the engine ends it by itself. `queue_ms`: milliseconds it may wait
+    for its first step; then it ends with the error code `QUEUE_TIMEOUT`. The fields with a `Parameter` belong
+    to the parameter table, like those of `SamplingParams`.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    priority: float | None = None
+    priority: Annotated[
+        float | None,
+        Parameter("Higher is scheduled first; without one, 0.5.", 0, 1, capability="priority"),
+    ] = None
     allotted_ms: int | None = None
     guide: Guide | None = None
     queue_ms: int | None = None
-    cache_salt: str | None = None
+    cache_salt: Annotated[
+        str | None,
+        Parameter("KV blocks are shared only among requests with the same salt.", capability="cache_salt"),
+    ] = None
 
 
 QUEUE_TIMEOUT = "queue_timeout"
@@ -82,13 +62,13 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepOutput(msgspec.Struct, array_like=True):
-    """What one engine step added to one sequence.
+    """The tokens that one engine step added to one sequence.
 
     `token_ids` holds new tokens only, in order; an EOS or stop token that ended the sequence is included.
     `stop_token_id` is that token when a stop token or EOS ended it. `logprobs` parallels `token_ids` when
-    asked for. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
-    `prompt_logprobs`, if asked for, come with the first delta: an item for each prompt token, None for the
-    first, which nothing predicts; so does `queued_ms`, the time before its turn came, if the engine knows it.
+    requested. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
+    `prompt_logprobs`, if requested, come with the first delta: an item for each prompt token, None for the
+    first, which nothing predicts; so does `queued_ms`, the time before its first step, if known.
     `error` is a sentence for the client, with finish_reason "error";
     `error_code` and `error_param` are set when the request itself is at fault.
     """
@@ -107,7 +87,7 @@ class StepOutput(msgspec.Struct, array_like=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What an engine can do; the API refuses the rest up front, naming the parameter.
+    """The optional features of an engine; the API refuses parameters that need a missing one.
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
     log-probabilities at all. `max_prompt_logprobs` is the same for prompts.

@@ -1,1 +1,5 @@
-"""Processes of this server and what passes between them: framing of messages, cores, memory, MPI ranks."""
+"""Processes of this server and what passes between them.
+
+Addresses, authentication, framing of messages, keeping processes running, their environment, cores, memory,
+MPI ranks.
+"""

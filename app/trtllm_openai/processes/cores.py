@@ -1,4 +1,4 @@
-"""How many processor cores this process may use: its affinity, and the quota of its control group."""
+"""Number of CPU cores that this process may use: its affinity and its cgroup's quota."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
-    """At least 1. A quota of one and a half cores counts as two."""
+    """Usable cores, at least 1; a fractional quota is rounded up."""
     cores = len(os.sched_getaffinity(0))
     quota = _quota(cgroups)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def _quota(cgroups: Path) -> float | None:
-    """Cores' worth of time per period, by control groups version 2 or 1; None without a bound."""
+    """CPU quota in cores, from cgroup v2 or v1; None if unlimited."""
     try:
         words = (cgroups / "cpu.max").read_text().split()
     except OSError:
@@ -27,6 +27,6 @@ def _quota(cgroups: Path) -> float | None:
             return None
     try:
         quota, period = map(float, words)
-    except ValueError:  # "max" is no bound
+    except ValueError:  # "max": unlimited
         return None
     return quota / period if quota > 0 and period > 0 else None

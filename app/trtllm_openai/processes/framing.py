@@ -1,7 +1,7 @@
-"""Whole messages over a stream socket between two processes of one host.
+"""Framed messages over a stream socket between two processes.
 
-A message is four bytes of length (big-endian) and a body. The end of the stream is the end of the other
-process, whatever ended it; what it had sent until then is still read.
+A message is a length (4 bytes, big-endian) and a body. End of stream means that the other process is gone;
+everything that it sent before is still delivered.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ BUFFER = 1 << 16
 
 
 def framed(body: bytes) -> bytes:
-    """A message as it goes over the socket."""
+    """The message's bytes on the socket."""
     return LENGTH.pack(len(body)) + body
 
 
 def read_framed(read: Callable[[int], bytes]) -> bytes:
-    """The body of the next message. `read` waits, and may bring less than asked. Raises `EOFError`."""
+    """The body of the next message. `read(size)` blocks and may return fewer bytes. Raises `EOFError`."""
     return _exactly(read, *LENGTH.unpack(_exactly(read, LENGTH.size)))
 
 
@@ -36,7 +36,7 @@ def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
 
 
 class FramedSocket:
-    """One end, which never waits. Its owner polls the descriptor: nothing is read or flushed by itself."""
+    """One end of a stream socket, non-blocking: the caller polls it and calls `receive` and `flush`."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -45,31 +45,19 @@ class FramedSocket:
         self._buffer = bytearray(BUFFER)
         self._filled = 0
         self.gone = False
-        """The other end is: nothing more will come."""
-
-    @classmethod
-    def connect(cls, path: str) -> FramedSocket | None:
-        """An end that is connected to whoever listens at `path`; None if nobody does now."""
-        end = socket.socket(socket.AF_UNIX)
-        end.setblocking(False)
-        try:
-            end.connect(path)
-        except OSError:
-            end.close()
-            return None
-        return cls(end)
+        """The other end has closed: nothing more will arrive."""
 
     def fileno(self) -> int:
-        """The descriptor to poll: always for reading, for writing while `blocked`. -1 once it is closed."""
+        """The descriptor to poll: for reading always, for writing while `blocked`. -1 once closed."""
         return self._end.fileno()
 
     @property
     def blocked(self) -> bool:
-        """Something waits until the other end has read; then `flush` must be called."""
+        """Whether output is queued; call `flush` when the socket is writable."""
         return bool(self._unsent)
 
     def send(self, body: bytes) -> None:
-        """Send a message of any size. Nothing happens if the other end is gone."""
+        """Send a message, or queue the part that does not fit. Does nothing if the other end is gone."""
         message = framed(body)
         if self._unsent:
             self._unsent += message
@@ -77,29 +65,29 @@ class FramedSocket:
             self._unsent += message[sent:]
 
     def flush(self) -> None:
-        """Send what waits, as far as it goes."""
+        """Send as much of the queued output as the socket takes."""
         if self._unsent:
             del self._unsent[: self._write(self._unsent)]
 
     def receive(self) -> list[bytes]:
-        """The bodies of messages that are there, of some 64 KiB at once; none only if there are none."""
+        """Message bodies that have arrived, about 64 KiB of them; empty only if none is complete."""
         while size := self._read():
             self._filled += size
             if bodies := self._complete():
                 return bodies
         return []
 
-    def drain(self, patience: float) -> None:
-        """Send what waits for as long as the other end goes on reading: it may pause for so many seconds."""
+    def drain(self, timeout_s: float) -> None:
+        """Send the queued output. Gives up once the other end has not read for `timeout_s` seconds."""
         writable = select.poll()
         writable.register(self._end, select.POLLOUT)
-        while self._unsent and writable.poll(patience * 1000):
+        while self._unsent and writable.poll(timeout_s * 1000):
             self.flush()
 
-    def close(self, patience: float = 0.0) -> None:
-        """Close it, `drain`ed before. Idempotent."""
+    def close(self, drain_timeout_s: float = 0.0) -> None:
+        """`drain`, then close. Idempotent."""
         if self._unsent:
-            self.drain(patience)
+            self.drain(drain_timeout_s)
             self._unsent.clear()
         self._end.close()
 
@@ -109,13 +97,13 @@ class FramedSocket:
                 size = self._end.recv_into(view[self._filled :])
         except BlockingIOError:
             return 0
-        except OSError:  # it ended without having read everything
+        except OSError:  # reset: the other end closed with unread input
             size = 0
         self.gone = not size
         return size
 
     def _complete(self) -> list[bytes]:
-        """Take what is whole; what is left moves to the front of a buffer with room for the rest of it."""
+        """Take complete messages; move the rest to the front, growing the buffer to fit that message."""
         bodies = []
         begin, size = 0, 0
         with memoryview(self._buffer) as view:
@@ -139,5 +127,5 @@ class FramedSocket:
             return self._end.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # it is gone; reading will tell
+        except OSError:  # the other end is gone; reading will notice
             return len(data)

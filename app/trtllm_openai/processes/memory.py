@@ -1,4 +1,4 @@
-"""Gives freed memory back to the system: glibc keeps it, scattered over its arenas, for what may come."""
+"""Return freed memory to the system: glibc keeps it in its arenas otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 
 def release_free_memory() -> None:
-    """Some milliseconds, for a process at rest. Does nothing where the C library has no `malloc_trim`."""
+    """Call `malloc_trim`, if the C library has it. Takes some milliseconds: call it when idle."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

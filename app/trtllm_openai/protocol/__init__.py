@@ -1,1 +1,1 @@
-"""pydantic models of the wire, and nothing else."""
+"""pydantic models of requests and responses on the wire; no logic beyond validation."""

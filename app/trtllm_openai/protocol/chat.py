@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from trtllm_openai.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList
 
 MAX_TOP_LOGPROBS = 20
 
@@ -21,33 +22,39 @@ TOOL_CHOICE = {
 
 
 def _shown_as(name: str) -> WithJsonSchema:
-    """Document a part that is read leniently by a model of `protocol.documented`."""
+    """Document a leniently read part by a model of `protocol.documented`."""
     return WithJsonSchema({"$ref": f"#/components/schemas/{name}"})
 
 
 class ChatRequest(SamplingFields):
-    messages: Annotated[list[Annotated[JsonObject, _shown_as("ChatMessage")]], Field(min_length=1)] = Field(
-        description="The conversation: objects with a role and a content (text or text parts)."
-    )
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+    messages: Annotated[
+        FailFastList[Annotated[JsonObject, _shown_as("ChatMessage")]], Field(min_length=1)
+    ] = Field(description="The conversation: objects with a role and a content (text or text parts).")
+    max_completion_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = Field(
         None, description="Wins over max_tokens. Default: the rest of the context."
     )
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: list[Annotated[JsonObject, _shown_as("Tool")]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGRAL] | None = None
+    tools: FailFastList[Annotated[JsonObject, _shown_as("Tool")]] | None = None
     tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE)] = None
-    functions: list[JsonObject] | None = None
+    functions: FailFastList[JsonObject] | None = None
     response_format: Annotated[JsonObject, _shown_as("ResponseFormat")] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(
-        None, description="Given to the chat template; none also sets its enable_thinking to false."
+        None, description="Passed to the chat template; none also sets its enable_thinking to false."
     )
-    chat_template_kwargs: JsonObject | None = Field(None, description="More variables of the chat template.")
-    add_generation_prompt: bool | None = Field(None, description="Default true, unless the next one is.")
-    continue_final_message: bool | None = Field(None, description="Go on writing the last message.")
-    chat_template: Any = Field(None, description="Refused: templates of clients are not evaluated.")
+    chat_template_kwargs: JsonObject | None = Field(
+        None, description="Additional variables for the chat template."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Default true, unless continue_final_message is."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="Continue the last message instead of starting a new one."
+    )
+    chat_template: Any = Field(None, description="Refused: client templates are not evaluated.")
     function_call: Any = None
-    modalities: list[str] | None = None
+    modalities: FailFastList[str] | None = None
     metadata: JsonObject | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -91,7 +98,7 @@ class AssistantMessage(ResponseModel):
     tool_calls: list[ToolCall] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+    def _omit_missing(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
         fields: JsonObject = handler(self)
         for name in ("reasoning_content", "tool_calls"):
             if fields[name] is None:

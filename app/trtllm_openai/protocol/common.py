@@ -1,12 +1,20 @@
-"""What both generation endpoints share: sampling fields, stream options, usage, errors."""
+"""Models shared by several endpoints: sampling parameters, stream options, usage, errors, model cards."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+)
 
-from trtllm_openai.telemetry.record import Timings
+from trtllm_openai.generation.parameters import PARAMETERS
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, parameter_fields
 
 MAX_CHOICES = 128
 Token = Annotated[int, Field(ge=0)]
@@ -30,46 +38,35 @@ class StreamOptions(RequestModel):
     continuous_usage_stats: bool | None = Field(None, description="Give every chunk the usage so far.")
 
 
-class SamplingFields(RequestModel):
-    """Sampling parameters of both endpoints; null means the default, as with OpenAI."""
+if TYPE_CHECKING:
+
+    class ParameterFields(RequestModel):
+        """The fields of the parameter table, as far as they are read other than by name (`api.sampling`)."""
+
+        max_tokens: int | None = None
+        min_tokens: int | None = None
+        stop_token_ids: list[int] | None = None
+        priority: float | None = None
+        cache_salt: str | None = None
+else:
+    ParameterFields = create_model(
+        "ParameterFields", __base__=RequestModel, __module__=__name__, **parameter_fields(PARAMETERS)
+    )
+
+
+class SamplingFields(ParameterFields):
+    """The parameters of chat and completions; null means the default, as with OpenAI."""
 
     model: str | None = Field(None, description="A model id of /v1/models. Default: the served model.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
-        None, description="Default 1; 0 is greedy."
-    )
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 and -1 mean no cut.")
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    logit_bias: (
-        dict[
-            Annotated[str, Field(pattern=r"^\d{1,9}$")],
-            Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)],
-        ]
-        | None
-    ) = Field(None, description="Token id to a bias in -100..100.")
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Token] | None = None
-    ignore_eos: bool | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: str | FailFastList[str] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] | None = None
     user: str | None = None
-    priority: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Higher goes first, where the engine can do that. Default 0.5."
-    )
-    cache_salt: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="Reuse cached prompt beginnings only of requests with the same salt."
-    )
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Seconds after which the request is given up with 504."
+        None, description="Seconds after which the request ends with 504."
     )
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1), INTEGRAL] | None = Field(
         None, description="Keep only this many of the prompt's last tokens; -1: as many as fit."
     )
     include_stop_str_in_output: bool | None = Field(
@@ -82,7 +79,7 @@ class SamplingFields(RequestModel):
     guided_json: JsonObject | str | None = Field(None, description="A JSON schema that the text must match.")
     guided_regex: str | None = Field(None, description="A regular expression that the text must match.")
     guided_grammar: str | None = Field(None, description="An EBNF grammar that the text must match.")
-    guided_choice: list[str] | None = Field(None, description="Texts of which the answer must be one.")
+    guided_choice: FailFastList[str] | None = Field(None, description="The answer is one of these texts.")
     structured_outputs: JsonObject | None = Field(
         None, description="One of json, regex, choice, grammar, structural_tag or json_object: true."
     )
@@ -104,10 +101,6 @@ class UsageTimings(ResponseModel):
     ttft_ms: float
     decode_ms: float
 
-    @classmethod
-    def of(cls, timings: Timings) -> UsageTimings:
-        return cls(**{f"{name}_ms": value for name, value in timings.milliseconds().items()})
-
 
 class Usage(ResponseModel):
     prompt_tokens: int
@@ -118,7 +111,7 @@ class Usage(ResponseModel):
     timings: UsageTimings | None = Field(None, description="Where the setting server_timing is on.")
 
     @model_serializer(mode="wrap")
-    def _without_timings_that_are_not_there(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+    def _omit_missing_timings(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
         fields: JsonObject = handler(self)
         if fields["timings"] is None:
             del fields["timings"]
@@ -134,7 +127,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The shape of every error, whatever the status."""
+    """The body of every error response."""
 
     error: ErrorDetail
 

@@ -7,18 +7,19 @@ from typing import Annotated
 from pydantic import Field
 
 from trtllm_openai.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Token, Usage
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList
 
 
 class CompletionRequest(SamplingFields):
-    # Without fail_fast a long list of ids would get an error for each of them from the branch for texts.
-    prompt: str | Annotated[list[str], Field(fail_fast=True)] | list[Token] | list[list[Token]] = Field(
+    # A union tries every branch, so each of them has to fail fast.
+    prompt: str | FailFastList[str] | FailFastList[Token] | FailFastList[FailFastList[Token]] = Field(
         description="Text, texts, token ids, or lists of token ids."
     )
-    logprobs: Annotated[int, Field(ge=0)] | None = Field(
+    logprobs: Annotated[int, Field(ge=0), INTEGRAL] | None = Field(
         None, description="How many alternatives to give for each token, beside the chosen one."
     )
     echo: bool | None = Field(None, description="Begin the text with the prompt; logprobs cover it too.")
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] | None = Field(
         None, description="Generate this many and return the n of the highest log-probability per token."
     )
     suffix: str | None = None

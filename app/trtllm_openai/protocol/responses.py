@@ -1,37 +1,51 @@
-"""`/v1/responses`. What it returns is built in `api.responses.writer`."""
+"""`/v1/responses`. The response objects are built in `api.responses.writer`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from trtllm_openai.generation.parameters import PARAMETERS
 from trtllm_openai.protocol.chat import MAX_TOP_LOGPROBS
 from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel
+from trtllm_openai.protocol.fields import FAIL_FAST_MAP, INTEGRAL, FailFastList, parameter_fields
+
+if TYPE_CHECKING:
+
+    class ParameterFields(RequestModel):
+        """The fields of the parameter table, as far as they are read other than by name."""
+
+        temperature: float | None = None
+        top_p: float | None = None
+else:
+    ParameterFields = create_model(
+        "ParameterFields",
+        __base__=RequestModel,
+        __module__=__name__,
+        **parameter_fields([row for row in PARAMETERS if row.parameter.in_responses]),
+    )
 
 
-class ResponsesRequest(RequestModel):
-    input: str | list[JsonObject] = Field(
+class ResponsesRequest(ParameterFields):
+    input: str | FailFastList[JsonObject] = Field(
         description="A text, or items: messages, function_call and function_call_output."
     )
     model: str | None = None
-    instructions: str | None = Field(None, description="A system message for this answer alone.")
-    previous_response_id: str | None = Field(None, description="Go on from this stored answer.")
-    store: bool | None = Field(None, description="Default true: keep the answer for later requests.")
-    background: bool | None = Field(None, description="Answer at once, generate on; see retrieve and cancel.")
+    instructions: str | None = Field(None, description="A system message for this response only.")
+    previous_response_id: str | None = Field(None, description="Continue from this stored response.")
+    store: bool | None = Field(None, description="Default true: store the response for later requests.")
+    background: bool | None = Field(None, description="Return at once and generate in the background.")
     stream: bool | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    tools: list[JsonObject] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGRAL] | None = None
+    tools: FailFastList[JsonObject] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     text: JsonObject | None = Field(None, description="format: text, json_object or json_schema.")
-    reasoning: JsonObject | None = Field(None, description="effort, given to the chat template.")
-    include: list[str] | None = Field(None, description="message.output_text.logprobs, or nothing.")
-    metadata: dict[str, str] | None = None
+    reasoning: JsonObject | None = Field(None, description="effort, passed to the chat template.")
+    include: FailFastList[str] | None = Field(None, description="message.output_text.logprobs, or nothing.")
+    metadata: Annotated[dict[str, str], FAIL_FAST_MAP] | None = None
     truncation: str | None = Field(None, description="disabled, the default, or auto: drop the beginning.")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     user: str | None = None
@@ -42,7 +56,7 @@ class ResponsesRequest(RequestModel):
 
 
 class ResponseObject(ResponseModel):
-    """An answer, as it stands."""
+    """A response in its current state."""
 
     id: str
     object: str

@@ -7,13 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel, Token
+from trtllm_openai.protocol.fields import FailFastList
 
 
 class TokenizeRequest(RequestModel):
     model: str | None = None
     prompt: str | None = Field(None, description="A text; or else messages.")
-    messages: Annotated[list[JsonObject], Field(min_length=1)] | None = None
-    tools: list[JsonObject] | None = None
+    messages: Annotated[FailFastList[JsonObject], Field(min_length=1)] | None = None
+    tools: FailFastList[JsonObject] | None = None
     add_special_tokens: bool | None = Field(None, description="Default: true for a text, false for messages.")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -30,7 +31,7 @@ class TokenizeResponse(ResponseModel):
 
 class DetokenizeRequest(RequestModel):
     model: str | None = None
-    tokens: list[Token]
+    tokens: FailFastList[Token]
 
 
 class DetokenizeResponse(ResponseModel):

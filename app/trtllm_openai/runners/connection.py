@@ -1,12 +1,12 @@
-"""One ModelRunner seen from an HTTP process: its socket, what it said of itself, what it works on."""
+"""One connection to a runner: moves messages and sequences, reports events, judges nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from trtllm_openai.engine_host.messages import (
     Abort,
@@ -21,128 +21,127 @@ from trtllm_openai.engine_host.messages import (
     decode_from_runner,
     encode,
 )
-from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
+from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
+from trtllm_openai.processes.address import TcpAddress, connect, parse_address
+from trtllm_openai.processes.authentication import AuthenticationError, authenticate
 from trtllm_openai.processes.framing import FramedSocket
 from trtllm_openai.runners.generation import Generation
+from trtllm_openai.runners.state import Endpoint
 
-State = Literal["starting", "loading", "ready"]
-ATTACH_POLL = 0.02
-"""Seconds between two tries to reach a runner that does not listen yet."""
-STALLED_SHARE = 0.25
-"""Of the stall timeout, after which a silent runner counts as stalled; at the end of it, it is replaced."""
+log = logging.getLogger(__name__)
+
+CONNECT_POLL_S = 0.02
+"""Seconds between two attempts to reach a runner that does not listen yet."""
+REFUSED_POLL_S = 1.0
+"""Seconds before the next attempt when authentication failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEvents:
-    """What a link tells its owner."""
+    """Callbacks of a connection."""
 
-    changed: Callable[[RunnerConnection], None]
-    """Its state is another one."""
-    quiet: Callable[[RunnerConnection, float], None]
-    """Requests run and nothing comes: for so many seconds now; 0 once something came again."""
-    lost: Callable[[GenerationRequest, Generation], bool]
-    """May take over a sequence that was lost before anything of it was sent; whether it does."""
+    status: Callable[[RunnerConnection, Loading | Ready | Failed], None]
+    """The runner said where it stands."""
+    closed: Callable[[RunnerConnection], None]
+    """The other end closed the connection; everything that it had sent was handled."""
+    adopt: Callable[[GenerationRequest, Generation], bool]
+    """Adopt a sequence that was lost before its first token. Returns whether it was adopted."""
 
 
 class RunnerConnection:
-    """Talks to the runner that listens at `address`, whoever started it."""
+    """Connects to the runner at `endpoint`, and keeps trying until it listens."""
 
-    def __init__(self, index: int, address: str, events: ConnectionEvents, *, stall_timeout: float) -> None:
-        self.index = index
-        self.address = address
-        self.state: State = "starting"
-        self.progress = Loading(0.0, "starting the process")
-        self.info: EngineInfo | None = None
+    def __init__(self, endpoint: Endpoint, events: ConnectionEvents) -> None:
+        self.endpoint = endpoint
         self.stats = EngineStats()
-        self.failure: Failed | None = None
-        """Why it ends, in its own words."""
-        self.ended = asyncio.Event()
-        """All that the runner said has come, and no more will."""
-        self.retiring = False
-        """It is asked to end, and takes nothing new."""
-        self.reported = ""
-        """What others see wrong with it: in words, or empty."""
         self.elsewhere = 0
-        """Sequences on it that others sent, as of its latest statistics."""
-        self.seen = ""
-        """What this end sees wrong with it: in words, or empty."""
+        """Sequences on the runner that other processes sent, as of its latest statistics."""
+        self.ended = asyncio.Event()
+        """The other end has closed the connection."""
+        self.progressed_at = 0.0
+        """Monotonic time of the latest result, or of the first request since the runner was idle."""
         self._events = events
-        self._stall_timeout = stall_timeout
-        self._progressed = 0.0  # when a result was last seen, or the first request sent
         self._loop = asyncio.get_running_loop()
         self._socket: FramedSocket | None = None
         self._generations: dict[str, Generation] = {}
-        self._untold: dict[str, GenerationRequest] = {}  # nothing of theirs was sent to the client yet
-        self._tasks: list[asyncio.Task[None]] = []
+        self._unstarted: dict[str, GenerationRequest] = {}  # no output yet: may begin again elsewhere
+        self._connecting: asyncio.Task[None] | None = None
 
     @property
     def load(self) -> int:
-        """Live sequences that were sent through this link."""
+        """Live sequences that were sent through this connection."""
         return len(self._generations)
 
     @property
-    def attached(self) -> bool:
-        """Whether the runner can be heard."""
+    def connected(self) -> bool:
+        """Whether the connection stands (and, over TCP, is authenticated)."""
         return self._socket is not None
 
-    @property
-    def takes_requests(self) -> bool:
-        """Whether new sequences may be sent."""
-        return self.state == "ready" and not self.retiring and self.failure is None
-
-    @property
-    def stalled(self) -> str:
-        """Why this runner is not counted on now, though it has not failed: in words, or empty."""
-        return self.seen or self.reported
-
     def open(self) -> None:
-        """Attach to the runner; it may come into being later."""
-        self._tasks = [asyncio.create_task(self._attach()), asyncio.create_task(self._watch_progress())]
+        """Begin to connect."""
+        self._connecting = asyncio.create_task(self._connect())
 
     def close(self, message: str, *, lost: bool) -> None:
-        """Detach. What is live ends with this error, or is taken over if its runner was `lost`."""
-        for task in self._tasks:
-            task.cancel()
+        """Close it. Live sequences end with this error, or are adopted if the runner was `lost`."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
-            while self._receive_some(self._socket):  # what it sent before its end still counts
-                pass
+            for body in self._rest(self._socket):  # outputs sent before the end still count
+                self._handle(body)
             self._socket.close()
             self._socket = None
-        self._fail_live(message, lost=lost)
-
-    def _fail_live(self, message: str, *, lost: bool) -> None:
-        """End every live sequence with this error, but for those that are taken over."""
-        live, self._generations = self._generations, {}
-        untold, self._untold = self._untold, {}
-        for request_id, generation in live.items():
-            request = untold.get(request_id)
-            if lost and request is not None and self._events.lost(request, generation):
-                continue
-            generation.fail(request_id, message)
+        self._end_live(message, lost=lost)
 
     def submit(self, requests: list[GenerationRequest], generation: Generation) -> None:
         """Send requests to the engine; their deltas go to `generation`."""
         if not self._generations:
-            self._progressed = time.monotonic()
+            self.progressed_at = time.monotonic()
         for request in requests:
             self._generations[request.request_id] = generation
-            self._untold[request.request_id] = request
+            self._unstarted[request.request_id] = request
         self._send(Submit(requests))
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""
         for request_id in request_ids:
-            self._untold.pop(request_id, None)
+            self._unstarted.pop(request_id, None)
         known = [
             request_id for request_id in request_ids if self._generations.pop(request_id, None) is not None
         ]
-        if known and self.state == "ready":
+        if known:
             self._send(Abort(known))
 
+    async def _connect(self) -> None:
+        address = parse_address(self.endpoint.address)
+        warned = False
+        while True:
+            try:
+                connection = await connect(address)
+            except OSError:
+                await asyncio.sleep(CONNECT_POLL_S)
+                continue
+            try:
+                if isinstance(address, TcpAddress):
+                    await authenticate(connection, self.endpoint.secret)
+                break
+            except (OSError, TimeoutError) as error:
+                connection.close()
+                if not warned:
+                    reason = str(error) if isinstance(error, AuthenticationError) else type(error).__name__
+                    log.warning("the runner at %s was not authenticated: %s", address, reason)
+                    warned = True
+            except asyncio.CancelledError:
+                connection.close()
+                raise
+            await asyncio.sleep(REFUSED_POLL_S)
+        end = FramedSocket(connection)
+        self._socket = end
+        self._loop.add_reader(end.fileno(), self._receive, end)
+
     def _send(self, message: ToRunner) -> None:
-        """Send to a runner that was heard; never waits."""
+        """Send without waiting. Does nothing before the connection stands."""
         if self._socket is not None:
             self._socket.send(encode(message))
             if self._socket.blocked:
@@ -153,52 +152,44 @@ class RunnerConnection:
         if not end.blocked:
             self._loop.remove_writer(end.fileno())
 
-    async def _attach(self) -> None:
-        while (end := FramedSocket.connect(self.address)) is None:  # noqa: ASYNC110 - another process listens
-            await asyncio.sleep(ATTACH_POLL)
-        self._socket = end
-        self._loop.add_reader(end.fileno(), self._receive, end)
-
     def _receive(self, end: FramedSocket) -> None:
-        """Handle what has come; a part of it, if it is much, so that others have their turn."""
-        self._receive_some(end)
-        if end.gone:
+        """Handle some of what has arrived, so that other callbacks get their turn."""
+        for body in end.receive():
+            self._handle(body)
+        if end.gone and not self.ended.is_set() and self._socket is end:
             self._loop.remove_reader(end.fileno())
+            self._loop.remove_writer(end.fileno())
             self.ended.set()
+            self._events.closed(self)
 
-    def _receive_some(self, end: FramedSocket) -> bool:
-        bodies = end.receive()
-        for body in bodies:
-            self._handle(decode_from_runner(body))
-        return bool(bodies)
+    def _rest(self, end: FramedSocket) -> list[bytes]:
+        bodies: list[bytes] = []
+        while more := end.receive():
+            bodies += more
+        return bodies
 
-    def _handle(self, message: FromRunner) -> None:
+    def _handle(self, body: bytes) -> None:
+        message: FromRunner = decode_from_runner(body)
         match message:
             case Outputs(outputs):
-                self._progressed = time.monotonic()
+                self.progressed_at = time.monotonic()
                 self._dispatch(outputs)
             case Stats(stats):
                 if stats.steps != self.stats.steps:  # e.g. in the middle of a long prompt
-                    self._progressed = time.monotonic()
+                    self.progressed_at = time.monotonic()
                 self.stats = stats
                 self.elsewhere = max(0, stats.running + stats.waiting - len(self._generations))
-            case Loading():
-                self.progress = message
-                self._set_state("loading")
-            case Ready(info):
-                self.info = info
-                self._set_state("ready")
-            case Failed():
-                self.failure = message
+            case _:
+                self._events.status(self, message)
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
-        """Give each delta to its generation, then have each generation's consumer called, once."""
-        generations, untold = self._generations, self._untold
+        """Give each delta to its generation, then call each generation's listener, once."""
+        generations, unstarted = self._generations, self._unstarted
         listening = []
         for output in outputs:
             generation = generations.get(output.request_id)
-            if untold:
-                untold.pop(output.request_id, None)
+            if unstarted:
+                unstarted.pop(output.request_id, None)
             if generation is None:
                 continue
             if output.finish_reason is not None:
@@ -208,19 +199,11 @@ class RunnerConnection:
         for generation in listening:
             generation.listener()
 
-    async def _watch_progress(self) -> None:
-        """Tell when requests run and nothing comes: an engine with a dead rank says nothing."""
-        while True:
-            await asyncio.sleep(min(1.0, self._stall_timeout / 8))
-            quiet = time.monotonic() - self._progressed
-            if not self._generations or self.state != "ready" or quiet <= STALLED_SHARE * self._stall_timeout:
-                quiet = 0.0
-            was, self.seen = self.seen, ""
-            if quiet:
-                self.seen = f"gave no result for {quiet:.0f} s while {self.load} requests ran"
-            if quiet or was:
-                self._events.quiet(self, quiet)
-
-    def _set_state(self, state: State) -> None:
-        self.state = state
-        self._events.changed(self)
+    def _end_live(self, message: str, *, lost: bool) -> None:
+        live, self._generations = self._generations, {}
+        unstarted, self._unstarted = self._unstarted, {}
+        for request_id, generation in live.items():
+            request = unstarted.get(request_id)
+            if lost and request is not None and self._events.adopt(request, generation):
+                continue
+            generation.fail(request_id, message)

@@ -1,78 +1,83 @@
-"""The way of sequences to runners and, when those are lost, to others; whoever owns the runners."""
+"""Dispatch: which runner gets a sequence, and where it goes when that runner is lost."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest
-from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.generation import Generation
-from trtllm_openai.runners.state import PoolStatus, RunnerReport, RunnerState
+from trtllm_openai.runners.runner import Runner
+from trtllm_openai.runners.state import Phase, PoolStatus, RunnerReport, RunnerState
 
 
 class SequencePool(ABC):
-    """Sends each request to the least loaded of some runners."""
+    """Sends each request to the least loaded runner. `on_change` is called after each transition of one."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, on_change: Callable[[], None], prefix: str = "") -> None:
         """`prefix` keeps the ids of requests apart from those of other pools with the same runners."""
+        self._on_change = on_change
         self._prefix = prefix
         self._counter = 0
         self._orphans: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
         self.info: EngineInfo | None = None
         """Facts of the engine, the same for every runner; None until one was ready."""
-        self.restarts = 0
-        """How often a runner was started again."""
         self.moved = 0
         """Sequences that began again because their runner was lost."""
 
     @property
     @abstractmethod
-    def links(self) -> Sequence[RunnerConnection]:
-        """The runners that can be reached now, in order of their index."""
+    def runners(self) -> Sequence[Runner]:
+        """All runners, in order of their index."""
 
+    @property
     @abstractmethod
-    def states(self) -> list[RunnerState]:
-        """Each runner as it is now."""
+    def restarts(self) -> int:
+        """How often a runner was started again."""
 
     @abstractmethod
     async def report(self) -> RunnerReport:
-        """Each runner as it is now, with what only the owner of its process knows."""
+        """Each runner as it is now, with what only the process that launched it knows."""
 
     @abstractmethod
-    async def restart(self, index: int, patience: float) -> None:
-        """Begin to replace a runner: what runs on it gets `patience` seconds, and nothing new comes to it.
+    async def restart(self, index: int, drain_timeout_s: float) -> None:
+        """Begin to replace a runner: it gets no new sequences, and those it has get so many seconds.
 
-        One that was given up is tried again. Raises `LookupError` when there is no such runner.
+        One that was given up is started again. Raises `LookupError` when there is no such runner.
         """
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to reach the runners; returns at once."""
+        """Begin to start the runners, or to connect to them; returns at once."""
 
     @abstractmethod
     async def stop(self) -> None:
         """End everything."""
 
+    def states(self) -> list[RunnerState]:
+        """Each runner as this process sees it now."""
+        return [runner.state() for runner in self.runners]
+
     def status(self) -> PoolStatus:
-        """Where the pool stands now."""
+        """Readiness of the pool now."""
         return PoolStatus.of(self.states())
 
     @property
     def stats(self) -> EngineStats:
         """The runners' statistics, added up."""
         total = EngineStats()
-        for link in self.links:
-            for name in EngineStats.__struct_fields__:
-                setattr(total, name, getattr(total, name) + getattr(link.stats, name))
+        for runner in self.runners:
+            if runner.connection is not None:
+                for name in EngineStats.__struct_fields__:
+                    setattr(total, name, getattr(total, name) + getattr(runner.connection.stats, name))
         return total
 
     @property
     def live(self) -> int:
-        """Sequences of this pool that are on runners, or wait for one, and are not finished."""
-        return sum(link.load for link in self.links) + len(self._orphans)
+        """Unfinished sequences of this pool, on runners or waiting for one."""
+        return sum(runner.load for runner in self.runners) + len(self._orphans)
 
     def new_request_id(self) -> str:
         """An id that no live sequence on these runners has."""
@@ -81,32 +86,36 @@ class SequencePool(ABC):
 
     def submit(self, requests: list[GenerationRequest]) -> Generation:
         """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready."""
-        ready = self._ready()
-        if not ready:
+        runner = self._choose()
+        if runner is None or runner.connection is None:
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
         generation = Generation((request.request_id for request in requests), self._abort)
-        self._choose(ready).submit(requests, generation)
+        runner.connection.submit(requests, generation)
         return generation
 
-    def _choose(self, ready: list[RunnerConnection]) -> RunnerConnection:
-        """The least loaded."""
-        return ready[0] if len(ready) == 1 else min(ready, key=lambda link: link.load)
+    def _choose(self) -> Runner | None:
+        """The runner for the next sequences: an unresponsive one only if none is ready, as it may recover."""
+        for phase in (Phase.READY, Phase.UNRESPONSIVE):
+            candidates = [runner for runner in self.runners if runner.phase is phase]
+            if candidates:
+                return candidates[0] if len(candidates) == 1 else min(candidates, key=self._cost)
+        return None
 
-    def _ready(self) -> list[RunnerConnection]:
-        """The runners that take requests; one that is stalled only if all are: it may yet go on."""
-        ready = [link for link in self.links if link.takes_requests]
-        return [link for link in ready if not link.stalled] or ready
+    def _cost(self, runner: Runner) -> tuple[int, int]:
+        """Order of runners that could take a sequence; the smallest takes it."""
+        return runner.load, runner.index
 
     def _abort(self, request_ids: list[str]) -> None:
         """End sequences, wherever they are."""
         for request_id in request_ids:
             self._orphans.pop(request_id, None)
-        for link in self.links:
-            link.abort(request_ids)
+        for runner in self.runners:
+            if runner.connection is not None:
+                runner.connection.abort(request_ids)
 
     def _adopt(self, request: GenerationRequest, generation: Generation) -> bool:
-        """Begin a lost sequence again, once: one that ends its runners must not end them all."""
+        """Begin a lost sequence again, once: one that crashes its runner must not crash them all."""
         if request.request_id in generation.moved:
             return False
         generation.moved.add(request.request_id)
@@ -115,23 +124,23 @@ class SequencePool(ABC):
         asyncio.get_running_loop().call_soon(self._place_orphans)
         return True
 
-    def _heard(self) -> None:
-        """A runner changed its state: something may be known now, or go on."""
-        self.info = next((link.info for link in self.links if link.info is not None), self.info)
+    def _changed(self) -> None:
+        """A runner is in another phase."""
+        self.info = next((runner.info for runner in self.runners if runner.info is not None), self.info)
         self._place_orphans()
+        self._on_change()
 
     def _place_orphans(self) -> None:
-        """Send what lost its runner to the ones that are ready; give it up when none will be."""
+        """Send sequences that lost their runner to another; fail them when every runner was given up."""
         if not self._orphans:
             return
         status = self.status()
-        ready = self._ready()
-        if not ready and not status.failed:
+        if not status.failed and self._choose() is None:
             return
-        homeless, self._orphans = self._orphans, {}
-        for request, generation in homeless.values():
-            if ready:
-                self._choose(ready).submit([request], generation)
+        orphans, self._orphans = self._orphans, {}
+        for request, generation in orphans.values():
+            runner = self._choose()
+            if runner is not None and runner.connection is not None:
+                runner.connection.submit([request], generation)
             else:
-                failure = f"no model runner is left: {status.reason}"
-                generation.fail(request.request_id, failure)
+                generation.fail(request.request_id, f"no model runner is left: {status.reason}")

@@ -1,173 +1,236 @@
-"""One ModelRunner seen from the process that owns it: its own process, its end, and the link to it."""
+"""A runner that this process launches: one state machine from the first start to the last.
+
+The process is launched, followed to its end, and launched again after a delay (`processes.keep_running`),
+until it is stopped or given up. A runner is FAILED, and serves nobody, from the moment that it says so, that
+its process or connection ends, that it does not load in time, or that it is silent for too long; its process
+then has `EXIT_TIMEOUT_S` seconds to end before it is killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec
-from trtllm_openai.generation import EngineStats
+from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Ready
+from trtllm_openai.processes.authentication import new_secret
+from trtllm_openai.processes.keep_running import Ended, keep_running
 from trtllm_openai.runners.connection import RunnerConnection
-from trtllm_openai.runners.state import Phase, RunnerState
+from trtllm_openai.runners.launcher import Launcher, RunnerHandle
+from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN, Adopt, Runner
+from trtllm_openai.runners.state import Endpoint, Phase
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = 0.5
-"""Seconds to wait for what a runner that has ended had said: a child of its own may hold the socket open."""
-RETIRE_POLL = 0.05
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+EXIT_TIMEOUT_S = 5.0
+"""Seconds for a process to end, when it failed or was asked to, before it is killed."""
+LAST_MESSAGE_TIMEOUT_S = 0.5
+"""Seconds between the end of a process and that of its connection: its own children may hold the socket."""
+STABLE_AFTER_S = 60.0
+"""Seconds of life after which the failures of earlier launches no longer count."""
+DRAIN_POLL_S = 0.05
+OWN = ""
 
 
-def child_environment() -> dict[str, str]:
-    """This process's environment, in which a child finds this package."""
-    path = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path}
+class RunnerProcess(Runner):
+    """Keeps one runner running. Must be `start`ed and `stop`ped."""
 
-
-class RunnerProcess:
-    """Starts a runner process at the address of `link`. `on_change` is called when it ends."""
-
-    def __init__(self, spec: LaunchSpec, link: RunnerConnection, on_change: Callable[[], None]) -> None:
-        self.index = spec.index
-        self.link = link
-        self.ended = asyncio.Event()
-        """The process is gone, and nothing but `stop` makes that an expected end."""
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        launcher: Launcher,
+        adopt: Adopt,
+        on_change: Callable[[], None],
+        *,
+        load_timeout: float,
+        stall_timeout: float,
+    ) -> None:
+        """`load_timeout`: seconds from launch to READY; `stall_timeout`: see `Runner`."""
+        super().__init__(spec.index, adopt, on_change, stall_timeout=stall_timeout)
+        self.launches = 0
+        """How often the process was started, or tried to be."""
         self._spec = spec
-        self._on_change = on_change
-        self._stopping = False
-        self._process: asyncio.subprocess.Process | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._launcher = launcher
+        self._load_timeout = load_timeout
+        self._handle: RunnerHandle | None = None
+        self._failure: Failed | None = None
+        self._failed = asyncio.Event()
+        self._proven = False  # this launch worked, so that earlier failures no longer count
+        self._silences: dict[str, str] = {}  # observer -> what it sees, while it sees a silent runner
+        self._keeper: asyncio.Task[None] | None = None
+        self._drainer: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        """The runner's process id, while it runs."""
-        return self._process.pid if self._process and self._process.returncode is None else None
+        return self._handle.pid if self._handle is not None else None
 
     @property
-    def failure(self) -> Failed | None:
-        """Why it ended."""
-        return self.link.failure
+    def endpoint(self) -> Endpoint | None:
+        return super().endpoint if self.phase not in (Phase.FAILED, Phase.GIVEN_UP) else None
 
-    @property
-    def sequences(self) -> int:
-        """Live on it, whoever sent them; what others sent is as of its latest statistics."""
-        stats = self.link.stats
-        return max(self.link.load, stats.running + stats.waiting)
+    def start(self) -> None:
+        """Launch it and keep it running; also one that was given up."""
+        if self.phase is Phase.GIVEN_UP:
+            self.transition(Phase.STARTING)
+        self._keeper = asyncio.create_task(self._keep())
 
-    def state(self) -> RunnerState:
-        """Where it stands."""
-        link = self.link
-        state: Phase = link.state
-        reason, loaded = "", 1.0
-        if self.ended.is_set():
-            state, loaded = "starting", 0.0
-        elif link.retiring:
-            state = "restarting"
-        elif link.stalled:
-            state, reason = "stalled", link.stalled
-        elif link.state != "ready":
-            state, reason, loaded = "loading", link.progress.what, link.progress.fraction
-        address = "" if self.ended.is_set() else link.address
-        return RunnerState(
-            index=self.index,
-            state=state,
-            reason=reason,
-            loaded=loaded,
-            pid=self.pid,
-            sequences=self.sequences,
-            address=address,
-        )
+    async def stop(self) -> None:
+        """End it for good: politely, then, after `EXIT_TIMEOUT_S`, by force."""
+        tasks = [task for task in (self._drainer, self._keeper) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def start(self) -> None:
-        """Start the process in a process group of its own and attach to it."""
-        environment = child_environment()
-        if self._spec.gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self._spec.gpus
-        encoded = msgspec.json.encode(self._spec) + b"\n"
-        command = [*self._spec.command, sys.executable, "-m", "trtllm_openai.engine_host"]
-        if self._spec.command:  # standard input reaches only one of the ranks
-            file = Path(self._spec.address).with_suffix(".json")
-            file.write_bytes(encoded)
-            command += ["--spec", str(file)]
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                env=environment,
-            )
-        except OSError as error:
-            self.link.failure = Failed(f"runner {self.index} could not be started: {error}", final=False)
-            self.ended.set()
+    def restart(self, drain_timeout_s: float) -> None:
+        """Replace it once its sequences are done, or after so many seconds; launch one that was given up.
+
+        Does nothing when a restart is under way.
+        """
+        if self.phase is Phase.GIVEN_UP:
+            self.start()
+        elif self._handle is not None and self.phase not in (Phase.DRAINING, Phase.FAILED):
+            self._proven = True
+            self.transition(Phase.DRAINING)
+            self._drainer = asyncio.create_task(self._drain(drain_timeout_s))
+
+    def report_silence(self, observer: str, reason: str, seconds: float) -> None:
+        """`observer` waits for a result since so many seconds; an empty reason: not any more."""
+        self._silences.pop(observer, None)
+        if reason:
+            self._silences[observer] = reason
+        if seconds > self._stall_timeout:
+            self._fail(Failed(reason, final=False), kill=True)
             return
-        assert self._process.stdin is not None
-        if not self._spec.command:
-            self._process.stdin.write(encoded)
-        self.link.open()
-        self._watcher = asyncio.create_task(self._watch())
+        seen = next(iter(self._silences.values()), "")
+        if seen and self.phase in (Phase.READY, Phase.UNRESPONSIVE):
+            self.transition(Phase.UNRESPONSIVE, seen)
+        elif not seen and self.phase is Phase.UNRESPONSIVE:
+            self.transition(Phase.READY)
 
-    async def retire(self, patience: float) -> None:
-        """Take nothing new, and end when what runs is done, or after `patience` seconds."""
-        self.link.retiring = True
-        self._on_change()
-        deadline = time.monotonic() + patience
+    def forget_observer(self, observer: str) -> None:
+        """An observer is gone, and what it said no longer counts."""
+        if observer in self._silences:
+            self.report_silence(observer, "", 0.0)
+
+    def _hear(self, connection: RunnerConnection, message: Loading | Ready | Failed) -> None:
+        match message:
+            case Failed():
+                self._fail(message)
+            case Loading(fraction, what) if self.phase in (Phase.STARTING, Phase.LOADING):
+                self.loaded = fraction
+                self.transition(Phase.LOADING, what)
+            case Ready(info):
+                self.info = info
+                if self.phase in (Phase.STARTING, Phase.LOADING):
+                    self.transition(Phase.READY)
+
+    def _closed(self, connection: RunnerConnection) -> None:
+        """`_until_failed` waits for it: the exit status says more."""
+
+    def _silent(self, seconds: float) -> None:
+        self.report_silence(OWN, self._silence(seconds) if seconds else "", seconds)
+
+    def _fail(self, failure: Failed, *, kill: bool = False) -> None:
+        """Leave service, with the first failure as the reason. `kill`: the process will not end by itself."""
+        if self.phase is Phase.FAILED:
+            return
+        self._failure = failure
+        self._failed.set()
+        self.transition(Phase.FAILED, failure.message)
+        if kill and self._handle is not None:
+            self._handle.kill()
+
+    async def _drain(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while self.sequences and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and not in a hurry
-            await asyncio.sleep(RETIRE_POLL)
-        self.kill(f"runner {self.index} was restarted on request")
+            await asyncio.sleep(DRAIN_POLL_S)
+        self._fail(Failed("it was restarted on request", final=False), kill=True)
 
-    def kill(self, reason: str) -> None:
-        """End it by force."""
-        self.link.failure = Failed(reason, final=False)
-        self._signal_group(signal.SIGKILL)
+    async def _keep(self) -> None:
+        ended = await keep_running(self._launch, on_failure=self._log_failure)
+        if ended is not None:
+            log.error("runner %d is given up: %s", self.index, ended.reason)
+            self.transition(Phase.GIVEN_UP, ended.reason)
 
-    async def stop(self, patience: float) -> None:
-        """End the process: politely, then, after `patience` seconds, the whole group by force."""
-        self._stopping = True
-        process = self._process
-        if process is not None and process.returncode is None:
-            self._signal_group(signal.SIGTERM)
-            if process.stdin is not None:
-                process.stdin.close()
-            try:
-                await asyncio.wait_for(process.wait(), patience)
-            except TimeoutError:
-                log.warning("runner %d did not stop within %g s; killing it", self.index, patience)
-        self._signal_group(signal.SIGKILL)
-        if process is not None:
-            await process.wait()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-        self.link.close("the server is shutting down", lost=False)
+    def _log_failure(self, ended: Ended, delay: float) -> None:
+        log.error("runner %d failed: %s; starting it again in %g s", self.index, ended.reason, delay)
 
-    async def _watch(self) -> None:
-        """Wait for the process to end."""
-        assert self._process is not None
-        status = await self._process.wait()
-        if self._stopping:
-            return
-        if self.link.attached:  # its last words may still be in the socket
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.link.ended.wait(), LAST_WORDS)
-        if self.link.failure is None:
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            self.link.failure = Failed(f"runner {self.index} {how}", final=status == CANNOT_START)
-        self._signal_group(signal.SIGKILL)  # engine ranks it may have left behind
-        self.link.stats = EngineStats()
-        self.ended.set()
-        self.link.close("the model runner failed while generating", lost=True)
-        self._on_change()
+    async def _launch(self) -> Ended:
+        """One life of the process, from its launch to its end."""
+        self._reset()
+        self.launches += 1
+        self.transition(Phase.STARTING)
+        spec = msgspec.structs.replace(self._spec, secret=new_secret())
+        try:
+            handle = self._handle = await self._launcher.start(spec)
+        except OSError as error:
+            self._fail(Failed(f"it could not be started: {error}", final=False))
+        else:
+            await self._follow(handle, Endpoint(handle.address, spec.secret))
+        assert self._failure is not None
+        return Ended(self._failure.message, healthy=self._proven, final=self._failure.final)
 
-    def _signal_group(self, number: int) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+    def _reset(self) -> None:
+        """Forget the previous launch."""
+        self._failure, self.info, self.loaded, self._proven = None, None, 0.0, False
+        self._failed.clear()
+        self._silences.clear()
+
+    async def _follow(self, handle: RunnerHandle, endpoint: Endpoint) -> None:
+        """Follow a launched process until it has failed and ended; when cancelled, end it."""
+        launched = time.monotonic()
+        connection = self.connect(endpoint)
+        late = asyncio.get_running_loop().call_later(self._load_timeout, self._check_loaded)
+        exited = asyncio.create_task(handle.wait())
+        events = {exited, *(asyncio.create_task(one.wait()) for one in (self._failed, connection.ended))}
+        try:
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done() and connection.connected:  # its last message may still be in the socket
+                await _wait(connection.ended.wait(), LAST_MESSAGE_TIMEOUT_S)
+            elif not self._failed.is_set():  # a broken connection; the exit status says more about it
+                await _wait(asyncio.shield(exited), LAST_MESSAGE_TIMEOUT_S)
+            self._proven |= self.info is not None and time.monotonic() - launched > STABLE_AFTER_S
+            self._fail(_how_it_ended(exited))
+            self.disconnect(RUNNER_LOST, lost=True)  # before the process ends: its sequences move on now
+            await self._end(handle, exited)
+        except asyncio.CancelledError:
+            await self._end(handle, exited)
+            raise
+        finally:
+            late.cancel()
+            for task in events:
+                task.cancel()
+            self._handle = None
+            self.disconnect(SHUTTING_DOWN, lost=False)
+
+    async def _end(self, handle: RunnerHandle, exited: asyncio.Task[int]) -> None:
+        """End the process: politely, then, after `EXIT_TIMEOUT_S`, by force, and all that it started."""
+        if not exited.done():
+            handle.terminate()
+            await _wait(asyncio.shield(exited), EXIT_TIMEOUT_S)
+            if not exited.done():
+                log.warning("runner %d did not end within %g s; killing it", self.index, EXIT_TIMEOUT_S)
+        handle.kill()
+        await exited
+
+    def _check_loaded(self) -> None:
+        if self.phase in (Phase.STARTING, Phase.LOADING):
+            self._fail(Failed(f"it did not load within {self._load_timeout:g} s", final=False))
+
+
+async def _wait(event: Awaitable[object], timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):  # not wait_for, which may swallow a cancellation (Python 3.11)
+        async with asyncio.timeout(timeout_s):
+            await event
+
+
+def _how_it_ended(exited: asyncio.Task[int]) -> Failed:
+    if not exited.done():
+        return Failed("it closed its connection", final=False)
+    status = exited.result()
+    how = f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
+    return Failed(how, final=status == CANNOT_START)

@@ -1,21 +1,76 @@
-"""Where the runners stand, one by one and together: what health checks, admins and HTTP workers are told."""
+"""Phases of a runner, and what health checks, admins and HTTP processes are told about all of them.
+
+    STARTING ──▶ LOADING ──▶ READY ◀──▶ UNRESPONSIVE
+        ▲            │          │             │
+        │            └──────────┼─────────────┤──▶ DRAINING (restart on request)
+        │                       ▼             ▼        │
+        └──(after a delay)── FAILED ◀──────────────────┘
+        └──(on request)── GIVEN_UP ◀── FAILED
+
+Every phase but GIVEN_UP may turn into FAILED. STARTING may turn into any other: an HTTP process that comes
+later first hears of a runner in the phase that it has by then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 import msgspec
 
-Phase = Literal["starting", "loading", "ready", "stalled", "restarting", "given_up"]
-_IN_WORDS: dict[Phase, str] = {
-    "starting": "is being started",
-    "loading": "is loading: ",
-    "stalled": "is stalled: it ",
-    "restarting": "is restarted on request",
-    "given_up": "was given up: ",
+
+class Phase(StrEnum):
+    """Where a runner is in its life. The values are what `/admin/runners` shows."""
+
+    STARTING = "starting"
+    """It is being launched, or nothing was heard of it yet."""
+    LOADING = "loading"
+    """It reports the progress of loading its engine."""
+    READY = "ready"
+    """It takes requests."""
+    UNRESPONSIVE = "unresponsive"
+    """Requests run and it gives no result; it gets new ones only if no runner is ready."""
+    DRAINING = "draining"
+    """It takes no new requests and is restarted once its requests are done."""
+    FAILED = "failed"
+    """It serves nobody. Its process is ended, if it does not end by itself, and another is started."""
+    GIVEN_UP = "given_up"
+    """It failed too often and is started again only on request."""
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.STARTING: frozenset(Phase),
+    Phase.LOADING: frozenset(Phase) - {Phase.STARTING, Phase.GIVEN_UP},
+    Phase.READY: frozenset({Phase.UNRESPONSIVE, Phase.DRAINING, Phase.FAILED}),
+    Phase.UNRESPONSIVE: frozenset({Phase.READY, Phase.UNRESPONSIVE, Phase.DRAINING, Phase.FAILED}),
+    Phase.DRAINING: frozenset({Phase.FAILED}),
+    Phase.FAILED: frozenset({Phase.STARTING, Phase.GIVEN_UP}),
+    Phase.GIVEN_UP: frozenset({Phase.STARTING}),
 }
+"""Legal transitions. One from a phase to itself changes the reason only."""
+
+_IN_WORDS: dict[Phase, str] = {
+    Phase.STARTING: "is being started",
+    Phase.LOADING: "is loading: ",
+    Phase.READY: "is ready",
+    Phase.UNRESPONSIVE: "is unresponsive: ",
+    Phase.DRAINING: "is draining before it is restarted on request",
+    Phase.FAILED: "failed and is started again: ",
+    Phase.GIVEN_UP: "was given up: ",
+}
+_WITH_REASON = frozenset({Phase.LOADING, Phase.UNRESPONSIVE, Phase.FAILED, Phase.GIVEN_UP})
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """How to reach a runner. `secret` authenticates TCP connections; it is not printed."""
+
+    address: str
+    """`unix:/path` or `tcp://host:port`"""
+    secret: str = ""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.address!r})"
 
 
 class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,16 +80,20 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     state: Phase
     reason: str = ""
     loaded: float = 0.0
-    """Share of its loading that is done (0..1)."""
+    """Share of the loading that is done (0..1)."""
     pid: int | None = None
     sequences: int = 0
-    """Live on it."""
-    address: str = ""
-    """Where it can be reached, while it has a process."""
+    """Live sequences on it."""
+    endpoint: Endpoint | None = None
+    """How to reach it, while it may be reached."""
+
+    def __str__(self) -> str:
+        reason = self.reason if self.state in _WITH_REASON else ""
+        return f"runner {self.index} {_IN_WORDS[self.state]}{reason}"
 
 
 class RunnerReport(msgspec.Struct, frozen=True, tag="runners", array_like=True):
-    """Every runner: for an admin, and for workers, who attach to them."""
+    """All runners: for admins, and for HTTP workers, which connect to them."""
 
     runners: list[RunnerState]
     restarts: int
@@ -42,25 +101,25 @@ class RunnerReport(msgspec.Struct, frozen=True, tag="runners", array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """Where the pool stands: `ready` of `total` runners, and why the others are not."""
+    """Readiness of a pool: `ready` of `total` runners, and why the others are not."""
 
     ready: int
     total: int
     progress: float
     """Share of the loading that is done, over all runners (0..1)."""
     reason: str
-    """What is missing, in words; empty when every runner is ready."""
+    """The runners that are not ready, in words; empty when all are."""
     failed: bool
     """No runner is ready and none will be."""
 
     @classmethod
     def of(cls, states: Sequence[RunnerState]) -> PoolStatus:
-        """What the states of all runners come to."""
-        missing = [one for one in states if one.state != "ready"]
+        """Summarize the states of all runners, at least one."""
+        missing = [one for one in states if one.state is not Phase.READY]
         return cls(
             ready=len(states) - len(missing),
             total=len(states),
             progress=sum(one.loaded for one in states) / len(states),
-            reason="; ".join(f"runner {one.index} {_IN_WORDS[one.state]}{one.reason}" for one in missing),
-            failed=all(one.state == "given_up" for one in states),
+            reason="; ".join(map(str, missing)),
+            failed=all(one.state is Phase.GIVEN_UP for one in states),
         )

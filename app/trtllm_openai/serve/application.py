@@ -1,8 +1,8 @@
-"""The ASGI application: routes, error contract, request layer, and the lifespan that owns the pool."""
+"""The ASGI application: routes, error contract, request layer, and the lifespan that starts the service."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,13 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from trtllm_openai import __version__
 from trtllm_openai.api import admin, chat, completions, errors, health, models, openapi, tokens
 from trtllm_openai.api.auth import Keys
+from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
 from trtllm_openai.api.middleware import RequestLayer
 from trtllm_openai.api.responses import routes as responses
 from trtllm_openai.api.responses.store import ResponseStore
-from trtllm_openai.config import Settings
-from trtllm_openai.serve.deployment import Deployment
-from trtllm_openai.serve.state import InferenceService, Readiness
+from trtllm_openai.serve.state import InferenceService
 
 DIRECT = (
     DirectRoute("/v1/chat/completions", chat.create_chat_completion),
@@ -29,11 +28,11 @@ DIRECT = (
 
 
 class Application(FastAPI):
-    """FastAPI within our own layers: what generates never enters its."""
+    """FastAPI inside the request layer; the generating routes bypass FastAPI's own layers."""
 
-    def wrap(self, service: InferenceService) -> None:
-        """Put the layers around it."""
-        settings = service.settings
+    def wrap(self, context: ServerContext) -> None:
+        """Add the outer layers. Raises `ConfigError` when the API keys cannot be read."""
+        settings = context.settings
         app: ASGIApp = DirectRoutes(super().__call__, DIRECT)
         if settings.cors_origins:
             app = CORSMiddleware(
@@ -44,21 +43,17 @@ class Application(FastAPI):
                 expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
             )
         keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
-        self._wrapped = RequestLayer(app, service, keys)
+        self._wrapped = RequestLayer(app, context, keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         await self._wrapped(scope, receive, send)
 
 
-def create_app(
-    settings: Settings,
-    on_change: Callable[[Readiness], None] = lambda _: None,
-    deployment: Deployment | None = None,
-) -> Application:
-    """Build the application. `on_change` is called as start-up proceeds; `deployment` None: alone."""
-
-    service = InferenceService(settings, on_change, deployment)
+def create_app(service: InferenceService) -> Application:
+    """Build the application around a service, which its lifespan starts. Raises `ConfigError`."""
+    context = service.context
+    stored_responses = ResponseStore(context.settings.max_stored_responses, service.deployment)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,7 +61,7 @@ def create_app(
         try:
             yield
         finally:
-            app.state.responses.close()
+            stored_responses.close()
             await service.stop()
 
     app = Application(
@@ -77,11 +72,11 @@ def create_app(
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    app.state.service = service
-    app.state.responses = ResponseStore(settings.max_stored_responses, service.deployment)
+    app.state.context = context
+    app.state.responses = stored_responses
     for module in (completions, chat, responses, tokens, models, health, admin):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
-    app.wrap(service)
+    app.wrap(context)
     return app

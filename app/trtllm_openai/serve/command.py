@@ -1,4 +1,4 @@
-"""`serve`: the port, progress on the terminal, and HTTP from this process or from several workers."""
+"""The `serve` command: bind the port, show progress, and serve from this process or from several workers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import sys
 from pathlib import Path
 
 from trtllm_openai.api.auth import Keys
+from trtllm_openai.api.context import Readiness, ServerContext
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
-from trtllm_openai.serve.state import InferenceService, Readiness
-from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, say, tune_gc
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, print_safely, tune_gc
 from trtllm_openai.serve.workers.supervisor import Supervisor
 from trtllm_openai.telemetry.logs import setup_logging
 
 QUESTION = "What is the capital of South Korea?"
 
 
-class Console:
-    """Shows start-up on standard error: a bar that moves on a terminal, a line per tenth elsewhere."""
+class ProgressDisplay:
+    """Start-up progress on standard error: a progress bar on a terminal, elsewhere a line every 10 %."""
 
     def __init__(self) -> None:
         self._tty = sys.stderr.isatty()
@@ -32,57 +33,57 @@ class Console:
         self._tenth = -1
 
     def update(self, readiness: Readiness) -> None:
-        """Draw the present state, if it says something new."""
-        what = readiness.reason or "ready"
+        """Show the current state, if it differs from what is shown."""
+        state = readiness.reason or "ready"
         if self._tty:
             width = 24
             filled = round(readiness.progress * width)
-            line = f"[{'#' * filled}{'.' * (width - filled)}] {readiness.progress:4.0%}  {what}"
+            line = f"[{'#' * filled}{'.' * (width - filled)}] {readiness.progress:4.0%}  {state}"
             if line != self._shown:
-                say(f"\r\x1b[2K{line[:110]}", sys.stderr, end="")
+                print_safely(f"\r\x1b[2K{line[:110]}", sys.stderr, end="")
                 self._shown = line
             return
         tenth = int(readiness.progress * 10)
         if tenth > self._tenth:
             self._tenth = tenth
-            say(f"loading {readiness.progress:4.0%}  {what}", sys.stderr)
+            print_safely(f"loading {readiness.progress:4.0%}  {state}", sys.stderr)
 
     def end(self) -> None:
-        """Leave the line that was being drawn."""
+        """End the line of the progress bar."""
         if self._tty and self._shown:
-            say("", sys.stderr)
+            print_safely("", sys.stderr)
             self._shown = ""
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit status. Raises `ConfigError` at first."""
+    """Serve until SIGTERM or SIGINT. Returns the exit status. Raises `ConfigError` before anything starts."""
     check_files(settings)
     setup_logging(settings.log_level, "http", settings.log_format)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        say(
+        print_safely(
             f"trtllm-openai: cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
             "Choose another with --port.",
             sys.stderr,
         )
         return 1
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file descriptor
-    console = Console()
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # a connection is a file descriptor
+    display = ProgressDisplay()
     workers = settings.http_workers
     failure = (
-        serve_alone(settings, listener, console) if workers == 1 else supervise(settings, listener, console)
+        serve_alone(settings, listener, display) if workers == 1 else supervise(settings, listener, display)
     )
-    console.end()
+    display.end()
     if failure:
-        say(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
+        print_safely(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
         return 1
     return 0
 
 
 def check_files(settings: Settings) -> None:
-    """Read the files that every HTTP process will read. Raises `ConfigError` naming the setting."""
+    """Check the key and certificate files of every HTTP process. Raises `ConfigError` naming the setting."""
     if settings.api_keys_file:
         Keys(Path(settings.api_keys_file).expanduser())
     if settings.tls_key and not settings.tls_certificate:
@@ -95,44 +96,61 @@ def check_files(settings: Settings) -> None:
             raise ConfigError(f"tls_certificate, tls_key: they cannot be used: {error}") from None
 
 
-def serve_alone(settings: Settings, listener: socket.socket, console: Console) -> str:
-    """Serve from this process. Returns why it cannot go on; empty if it was told to end."""
-    announced = False
+class StandaloneServer(Server):
+    """The server of the only HTTP process. It exits when start-up fails or the last runner is given up."""
+
     failure = ""
+    """Why it had to exit; empty if it was told to."""
 
-    def on_change(readiness: Readiness) -> None:
-        nonlocal announced, failure
-        if readiness.failed:
-            failure = readiness.reason
-            server.should_exit = True
-        elif readiness.ready and not announced:
-            announced = True
-            console.update(Readiness(True, "ready", 1.0))
-            console.end()
-            announce(listener, settings, service.model_id)
+    async def on_tick(self, counter: int) -> bool:
+        readiness = self._service.context.readiness
+        if readiness.failed and not self.failure:
+            self.failure = readiness.reason
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class StartupReporter:
+    """Shows the progress of start-up, and announces the server once it is ready."""
+
+    def __init__(self, display: ProgressDisplay, listener: socket.socket) -> None:
+        self._display = display
+        self._listener = listener
+        self._announced = False
+
+    def update(self, context: ServerContext) -> None:
+        """Readiness may have changed."""
+        readiness = context.readiness
+        if self._announced or readiness.failed:
+            return
+        self._display.update(readiness)
+        if readiness.ready:
+            self._announced = True
+            self._display.end()
+            announce(self._listener, context.settings, context.model_id)
             tune_gc()
-        elif not announced:
-            console.update(readiness)
 
-    app = create_app(settings, on_change)
-    service: InferenceService = app.state.service
-    server = Server(http_config(app, settings), service)
+
+def serve_alone(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
+    """Serve from this process. Returns why it cannot go on; empty if it was told to exit."""
+    service = InferenceService(settings, StartupReporter(display, listener).update)
+    server = StandaloneServer(http_config(create_app(service), settings), service)
     server.run(sockets=[listener])
-    return failure
+    return server.failure
 
 
-def supervise(settings: Settings, listener: socket.socket, console: Console) -> str:
-    """Have HTTP workers serve. Returns why that cannot go on; empty if it was told to end."""
+def supervise(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
+    """Serve from several HTTP workers. Returns why that cannot go on; empty if it was told to exit."""
     listener.setblocking(False)
     listener.listen(BACKLOG)
 
     def on_ready(model_id: str) -> None:
-        console.update(Readiness(True, "ready", 1.0))
-        console.end()
+        display.update(Readiness(True, "ready", 1.0))
+        display.end()
         announce(listener, settings, model_id)
 
-    def on_progress(fraction: float, what: str) -> None:
-        console.update(Readiness(False, what, fraction))
+    def on_progress(fraction: float, part: str) -> None:
+        display.update(Readiness(False, part, fraction))
 
     supervisor = Supervisor(settings, settings.http_workers, listener, on_progress, on_ready)
     asyncio.run(supervisor.run())
@@ -153,14 +171,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def announce(listener: socket.socket, settings: Settings, model_id: str) -> None:
-    """Say where the server is and how to try it."""
+    """Print the server's URL and a command to try it."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     scheme = "https" if settings.tls_certificate else "http"
     url = f"{scheme}://{shown}:{port}"
     message = {"role": "user", "content": QUESTION}
     body = json.dumps({"model": model_id, "messages": [message]})
-    say(
+    print_safely(
         f"\n{model_id} is ready on {url}\n\nTry it:\n"
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}\n",
         sys.stdout,

@@ -1,4 +1,4 @@
-"""How an HTTP process takes part in serving: alone, or as one worker of several (`serve.workers`)."""
+"""How an HTTP process is deployed: alone, or as one worker of several (`serve.workers`)."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from trtllm_openai.telemetry.values import Snapshot
 
 Operation = Literal["get", "delete", "cancel"]
 StoredAnswer = Callable[[Operation, str], Awaitable[bytes | None]]
-"""What a process says of a response that it stores: `(operation, id)` to JSON, None if there is none."""
+"""Apply an operation to a stored response: `(operation, id)` to its JSON, None if it is not stored here."""
 
 
 class Deployment(Protocol):
-    """What one HTTP process needs of whatever else belongs to the server."""
+    """Services that one HTTP process needs from the rest of the server."""
 
     worker: str
-    """A name for this process that no other of this server has or had; empty when it is alone."""
+    """Name of this process, never reused within this server; empty when it is alone."""
     workers: int
-    """How many HTTP processes there are."""
+    """Number of HTTP processes."""
     created: int
-    """When the server was started, in Unix seconds."""
+    """Start of the server, in Unix seconds."""
     board: SharedCounters
-    """Counts that hold for all HTTP processes together."""
+    """Counters that all HTTP processes share."""
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
     ) -> ServedModel[SequencePool]:
-        """The model, with its runners begun to be reached by `pool.start()`.
+        """Open the model; `pool.start()` then starts its runners or connects to them.
 
-        `converting` is told the share that is done and the present part, from any thread; `on_change` is
-        called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
+        `converting(share, part)` is called, from any thread, with the progress (0..1) of converting the
+        checkpoint; `on_change` after every transition of a runner. Raises `CheckpointError` or `ConfigError`.
         """
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
-        """The metrics of all HTTP processes; `own` gives this one's."""
+        """Metrics of all HTTP processes; `own` returns those of this one."""
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
-        """From now on, have other processes' questions about stored responses answered."""
+        """Register the handler of other processes' operations on responses that this process stores."""
 
     async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
-        """What another process says of a response that it stores; None if there is none."""
+        """Apply an operation to a response that the process `owner` stores; None if it is not stored."""
 
 
 class SingleProcess:
@@ -67,7 +67,7 @@ class SingleProcess:
         return own()
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
-        """Nobody asks."""
+        """Nothing to do: there is no other process."""
 
     async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
         return None

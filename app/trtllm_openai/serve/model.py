@@ -1,26 +1,82 @@
-"""From the settings to a model about to start: its files found, its tokenizer read, its pool made."""
+"""From the settings to a served model: locate its files, read its tokenizer, create the runner pool."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
+from trtllm_openai.errors import CheckpointError
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 
 Pool = TypeVar("Pool", bound=SequencePool, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLocation:
+    """Directories and wire name of a model, and what one runner of it needs.
+
+    `gpus_per_replica` is 0 for an engine that runs on the CPU. `command` is prepended to the runner's command
+    line, such as mpirun with its options.
+    """
+
+    model_dir: Path
+    tokenizer_dir: Path
+    name: str
+    gpus_per_replica: int
+    command: tuple[str, ...] = ()
+
+    def files(self, tokenizer: Tokenizer) -> ModelFiles:
+        """The model as a runner needs it; `tokenizer` was read from `tokenizer_dir`."""
+        return ModelFiles(
+            str(self.model_dir), str(self.tokenizer_dir), tokenizer.vocab_size, tokenizer.eos_token_ids
+        )
+
+
+def resolve_model(settings: Settings, converting: Callable[[float, str], None]) -> ModelLocation:
+    """Find the model, converting it if needed; `converting` gets the share done. Raises `CheckpointError`."""
+    tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
+    if settings.engine != "tensorrt_llm":
+        dummy = settings.engine == "torch" and settings.torch.load_format == "dummy"
+        model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting, weights=not dummy)
+        name = checkpoints.display_name(settings.model, model_dir)
+        each = 0  # an engine on the CPU takes no GPU from other processes
+        if settings.engine == "torch" and settings.torch.device != "cpu":
+            each = settings.torch.tensor_parallel_size
+        elif settings.engine == "tensorrt_llm_pytorch":
+            each = settings.tensorrt_llm.tensor_parallel_size
+        return ModelLocation(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
+    engine_dir, beside = checkpoints.find_engine(settings.model)
+    if tokenizer is None and not beside.is_dir():
+        raise CheckpointError(
+            f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
+        )
+    engine = read_engine_dir(engine_dir)  # report an error once, not from every runner
+    command: tuple[str, ...] = ()
+    if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
+        command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
+    return ModelLocation(
+        engine_dir,
+        tokenizer or beside,
+        engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
+        settings.gpus_per_replica or engine.world_size,
+        command,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel(Generic[Pool]):
-    """A model to be served. `name`: what clients call it, if the settings do not say."""
+    """A model with its pool. `name`: its default name on the wire, from the checkpoint."""
 
     name: str
     tokenizer: Tokenizer
@@ -31,22 +87,22 @@ class ServedModel(Generic[Pool]):
 async def open_served_model(
     settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
 ) -> ServedModel[RunnerPool]:
-    """Find the model, converting it when needed, and prepare the pool, whose `start` is the caller's.
+    """Find the model, converting it if needed, and create its pool; the caller starts the pool.
 
-    `converting` is called with the share that is done and the present part, from a thread. Raises
-    `CheckpointError` or `ConfigError`.
+    `converting` is called with the share that is done and the current part, from a thread. `on_change` is
+    called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
     """
-    place = await asyncio.to_thread(resolve_model, settings, converting)
-    gpus = assign_gpus(settings, place.gpus_per_replica)
-    tokenizer = await asyncio.to_thread(Tokenizer.load, place.tokenizer_dir, settings.chat_template)
+    location = await asyncio.to_thread(resolve_model, settings, converting)
+    gpus = assign_gpus(settings, location.gpus_per_replica)
+    tokenizer = await asyncio.to_thread(Tokenizer.load, location.tokenizer_dir, settings.chat_template)
     specs = [
         LaunchSpec(
             address="",
             index=index,
             settings=settings.model_dump(mode="json"),
-            files=place.files(tokenizer),
+            files=location.files(tokenizer),
             gpus=visible,
-            command=place.command,
+            command=location.command,
         )
         for index, visible in enumerate(gpus)
     ]
@@ -56,4 +112,4 @@ async def open_served_model(
         stall_timeout=settings.stall_timeout,
         on_change=on_change,
     )
-    return ServedModel(place.name, tokenizer, place.tokenizer_dir, pool)
+    return ServedModel(location.name, tokenizer, location.tokenizer_dir, pool)

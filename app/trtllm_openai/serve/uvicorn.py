@@ -1,4 +1,4 @@
-"""uvicorn around the application: one HTTP process, with an orderly end."""
+"""uvicorn around the application: one HTTP process, which drains before it shuts down."""
 
 from __future__ import annotations
 
@@ -21,43 +21,45 @@ log = logging.getLogger("trtllm_openai.serve")
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 SHUTDOWN_TIMEOUT_S = 5
-"""Seconds that responses get to end once they were interrupted."""
+"""Seconds that interrupted responses get to send their last frames."""
 
 
-def say(text: str, stream: TextIO, end: str = "\n") -> None:
-    """Print; a full disk or a closed terminal behind the stream is no reason not to serve."""
+def print_safely(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Print, ignoring errors: a full disk or a closed terminal must not stop the server."""
     with contextlib.suppress(OSError, ValueError):
         print(text, end=end, file=stream, flush=True)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with a drain before its own shutdown.
+    """uvicorn's server, which drains before its own shutdown, and exits when start-up fails.
 
-    The first signal: not ready, and new requests get 503, while what is being answered goes on for at most
-    `drain_timeout`; then it is interrupted. A second signal skips the rest of the wait.
+    On the first signal it reports not ready and rejects new requests with 503, while running ones go on for
+    at most `drain_timeout`; then they are interrupted. A second signal skips the rest of the wait.
     """
 
     def __init__(self, config: uvicorn.Config, service: InferenceService) -> None:
         super().__init__(config)
         self._service = service
-        self._hurry = False
+        self._skip_drain = False
 
     async def on_tick(self, counter: int) -> bool:
-        if self._service.draining and not self.should_exit:
-            over = time.monotonic() - self._drain_began > self._service.settings.drain_timeout
-            if over or self._hurry:
-                if self._service.jobs:
-                    log.warning("%d requests are cut short", len(self._service.jobs))
+        context = self._service.context
+        if context.draining and not self.should_exit:
+            expired = time.monotonic() - self._drain_began > context.settings.drain_timeout
+            if expired or self._skip_drain:
+                if context.runs:
+                    log.warning("%d requests are interrupted", len(context.runs))
                 self._service.interrupt()
                 self.should_exit = True
-            elif not self._service.jobs:
+            elif not context.runs:
                 self.should_exit = True
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
-        # uvicorn's own handler would raise the signal again after the shutdown; ours ends with status 0.
-        if self._service.draining:
-            self._hurry = True
+        # uvicorn's own handler would raise the signal again after the shutdown; here the exit status is 0.
+        # sse-starlette patches the base class's handler so that SIGTERM cuts streams; nor is that called.
+        if self._service.context.draining:
+            self._skip_drain = True
             return
         self._drain_began = time.monotonic()
         self._service.drain()
@@ -79,13 +81,13 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=75,
         server_header=False,
-        proxy_headers=False,  # nothing asks for the client's address
+        proxy_headers=False,  # the client's address is not used
         ws="none",
     )
 
 
 def tune_gc() -> None:
-    """Have garbage collection look at what requests leave, seldom, and never again at what start-up made."""
+    """Exclude everything that start-up allocated from garbage collection, and collect the rest less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -1,1 +1,1 @@
-"""Text to token ids and back, incrementally. Knows neither HTTP nor engines."""
+"""Tokenization, incremental detokenization and stop strings. Independent of HTTP and engines."""

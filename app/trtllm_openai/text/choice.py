@@ -1,7 +1,7 @@
-"""One choice's engine output as text: detokenised, cut at stop strings, with its log-probabilities.
+"""Decoding of one choice: engine outputs to text, with stop strings, log-probabilities and parsed events.
 
-Works token by token, so that text, finish reason and token count are the same however the engine's deltas
-were grouped.
+Tokens are processed one by one, so that text, finish reason and token count do not depend on how the engine
+groups tokens into outputs.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TextRules:
-    """How an answer's tokens become its text.
+    """Rules for decoding a choice.
 
-    `stop`: strings that end it, which belong to it only if `include_stop`. `stop_token_ids` likewise.
-    `shown`: special tokens that are shown; the others have no text.
+    `stop` and `stop_token_ids` end the choice; `include_stop` keeps the stop string or token in its text.
+    `visible_special_ids`: special tokens that are kept in the text; all others are skipped.
     """
 
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     include_stop: bool = False
-    shown: Container[int] = ()
+    visible_special_ids: Container[int] = ()
 
 
 PLAIN = TextRules()
 
 
-class TextDelta(msgspec.Struct):  # made in a fifth of a dataclass's time, for every token
-    """What one engine delta added to a choice. May be empty while text is held back.
+class TextDelta(msgspec.Struct):  # one per token: a Struct takes a fifth of a dataclass's time to create
+    """Text that one engine output adds to a choice; empty while all of it is held back.
 
-    `logprobs` and `text_offsets` have an item for each token that counts; an offset is the position in the
-    choice's text at which the token's text begins. `events` say what the text is, where a parser was given;
-    `text` is then all of it, markup included. `stop_reason` is the stop string or requested stop token
+    `logprobs` and `text_offsets` have an item per counted token; an offset is the position, in characters, of
+    the token's text in the choice's text. With a parser, `events` has the parsed content, reasoning and tool
+    calls, and `text` the raw text including markup. `stop_reason` is the stop string or requested stop token
     that ended the choice, None for an end-of-sequence token.
     """
 
@@ -53,7 +53,7 @@ class TextDelta(msgspec.Struct):  # made in a fifth of a dataclass's time, for e
 
 
 class ChoiceDecoder:
-    """Turns the `StepOutput`s of one sequence into `TextDelta`s."""
+    """Decodes the `StepOutput`s of one sequence into `TextDelta`s."""
 
     __slots__ = (
         "_called",
@@ -72,23 +72,23 @@ class ChoiceDecoder:
     def __init__(
         self, tokenizer: Tokenizer, rules: TextRules = PLAIN, parser: OutputParser | None = None
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, rules.shown)
+        self._detokenizer = Detokenizer(tokenizer, rules.visible_special_ids)
         self._stops = StopMatcher(rules.stop, include=rules.include_stop) if rules.stop else None
         self._rules = rules
         self._parser = parser
         self.parsed = parser is not None
-        """Whether deltas say by `events` what their text is."""
-        self._plain = parser is None and self._stops is None  # nothing to do but to detokenise
+        """Whether there is a parser, so that deltas have `events`."""
+        self._plain = parser is None and self._stops is None  # only detokenization is needed
         self._called = False
-        self._length = 0  # characters, those held back included
+        self._length = 0  # characters of the text, including those held back
         self.completion_tokens = 0
-        """Tokens that count: all up to the one that completed a stop string, the end token included."""
+        """Tokens so far, up to the one that completed a stop string, including the end token."""
         self.reasoning_tokens = 0
-        """Those of them that belong to the model's thinking."""
+        """The part of `completion_tokens` inside reasoning tags."""
         self.finished = False
 
     def push(self, output: StepOutput) -> TextDelta:
-        """The text of one engine delta. Nothing may follow once `finished`."""
+        """Decode one engine output. Must not be called again once `finished`."""
         if self._plain and output.finish_reason is None and output.logprobs is None:
             ids = output.token_ids
             push = self._detokenizer.push
@@ -108,7 +108,7 @@ class ChoiceDecoder:
                 delta.logprobs.append(output.logprobs[index])
                 delta.text_offsets.append(self._length)
             if index == last and output.stop_token_id is not None and not self._shows(token):
-                break  # the end token has no text
+                break  # the text of the end token is not part of the choice
             text = self._detokenizer.push(token)
             if text and self._add(text, pieces, delta):
                 break
@@ -130,7 +130,7 @@ class ChoiceDecoder:
         return self._rules.include_stop and end_token in self._rules.stop_token_ids
 
     def _add(self, text: str, pieces: list[str], delta: TextDelta) -> bool:
-        """Add text; True when it completed a stop string."""
+        """Add text. Returns True if it completed a stop string."""
         self._length += len(text)
         if self._stops is not None:
             text = self._stops.push(text)

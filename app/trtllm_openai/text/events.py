@@ -1,4 +1,4 @@
-"""What an answer consists of when it is more than text: reasoning, content, calls of tools."""
+"""Events of a parsed response: content, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Content:
 
 @dataclass(slots=True)
 class Reasoning:
-    """Text of the model's thinking."""
+    """Text inside reasoning tags."""
 
     text: str
 
 
 @dataclass(slots=True)
 class CallStart:
-    """A call of the tool `name` begins; `index` counts the calls of the answer."""
+    """Start of a call of the tool `name`; `index` numbers the calls of a response from 0."""
 
     index: int
     id: str
@@ -31,7 +31,7 @@ class CallStart:
 
 @dataclass(slots=True)
 class CallArguments:
-    """The next piece of a call's arguments, as JSON source."""
+    """Next fragment of a call's arguments, as JSON source text."""
 
     index: int
     text: str
@@ -41,21 +41,21 @@ Event = Content | Reasoning | CallStart | CallArguments
 
 
 class OutputParser(Protocol):
-    """Takes an answer apart while it is written. The events do not depend on how the text is cut."""
+    """Streaming parser of a response. Its events, once merged, do not depend on how the text is chunked."""
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the next text belongs to the model's thinking."""
+        """Whether the parser is inside reasoning tags."""
 
     def push(self, text: str) -> list[Event]:
-        """What the next text says for certain."""
+        """Parse the next text. Returns the events that no later text can change."""
 
     def finish(self) -> list[Event]:
-        """What was held back, now that no more text comes. Nothing is lost."""
+        """End of the text. Returns the events for everything that was held back."""
 
 
 def merged(events: list[Event]) -> list[Event]:
-    """Neighbours of the same kind made one."""
+    """Merge adjacent events of the same kind."""
     result: list[Event] = []
     for event in events:
         last = result[-1] if result else None

@@ -1,8 +1,8 @@
-"""Encoding a text piece by piece, between the special tokens in it, and remembering the pieces.
+"""Tokenization with a cache: a text is split at its special tokens, and the ids of each piece are cached.
 
-A chat prompt is pieces that were seen before: the system message, every turn but the last. A special token
-splits a text before anything else looks at it, so that what lies between two of them has the same ids
-wherever it stands, if the rest of the tokenizer looks at one piece at a time.
+Most pieces of a chat prompt have been seen before: the system message, and every turn but the last. The
+tokenizer splits a text at special tokens before any other step, so the piece between two of them has the same
+ids wherever it occurs, provided that no later step looks beyond its piece.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
 BUDGET = 16 << 20
-"""Bytes of memory for what is remembered."""
+"""Size of the cache in bytes of memory."""
 OVERHEAD = 200
-"""Bytes that the table takes for a piece, beside the piece itself and its ids."""
+"""Bytes per cache entry, in addition to the piece and its ids."""
 Key = str | tuple[str, str]
 """A piece, or a salt and a piece."""
 _PIECEWISE = {
@@ -34,13 +34,13 @@ _PIECEWISE = {
     "WhitespaceSplit",
     "BertPreTokenizer",
 }
-"""Pre-tokenizers that do not ask whether a piece is the first."""
+"""Pre-tokenizers whose result does not depend on whether a piece is the first."""
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Replace", "Prepend"}
 
 
 def encode_whole(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
-    """Token ids of a text that is not taken apart."""
-    # A batch of one: unlike `encode` it lets other threads run, and spares the offsets.
+    """Encode a text without splitting it into pieces."""
+    # A batch of one: unlike `encode` it releases the GIL, and computes no offsets.
     (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
     ids: list[int] = encoding.ids
     return ids
@@ -49,26 +49,26 @@ def encode_whole(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens
 class _Known(NamedTuple):
     ids: array[int]
     size: int
-    """Bytes of memory, as it was counted: an equal text may take more or less (it may keep its UTF-8)."""
+    """Bytes, as counted at insertion: the size of an equal string can differ (it may cache its UTF-8)."""
 
 
 class PieceEncoder:
-    """Encodes without adding special tokens. May be called from any thread."""
+    """Encodes without adding special tokens. Thread-safe, with an LRU cache."""
 
     def __init__(self, backend: tokenizers.Tokenizer, splitting: list[str], budget: int = BUDGET) -> None:
-        """`splitting`: the text of every token that splits a text."""
+        """`splitting`: the texts of the tokens at which a text is split."""
         self._backend = backend
-        # The longest first, since the tokenizer too takes the longest of those that begin at one place.
+        # Longest first: of several tokens that match at a position the tokenizer also takes the longest.
         longest_first = sorted(splitting, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
         self._budget = budget
-        self._known: dict[Key, _Known] = {}  # the least recently used first
+        self._known: dict[Key, _Known] = {}  # in order of use, least recent first
         self._size = 0
         self._lock = threading.Lock()
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> PieceEncoder | None:
-        """None where the ids of a piece depend on what is around it, or may."""
+        """The encoder for `backend`; None if the ids of a piece could depend on the text around it."""
         added = backend.get_added_tokens_decoder().values()
         splitting = [token for token in added if not token.normalized]
         if not splitting or any(map(_looks_around, splitting)):
@@ -79,7 +79,7 @@ class PieceEncoder:
         return cls(backend, [token.content for token in splitting])
 
     def encode(self, text: str, salt: str | None = None) -> list[int]:
-        """Token ids. What one `salt` has had remembered another does not find."""
+        """Token ids. Cache entries are separate per `salt`: timing reveals nothing across salts."""
         ids: list[int] = []
         for piece in self._split(text):
             if piece:
@@ -101,7 +101,7 @@ class PieceEncoder:
     def _remember(self, key: Key, ids: array[int]) -> None:
         text = key if isinstance(key, str) else key[1]
         size = sys.getsizeof(text) + sys.getsizeof(ids) + OVERHEAD
-        if size > self._budget // 8 or key in self._known:  # the latter by another thread
+        if size > self._budget // 8 or key in self._known:  # inserted by another thread meanwhile
             return
         self._known[key] = _Known(ids, size)
         self._size += size
@@ -114,7 +114,7 @@ def _looks_around(token: AddedToken) -> bool:
 
 
 def _types(part: PreTokenizer | Normalizer | None) -> list[str]:
-    """The types of what a pre-tokenizer or normalizer consists of."""
+    """Type names of a pre-tokenizer or normalizer, or of the members of a sequence of them."""
     if part is None:
         return []
     state = json.loads(part.__getstate__())

@@ -1,7 +1,7 @@
-"""Stop strings over a stream of text: what may be shown now, and where a stop string ends it.
+"""Stop strings in streamed text: text that could be the beginning of a stop string is held back.
 
-Knuth, Morris and Pratt's automaton for each stop string, so that the result depends on neither how the text
-is cut into pieces nor on how its stop strings repeat themselves.
+One Knuth-Morris-Pratt automaton per stop string, so the result does not depend on how the text is chunked
+and the time is linear in the text for self-repeating stop strings too.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Finds the stop string that is complete first; of several at the same place the longest."""
+    """Finds the first complete stop string; the longest, if several end at the same character."""
 
     __slots__ = ("_fallbacks", "_firsts", "_held", "_include", "_states", "_stops", "matched")
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        """`stops`: non-empty strings. `include`: the one that matched belongs to the text."""
+        """`stops`: non-empty strings. `include`: keep the matched string in the text."""
         self._include = include
         self._stops = sorted(stops, key=len, reverse=True)
         self._fallbacks = [_fallbacks(stop) for stop in self._stops]
-        self._states = [0] * len(self._stops)  # characters of each stop string that the text ends in
+        self._states = [0] * len(self._stops)  # per stop string: length of its prefix that the text ends in
         self._firsts = frozenset(stop[0] for stop in self._stops)
         self._held = ""
         self.matched: str | None = None
 
     def push(self, text: str) -> str:
-        """The text that is certain not to belong to a stop string. After a match: the last of it."""
+        """Returns the text that cannot be part of a stop string. After a match this is the last text."""
         if not self._held and self._firsts.isdisjoint(text):
             return text
         for index, char in enumerate(text):
@@ -36,12 +36,12 @@ class StopMatcher:
                 self._held = ""
                 return seen if self._include else seen[: len(seen) - len(stop)]
         seen = self._held + text
-        shown = len(seen) - max(self._states)
-        self._held = seen[shown:]
-        return seen[:shown]
+        safe = len(seen) - max(self._states)
+        self._held = seen[safe:]
+        return seen[:safe]
 
     def flush(self) -> str:
-        """What was held back, now that no more text comes."""
+        """End of the text. Returns the text that was held back."""
         held, self._held = self._held, ""
         return held
 
@@ -58,7 +58,7 @@ class StopMatcher:
 
 
 def _fallbacks(stop: str) -> list[int]:
-    """For each length - 1, the longest proper prefix of `stop` that is also a suffix of that much of it."""
+    """KMP failure table: at i, the length of the longest proper prefix that is a suffix of stop[:i+1]."""
     table = [0] * len(stop)
     length = 0
     for index in range(1, len(stop)):

@@ -1,7 +1,7 @@
 """The model's tokenizer: text to ids, ids to bytes.
 
-Reads tokenizer.json directly, so that an HTTP worker needs neither torch nor transformers; a checkpoint
-without one (SentencePiece's tokenizer.model) goes through transformers' conversion.
+tokenizer.json is read directly, so an HTTP worker imports neither torch nor transformers. Only a checkpoint
+without one (SentencePiece's tokenizer.model) is converted by transformers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trtllm_openai.text.pieces import PieceEncoder, encode_whole
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 SPACE_MARK = "\u2581"
-"""Stands for a space in SentencePiece vocabularies."""
+"""A space, in SentencePiece vocabularies."""
 
 
 class Tokenizer:
-    """One model's tokenizer. Encoding may be called from any thread."""
+    """One model's tokenizer. `encode` is thread-safe."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Tokenizer:
         self._pieces = PieceEncoder.of(backend)
         self.eos_token_ids = eos_token_ids
         self.special_tokens = special_tokens or {}
-        """`bos_token`, `eos_token` … as chat templates name them, to their text."""
+        """Text of each special token by its name in chat templates (`bos_token`, `eos_token` …)."""
         self.chat_template = chat_template
-        """Source of the Jinja template, or None when the model has none."""
+        """Source of the Jinja template; None if the model has none."""
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self._added = {index: token.content.encode() for index, token in added.items()}
@@ -51,11 +51,11 @@ class Tokenizer:
         self._from_byte_level = _is_byte_level(backend.decoder)
         self._bytes: dict[int, bytes] = {}
         self.whole_texts = WholeTexts(self)
-        """The texts of tokens that need no look at their neighbours."""
+        """Text of every token that can be decoded without its neighbours."""
 
     @classmethod
     def load(cls, directory: Path, chat_template: str | None = None) -> Tokenizer:
-        """Read the tokenizer of a checkpoint directory; `chat_template` names a file to use for its template.
+        """Read the tokenizer of a checkpoint directory. `chat_template`: a file that replaces its template.
 
         Raises `CheckpointError`.
         """
@@ -66,7 +66,7 @@ class Tokenizer:
         special = _special_tokens({**read_optional_json(directory / "special_tokens_map.json"), **config})
         eos_token_ids = read_eos_token_ids(directory)
         if not eos_token_ids and (eos := backend.token_to_id(special.get("eos_token", ""))) is not None:
-            eos_token_ids = (eos,)  # a tokenizer's directory alone, as it lies beside an engine
+            eos_token_ids = (eos,)  # a directory with a tokenizer alone, e.g. beside an engine
         return cls(
             backend,
             eos_token_ids=eos_token_ids,
@@ -75,16 +75,16 @@ class Tokenizer:
         )
 
     def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> list[int]:
-        """Token ids; special tokens written out in `text` become themselves.
+        """Token ids. Special tokens written out in `text` become their ids.
 
-        Parts that were encoded before take less time, but for those that came with another `salt`.
+        Pieces of the text are cached, separately for each `salt`.
         """
         if self._pieces is not None and not add_special_tokens:
             return self._pieces.encode(text, salt)
         return encode_whole(self._backend, text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of whole answers, special tokens left out. Streams use `text.detokenizer`."""
+        """Text of a complete sequence without special tokens. For streams see `text.detokenizer`."""
         pieces = (self.token_bytes(token) for token in ids if token not in self._special)
         return b"".join(pieces).decode("utf-8", "replace")
 
@@ -95,26 +95,26 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are markup of the model rather than text."""
+        """Ids of the special tokens: markup of the model rather than text."""
         return self._special
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the token is markup of the model rather than text."""
+        """Whether the token is a special token."""
         return token_id in self._special
 
     def token_text(self, token_id: int) -> str:
-        """The token's text; U+FFFD where it is only a part of a character."""
+        """The token's text, with U+FFFD for incomplete characters."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The token's UTF-8 bytes, maybe a part of a character; empty for ids without a token."""
+        """The token's UTF-8 bytes, possibly an incomplete character; empty for an id without a token."""
         known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._make_bytes(token_id)
         return known
 
     def vocabulary(self) -> list[bytes]:
-        """Every token's bytes by its id; special tokens have none."""
+        """Bytes of every token, indexed by id; empty for special tokens."""
         return [
             b"" if index in self._special else self._make_bytes(index) for index in range(self.vocab_size)
         ]
@@ -126,7 +126,7 @@ class Tokenizer:
         if token is None:
             return b""
         if self._from_byte_level:
-            # A character outside of the alphabet can only be text that bypassed byte-level BPE.
+            # A character outside the alphabet is text that bypassed byte-level BPE.
             return b"".join(
                 BYTE_LEVEL[char].to_bytes() if char in BYTE_LEVEL else char.encode() for char in token
             )
@@ -136,7 +136,7 @@ class Tokenizer:
 
 
 class WholeTexts(dict[int, str | None]):
-    """Token id to its text; None where it is special, or not made of whole characters. Fills itself."""
+    """Lazily filled cache of token texts; None for special tokens and for incomplete characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -151,7 +151,7 @@ class WholeTexts(dict[int, str | None]):
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's mapping of characters to bytes: printable ones stand for themselves, the rest follow U+0100."""
+    """GPT-2's byte-level alphabet: printable bytes map to themselves, others follow U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -172,15 +172,15 @@ def _backend(directory: Path) -> tokenizers.Tokenizer:
     if path.is_file():
         try:
             return tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+        except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}.") from None
     from transformers import AutoTokenizer  # imports torch: only where there is no tokenizer.json
 
     try:
         converted: Any = AutoTokenizer.from_pretrained(directory, use_fast=True)
         backend: tokenizers.Tokenizer = converted.backend_tokenizer
-    except Exception as error:  # whatever a tokenizer class of transformers meets
-        raise CheckpointError(f"{directory} has no tokenizer that can be read: {error}.") from None
+    except Exception as error:  # tokenizer classes of transformers raise all kinds of exceptions
+        raise CheckpointError(f"{directory} has no readable tokenizer: {error}.") from None
     return backend
 
 
@@ -196,7 +196,7 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _chat_template(directory: Path, config: dict[str, Any], override: str | None) -> str | None:
-    """The template's source: the setting's file, then chat_template.jinja, then tokenizer_config.json."""
+    """Source of the template, from the first of: the setting, chat_template.jinja, tokenizer_config.json."""
     if override is not None:
         try:
             return Path(override).expanduser().read_text(encoding="utf-8")

@@ -2,22 +2,26 @@
 
 import asyncio
 import json
-from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtllm_openai.api.accounting import Accounting
 from trtllm_openai.api.chat import ChatChunks, chat_choice
+from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import collect
-from trtllm_openai.api.job import Choice, Job
-from trtllm_openai.api.stream import ChunkStream, UsageWanted
+from trtllm_openai.api.flow import FlowControl
+from trtllm_openai.api.run import RequestRun
+from trtllm_openai.api.stream import ChunkFormatter, RunStream, UsageOptions
+from trtllm_openai.api.time_limits import TimeLimits
 from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
 from trtllm_openai.runners import Admission, Generation, SharedCounters
 from trtllm_openai.telemetry.metrics import Metrics
+from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.text.choice import ChoiceDecoder, TextRules
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -58,9 +62,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> Job:
+def make_run(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation) -> RequestRun:
     admission = Admission(LimitSettings(), lambda _: None, SharedCounters.alone())
-    service: Any = SimpleNamespace(metrics=METRICS, tokenizer=tokenizer, admission=admission, jobs=set())
     parser = None
     if case["tools"] or case["reasoning"]:
         tools = TOOL_FORMATS[case["tools"]].parser(("f", "g")) if case["tools"] else None
@@ -69,7 +72,9 @@ def make_job(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation)
     sampling = SamplingParams(max_tokens=99, logprobs=1 if case["logprobs"] else None)
     decoder = ChoiceDecoder(tokenizer, TextRules(stop=case["stop"]), parser)
     choice = Choice(0, GenerationRequest("r", [1], sampling), decoder)
-    return Job(service, [choice], 1, 0.0, generation, admission.enter("", [1]))
+    ticket = admission.enter("", [1])
+    accounting = Accounting(METRICS, RequestRecord(), ticket, [choice], prompt_tokens=1, started=0.0)
+    return RequestRun([choice], generation, accounting, TimeLimits(), admission.too_late, lambda _: None)
 
 
 def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[StepOutput]:
@@ -88,10 +93,10 @@ def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[
 
 
 class Sink:
-    """Stands for a `TokenStream` whose socket is behind now and then."""
+    """Stands for an `SseWriter` whose socket is full now and then."""
 
-    def __init__(self, source: ChunkStream, behind: list[bool]) -> None:
-        self.source = source
+    def __init__(self, flow: FlowControl, behind: list[bool]) -> None:
+        self.flow = flow
         self.behind = behind
         self.frames = b""
         self.pushes = 0
@@ -103,7 +108,7 @@ class Sink:
         self.frames += frames
         self.pushes += 1
         if self.behind[self.pushes % len(self.behind)]:
-            self.source.pause()
+            self.flow.pause()
 
     def finish(self, tail: bytes) -> None:
         self.frames += tail
@@ -113,22 +118,23 @@ class Sink:
 async def streamed(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]:
     """The stream, put together as a client does it."""
     generation = Generation(["r"], lambda _: None)
-    job = make_job(tokenizer, case, generation)
+    run = make_run(tokenizer, case, generation)
     deltas = outputs(tokenizer, case, whole=False)
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     form = ChatChunks(head, 1, tokenizer, include_usage=True)
     result: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "logprobs": []}
-    source = ChunkStream(job, form, UsageWanted(at_end=True))
-    sink = Sink(source, case["behind"])
+    usage = UsageOptions(at_end=True)
+    source = RunStream(run, lambda writer: ChunkFormatter(writer, run, form, usage))
+    sink = Sink(run.flow, case["behind"])
     source.start(sink)  # type: ignore[arg-type]
     for start in range(0, len(deltas), case["together"]):
         news = [generation.put(delta) for delta in deltas[start : start + case["together"]]]
         if any(news):
             generation.listener()
-        if job.paused and start % 2:
-            source.resume()
-    while job.paused and not sink.ended:
-        source.resume()
+        if run.flow.paused and start % 2:
+            run.flow.resume()
+    while run.flow.paused and not sink.ended:
+        run.flow.resume()
     assert sink.ended
     source.close()
     for frame in sink.frames.decode("utf-8").split("\n\n")[:-1]:
@@ -162,10 +168,10 @@ def add(result: dict[str, Any], chunk: dict[str, Any]) -> None:
 
 async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]:
     generation = Generation(["r"], lambda _: None)
-    job = make_job(tokenizer, case, generation)
+    run = make_run(tokenizer, case, generation)
     for delta in outputs(tokenizer, case, whole=True):
         generation.put(delta)
-    (answer,) = await collect(job)
+    (answer,) = await collect(run)
     choice = json.loads(chat_choice(answer, tokenizer).model_dump_json())
     message = choice["message"]
     calls = [
@@ -178,7 +184,7 @@ async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any
         "logprobs": choice["logprobs"]["content"] if choice["logprobs"] else [],
         "finish_reason": choice["finish_reason"],
         "stop_reason": choice["stop_reason"],
-        "usage": job.usage().model_dump(),
+        "usage": run.accounting.usage().model_dump(),
     }
 
 

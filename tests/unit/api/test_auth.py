@@ -33,6 +33,9 @@ def test_scopes(tmp_path: Path) -> None:
     assert keys.check(bearer(admin), "/v1/completions") == "ops"
     assert keys.check(bearer(admin), "/metrics") == "ops"
     assert status_of(keys, bearer(user), "/metrics") == (403, "insufficient_scope")
+    for path in ("/admin/runners", "/admin/runners/0/restart"):
+        assert keys.check(bearer(admin), path) == "ops"
+        assert status_of(keys, bearer(user), path) == (403, "insufficient_scope")
     assert user not in file.read_text()
 
 

@@ -11,6 +11,7 @@ from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ClientDisconnected, InvalidRequest
 from trtllm_openai.serve.application import DIRECT, create_app
+from trtllm_openai.serve.state import InferenceService
 
 
 def call(error: Exception, method: str = "POST", path: str = "/here") -> tuple[list[Any], dict[str, Any]]:
@@ -59,6 +60,6 @@ def test_what_is_not_direct_is_left_to_the_application(method: str, path: str) -
 
 
 def test_direct_routes_are_those_of_the_document() -> None:
-    paths = create_app(Settings(engine="synthetic")).openapi()["paths"]
+    paths = create_app(InferenceService(Settings(engine="synthetic"))).openapi()["paths"]
     for route in DIRECT:
         assert paths[route.path]["post"]["operationId"].startswith(route.endpoint.__name__)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtllm_openai.api.sse import DONE, PING, ChunkFrames, TokenStream, event
+from trtllm_openai.api.sse import DONE, PING, ChunkFrames, SseResponse, SseWriter, event
 
 HEAD = {"id": 'a"b', "object": "o", "created": 1, "model": "m/\\é"}
 CHAT = ('"delta":{"content":', "}")
@@ -51,16 +51,20 @@ class Source:
         self.paused = False
         self.calls: list[str] = []
 
-    def start(self, stream: TokenStream) -> None:
-        self.stream = stream
+    @property
+    def flow(self) -> "Source":
+        return self
+
+    def start(self, writer: SseWriter) -> None:
+        self.writer = writer
         self.calls.append("start")
         self.go_on()
 
     def go_on(self) -> None:
         while self.frames and not self.paused:
-            self.stream.push(self.frames.pop(0))
+            self.writer.push(self.frames.pop(0))
         if self.ends and not self.frames and not self.paused:
-            self.stream.finish(DONE)
+            self.writer.finish(DONE)
 
     def pause(self) -> None:
         self.paused = True
@@ -100,7 +104,7 @@ class Client:
     def run(self, source: Source, ping: float = 15) -> None:
         async def main() -> None:
             async with asyncio.timeout(5):
-                await TokenStream(source, ping)(self.scope, self.receive, self.send)
+                await SseResponse(source, ping)(self.scope, self.receive, self.send)
 
         asyncio.run(main())
 
@@ -121,7 +125,7 @@ def test_whole_stream_in_order_however_slow_the_client(slow: int) -> None:
 
 def test_end_that_comes_while_the_client_is_behind_is_sent() -> None:
     client, source = Client(slow=2), Source(b"data: 1\n\n", ends=False)
-    source.pause = lambda: source.stream.finish(b"data: late\n\n")  # type: ignore[method-assign]
+    source.pause = lambda: source.writer.finish(b"data: late\n\n")  # type: ignore[method-assign]
     client.run(source)
     assert client.received == b"data: 1\n\ndata: late\n\n"
     assert client.complete
@@ -142,7 +146,7 @@ def test_silence_is_filled_with_comments() -> None:
     async def send(message: Any) -> None:
         client.received += message.get("body", b"")
         if client.received.count(PING) == 3 and message.get("more_body"):
-            source.stream.finish(DONE)
+            source.writer.finish(DONE)
 
     client.send = send  # type: ignore[method-assign]
     client.run(source, ping=0.01)
@@ -169,8 +173,27 @@ def test_nothing_is_left_to_the_garbage_collector(leaves: bool) -> None:
     try:
         source = Source(b"data: 1\n\n", ends=not leaves)
         Client(leaves=leaves).run(source)
-        gone = weakref.ref(source.stream), weakref.ref(source)
+        gone = weakref.ref(source.writer), weakref.ref(source)
         del source
         assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
+
+
+def test_no_ping_while_a_send_is_pending() -> None:
+    client, source = Client(), Source(b"data: 1\n\n", ends=False)
+    release: list[asyncio.Event] = []
+    sends: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        frames = message.get("body", b"")
+        sends.append(frames)
+        if frames == b"data: 1\n\n":  # the socket's buffer is full for many ping intervals
+            release.append(asyncio.Event())
+            asyncio.get_running_loop().call_later(0.1, release[0].set)
+            await release[0].wait()
+            source.writer.finish(DONE)
+
+    client.send = send  # type: ignore[method-assign]
+    client.run(source, ping=0.01)
+    assert sends == [b"", b"data: 1\n\n", DONE]

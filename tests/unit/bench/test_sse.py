@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtllm_openai.bench.sse import AnswerReader
+from trtllm_openai.bench.sse import ResponseReader
 from trtllm_openai.errors import BadResponse
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -48,7 +48,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, int, int]:
 def test_any_cut_reads_the_same(answer: tuple[bytes, int, int], data: st.DataObject) -> None:
     raw, pieces, tokens = answer
     cuts = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=12)))
-    reader = AnswerReader()
+    reader = ResponseReader()
     for number, (a, b) in enumerate(zip([0, *cuts], [*cuts, len(raw)], strict=True)):
         assert not reader.complete
         reader.feed(raw[a:b], float(number))
@@ -62,7 +62,7 @@ def test_any_cut_reads_the_same(answer: tuple[bytes, int, int], data: st.DataObj
 
 
 def test_time_is_that_of_the_first_text() -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     reader.feed(EVENTS + b"\r\n" + chat("") + b"\n\n", 1.0)
     reader.feed(chat("He"), 2.0)
     assert not reader.frames.times
@@ -80,14 +80,14 @@ def test_time_is_that_of_the_first_text() -> None:
     ],
 )
 def test_error_event(frame: bytes) -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     reader.feed(EVENTS + b"\r\n" + chat("He") + b"\n\n" + frame, 1.0)
     assert b"it broke" in reader.frames.error
     assert not reader.frames.done
 
 
 def test_json_answer_keeps_its_body() -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     reader.feed(b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 12\r\n\r\n", 0.0)
     complete_before = reader.complete
     reader.feed(b'{"error": 1}', 0.0)
@@ -98,4 +98,4 @@ def test_json_answer_keeps_its_body() -> None:
 @pytest.mark.parametrize("raw", [b"SSH-2.0-x\r\n\r\n", EVENTS + b"transfer-encoding: chunked\r\n\r\nxyz\r\n"])
 def test_not_http(raw: bytes) -> None:
     with pytest.raises(BadResponse):
-        AnswerReader().feed(raw, 0.0)
+        ResponseReader().feed(raw, 0.0)

@@ -1,4 +1,4 @@
-"""The doctor's lines: what is well, and what is not, with its mend."""
+"""The doctor's lines: checks that pass, and failed ones with their fix."""
 
 import sys
 from pathlib import Path
@@ -18,13 +18,13 @@ def found(settings: Settings) -> dict[str, doctor.Finding]:
     return {finding.name: finding for finding in doctor.examine(settings)}
 
 
-def test_the_demo_is_well(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_passes(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     findings = found(Settings(model=str(demo_dir)))
-    assert not findings["model"].mend
+    assert not findings["model"].fix
     assert findings["tokenizer"].fact == "49152 tokens, ends with [2], a chat template"
     assert findings["torch"].fact.endswith("CPU cores")
     main(["doctor", "--model", str(demo_dir)])
-    assert "OK    tokenizer   49152 tokens" in capsys.readouterr().out
+    assert "OK   tokenizer   49152 tokens" in capsys.readouterr().out
 
 
 def test_everything_missing_for_tensorrt_llm(
@@ -47,13 +47,13 @@ def test_everything_missing_for_tensorrt_llm(
     )
     assert status == 1
     out = capsys.readouterr().out
-    for mend in (
+    for fix in (
         "has no tokenizer: put the model's into",
         "install NVIDIA's driver",
         "use NVIDIA's TensorRT-LLM image 1.2.1",
         "--shm-size 1g",
     ):
-        assert mend in out
+        assert fix in out
 
 
 def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +68,10 @@ def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pyte
     }
     try:
         findings = found(Settings(**settings))
-        assert "built by TensorRT-LLM 1.2.1, but 1.1.0 is installed" in findings["tensorrt_llm"].mend
+        assert "built by TensorRT-LLM 1.2.1, but 1.1.0 is installed" in findings["tensorrt_llm"].fix
         assert findings["GPUs"].fact == "replica 0: 0,1"
         assert findings["MPI"].fact == f"{FAKES}/mpirun"
         too_many = found(Settings(**settings, replicas=2))
-        assert "need 4, but there are 3" in too_many["GPUs"].mend
+        assert "need 4, but there are 3" in too_many["GPUs"].fix
     finally:
         sys.modules.pop("tensorrt_llm", None)

@@ -1,4 +1,4 @@
-"""A runner's loop in a thread, with the synthetic engine and workers that behave as they should not."""
+"""A runner's loop in a thread, with the synthetic engine and frontends that misbehave."""
 
 import os
 import threading
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.engine_host.connecting import connect
 from trtllm_openai.config import SyntheticSettings
 from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loop import RunnerLoop
@@ -26,22 +27,24 @@ from trtllm_openai.engines import synthetic
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.processes.framing import FramedSocket
 
+ENDS: list[FramedSocket] = []
+"""The workers' ends of one test."""
+
 
 class Client:
-    """A worker's end of the socket."""
+    """A frontend's end of the socket."""
 
     def __init__(self, path: str) -> None:
-        end = FramedSocket.connect(path)
-        assert end is not None
-        self.end = end
+        self.end = connect(path)
+        ENDS.append(self.end)
         self.heard: list[FromRunner] = []
         self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
 
     def submit(self, name: str, tokens: int) -> None:
         self.end.send(encode(Submit([GenerationRequest(name, [1, 2, 3], SamplingParams(tokens))])))
 
-    def until(self, condition: Callable[[], bool], patience: float = 20.0) -> None:
-        deadline = time.monotonic() + patience
+    def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, "it did not come true in time"
             self.end.flush()
@@ -63,20 +66,22 @@ class Client:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[str]:
-    address = str(tmp_path / "runner.sock")
+    address = f"unix:{tmp_path}/runner.sock"
     owner, owned = os.pipe()
-    workers = Frontends(address, owner)
-    loop = RunnerLoop(workers)
+    frontends = Frontends(address, owner)
+    loop = RunnerLoop(frontends)
 
     def run() -> None:
         loop.progress(0.5, "half of it")
         settings = SyntheticSettings(ttft=0.0, itl=0.001)
         loop.run(synthetic.load(settings, 100, (2,), loop.progress))
-        workers.close(1.0)
+        frontends.close(1.0)
 
     thread = threading.Thread(target=run)
     thread.start()
     yield address
+    while ENDS:
+        ENDS.pop().close()
     os.close(owned)  # the owner is gone
     thread.join(10)
     assert not thread.is_alive()
@@ -99,7 +104,7 @@ def test_each_hears_its_own(path: str) -> None:
     assert first.tokens("b") == second.tokens("a") == 0
 
 
-def test_a_worker_that_does_not_read_holds_nobody_up(path: str) -> None:
+def test_a_frontend_that_does_not_read_holds_nobody_up(path: str) -> None:
     deaf, other = Client(path), Client(path)
     for number in range(200):
         deaf.submit(f"deaf-{number}", 200)
@@ -109,7 +114,7 @@ def test_a_worker_that_does_not_read_holds_nobody_up(path: str) -> None:
     deaf.until(lambda: all(deaf.tokens(f"deaf-{number}") == 200 for number in range(200)))
 
 
-def test_the_sequences_of_a_worker_that_is_gone_end(path: str) -> None:
+def test_the_sequences_of_a_frontend_that_is_gone_end(path: str) -> None:
     gone, stays = Client(path), Client(path)
     for number in range(3):
         gone.submit(f"a{number}", 8000)

@@ -9,7 +9,7 @@ from trtllm_openai.config import Settings, TorchSettings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.runners import gpus
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.serve.location import resolve_model
+from trtllm_openai.serve.model import resolve_model
 
 
 def assigned(per_replica: int, **settings: Any) -> list[str | None]:

@@ -191,7 +191,9 @@ while True:
     ticket.begun(0)
     ticket.close()
 """
-    chance = random.Random(time.time_ns())
+    seed = time.time_ns()
+    print(f"random.Random({seed})")  # pytest shows it when the test fails
+    chance = random.Random(seed)
     processes = [start(code, row) for row in range(ROWS)]
     for _ in range(3):
         for row in range(ROWS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from trtllm_openai.api.sampling import responses_parameters
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.responses import ResponsesRequest
@@ -60,9 +61,7 @@ def to_chat(body: ResponsesRequest, messages: list[Message]) -> JsonObject:
     chat: JsonObject = {
         "messages": messages,
         "max_completion_tokens": body.max_output_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "seed": body.seed,
+        **responses_parameters(body),
         "timeout": body.timeout,
         "tools": [_nested(tool, f"tools[{index}]") for index, tool in enumerate(body.tools or [])] or None,
         "tool_choice": body.tool_choice,

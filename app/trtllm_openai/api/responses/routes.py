@@ -13,22 +13,23 @@ from starlette.responses import Response
 
 from trtllm_openai.api.body import documented, ignored_params, read_body
 from trtllm_openai.api.chat import start_chat
+from trtllm_openai.api.choice import Choice, Delta
+from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import prepare
 from trtllm_openai.api.disconnect import while_connected
 from trtllm_openai.api.errors import ApiError, from_exception
-from trtllm_openai.api.job import Choice, Delta, Job
 from trtllm_openai.api.logprobs import chat_logprobs
-from trtllm_openai.api.params import check_model
 from trtllm_openai.api.responses.items import from_output, renamed, to_chat, to_messages
 from trtllm_openai.api.responses.store import ResponseStore, Stored
 from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent, new_response
-from trtllm_openai.api.sse import json_bytes
-from trtllm_openai.api.stream import JobStream
+from trtllm_openai.api.run import RequestRun
+from trtllm_openai.api.sse import SseResponse, SseWriter, json_bytes
+from trtllm_openai.api.stream import RunStream, StreamFormatter
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.responses import InputItems, ResponseDeleted, ResponseObject, ResponsesRequest
-from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.telemetry.traces import Tracer
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import Content
 
@@ -37,12 +38,12 @@ router = APIRouter()
 
 @router.post("/v1/responses", response_model=ResponseObject, openapi_extra=documented(ResponsesRequest))
 async def create_response(request: Request) -> Response:
-    """Answer, with the conversation so far taken from `previous_response_id`."""
+    """Answer, continuing the conversation of `previous_response_id`."""
     started = time.perf_counter()
-    service: InferenceService = request.app.state.service
+    context: ServerContext = request.app.state.context
     store: ResponseStore = request.app.state.responses
     body = await read_body(request, ResponsesRequest)
-    check_model(service, body.model)
+    context.check_model(body.model)
     _check(body)
     headers = ignored_params(body)
     before = await _history(store, body.previous_response_id)
@@ -51,42 +52,46 @@ async def create_response(request: Request) -> Response:
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     try:
         chat = ChatRequest.model_validate(to_chat(body, instructions + messages))
-        conversation = await prepare(service, chat, chat.max_completion_tokens)
-        job = start_chat(request, chat, conversation, started)
+        model = context.loaded()
+        conversation = await prepare(model, chat, chat.max_completion_tokens)
+        run = start_chat(request, chat, model, conversation, started)
     except (InvalidRequest, ValidationError) as error:
-        raise _in_own_terms(error, len(instructions) + len(before)) from None
-    answer = new_response(body, store.new_id(), service.model_id)
+        raise _renamed_error(error, len(instructions) + len(before)) from None
+    answer = new_response(body, store.new_id(), model.id)
     stored = Stored(answer, _input_items(body.input), messages)
-    run = _Run(job, ResponseWriter(stored.response), store if body.store is not False else None, stored)
+    response = _ResponseRun(
+        run, model, ResponseWriter(stored.response), store if body.store is not False else None, stored
+    )
     if body.background:
-        return run.in_background(headers)
+        return response.in_background(context, headers)
     try:
-        if job.guided:
-            await while_connected(request, job.accepted())
+        if run.guided:
+            await while_connected(request, run.accepted())
         if not body.stream:
-            await while_connected(request, run.to_the_end())
-            job.close()
+            await while_connected(request, response.complete())
+            run.close()
     except BaseException as error:
-        job.close()
+        run.close()
         if isinstance(error, InvalidRequest):
-            raise _in_own_terms(error, len(instructions) + len(before)) from None
+            raise _renamed_error(error, len(instructions) + len(before)) from None
         raise
     if body.stream:
-        return run.response(headers)
-    headers = headers | job.timing_header()
+        source = RunStream(run, lambda writer: _EventFormatter(writer, response))
+        return SseResponse(source, context.settings.ping_interval, headers)
+    headers = headers | run.accounting.timing_header()
     return Response(json_bytes(stored.response), headers=headers, media_type="application/json")
 
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(request: Request, response_id: str) -> ResponseObject:
-    """A stored answer as it stands."""
+    """A stored response in its current state."""
     store: ResponseStore = request.app.state.responses
     return ResponseObject.model_validate((await store.get(response_id)).response)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, response_id: str) -> InputItems:
-    """What a stored answer was given."""
+    """The input items of a stored response."""
     store: ResponseStore = request.app.state.responses
     items = (await store.get(response_id)).input_items
     ids = [item["id"] for item in items] or [None]
@@ -95,7 +100,7 @@ async def list_input_items(request: Request, response_id: str) -> InputItems:
 
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(request: Request, response_id: str) -> ResponseDeleted:
-    """Forget a stored answer; if it is still being generated, that ends."""
+    """Delete a stored response; if it is still being generated, cancel it."""
     store: ResponseStore = request.app.state.responses
     await store.delete(response_id)
     return ResponseDeleted(id=response_id)
@@ -103,65 +108,64 @@ async def delete_response(request: Request, response_id: str) -> ResponseDeleted
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, response_id: str) -> ResponseObject:
-    """End an answer that is generated in the background."""
+    """Cancel a response that is being generated in the background."""
     store: ResponseStore = request.app.state.responses
     if not (await store.get(response_id)).response["background"]:
         raise InvalidRequest("Only a response with background: true can be cancelled.", "response_id")
     return ResponseObject.model_validate((await store.cancel(response_id)).response)
 
 
-class _Run(JobStream):
-    """A job on its way to a response object, told as a stream or not."""
+class _ResponseRun:
+    """A run on its way to a response object: streamed, complete or in the background.
 
-    def __init__(self, job: Job, writer: ResponseWriter, store: ResponseStore | None, stored: Stored) -> None:
-        super().__init__(job)
+    `store` None: the response is not stored.
+    """
+
+    def __init__(
+        self,
+        run: RequestRun,
+        model: LoadedModel,
+        writer: ResponseWriter,
+        store: ResponseStore | None,
+        stored: Stored,
+    ) -> None:
+        self.run = run
         self.writer = writer
-        self.store = store
-        self.stored = stored
+        self._model = model
+        self._store = store
+        self._stored = stored
 
-    def to_the_end(self) -> asyncio.Future[None]:
-        """Generate without telling. Raises what the job raises."""
-        teller = _Silent(self)
-        self.job.run(teller)
-        return teller.done
+    def complete(self) -> asyncio.Future[None]:
+        """Start the run; done at its end, with its error if it fails."""
+        collector = _Collector(self)
+        self.run.start(collector)
+        return collector.done
 
-    def in_background(self, headers: dict[str, str]) -> Response:
-        """Answer now and generate on."""
-        assert self.store is not None
-        self.job.record.detached = True
-        self.stored.task = asyncio.create_task(self._on_its_own())
-        self.store.put(self.stored)
-        return Response(json_bytes(self.stored.response), headers=headers, media_type="application/json")
-
-    def opening(self) -> bytes:
-        return _frames(self.writer.begin())
-
-    def frames(self, deltas: list[Delta]) -> bytes:
-        return _frames(self.events(deltas))
-
-    def tail(self) -> bytes:
-        return b""
-
-    def failure(self, error: Exception) -> bytes:
-        return _frames([self._error_event(from_exception(error))])
+    def in_background(self, context: ServerContext, headers: dict[str, str]) -> Response:
+        """Return the response as it is now, and generate in a task."""
+        assert self._store is not None
+        self.run.accounting.record.detached = True
+        self._stored.task = asyncio.create_task(self._generate(context.tracer))
+        self._store.put(self._stored)
+        return Response(json_bytes(self._stored.response), headers=headers, media_type="application/json")
 
     def events(self, deltas: list[Delta]) -> list[StreamEvent]:
-        """What new text adds to the response, and to the stream of its events."""
+        """Add new text to the response object. Returns the events that a stream sends for it."""
         events: list[StreamEvent] = []
         for choice, delta in deltas:
-            events += self._of_delta(choice, delta)
+            events += self._delta_events(choice, delta)
             if delta.finish_reason is not None:
-                events += self.writer.finish(delta.finish_reason, self.job.usage())
+                events += self.writer.finish(delta.finish_reason, self.run.accounting.usage())
                 self._keep()
         return events
 
-    def _of_delta(self, choice: Choice, delta: TextDelta) -> list[StreamEvent]:
+    def _delta_events(self, choice: Choice, delta: TextDelta) -> list[StreamEvent]:
         logprobs = None
         if delta.logprobs:
-            logprobs = chat_logprobs(self.job.service.tokenizer, delta.logprobs)["content"]
+            logprobs = chat_logprobs(self._model.tokenizer, delta.logprobs)["content"]
         found = delta.events if choice.decoder.parsed else [Content(delta.text)]
         if logprobs and not any(isinstance(event, Content) for event in found):
-            logprobs = None  # the text these tokens stand for is not content
+            logprobs = None  # the tokens are reasoning or a tool call, which have no log-probabilities here
         events: list[StreamEvent] = []
         for event in found:
             if isinstance(event, Content):
@@ -171,47 +175,64 @@ class _Run(JobStream):
                 events += self.writer.add(event)
         return events
 
-    async def _on_its_own(self) -> None:
+    async def _generate(self, tracer: Tracer | None) -> None:
         try:
-            await self.to_the_end()
+            await self.complete()
         except asyncio.CancelledError:
             self.writer.fail("cancelled", None, "")
         except Exception as error:
             fault = from_exception(error)
             self.writer.fail("failed", fault.code, fault.message)
         finally:
-            self.job.close()
-            self.stored.task = None
-            record = self.job.record
+            self.run.close()
+            self._stored.task = None
+            record = self.run.accounting.record
             record.seconds = time.perf_counter() - record.begun
             record.log()
-            if (tracer := self.job.service.tracer) is not None:
-                tracer.record(record, self.job.service.model_id)
+            if tracer is not None:
+                tracer.record(record, self._model.id)
 
     def _keep(self) -> None:
-        self.stored.messages = self.stored.messages + from_output(self.stored.response["output"])
-        if self.store is not None and self.stored.task is None:
-            self.store.put(self.stored)
-
-    def _error_event(self, error: ApiError) -> StreamEvent:
-        self.writer.fail("failed", error.code, error.message)
-        detail = error.detail()
-        number = self.writer.next_number()
-        return {**detail, "type": "error", "sequence_number": number, "error": detail}
+        self._stored.messages = self._stored.messages + from_output(self._stored.response["output"])
+        if self._store is not None and self._stored.task is None:
+            self._store.put(self._stored)
 
 
-class _Silent:
-    """Takes a job's text without telling anybody; implements `api.job.Consumer`."""
+class _EventFormatter(StreamFormatter):
+    """The typed events of `/v1/responses` as frames."""
 
-    def __init__(self, run: _Run) -> None:
-        self._run = run
+    def __init__(self, writer: SseWriter, response: _ResponseRun) -> None:
+        super().__init__(writer)
+        self._response = response
+        writer.push(_frames(response.writer.begin()))
+
+    def frames(self, deltas: list[Delta]) -> bytes:
+        return _frames(self._response.events(deltas))
+
+    def tail(self) -> bytes:
+        return b""
+
+    def failure(self, error: Exception) -> bytes:
+        fault = from_exception(error)
+        writer = self._response.writer
+        writer.fail("failed", fault.code, fault.message)
+        detail = fault.detail()
+        event = {**detail, "type": "error", "sequence_number": writer.next_number(), "error": detail}
+        return _frames([event])
+
+
+class _Collector:
+    """Adds a run's text to its response object and sends nothing; implements `api.run.Consumer`."""
+
+    def __init__(self, response: _ResponseRun) -> None:
+        self._response = response
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def consume(self, deltas: list[Delta]) -> None:
-        self._run.events(deltas)
+    def consume(self, deltas: list[Delta], last: bool) -> None:
+        self._response.events(deltas)
 
     def ended(self, error: Exception | None) -> None:
-        if self.done.done():  # nobody waits any more
+        if self.done.done():  # cancelled
             return
         if error is not None:
             self.done.set_exception(error)
@@ -219,7 +240,8 @@ class _Silent:
             self.done.set_result(None)
 
 
-def _in_own_terms(error: Exception, before: int) -> ApiError:
+def _renamed_error(error: Exception, before: int) -> ApiError:
+    """The error of the equivalent chat request, with the parameter's name in this endpoint."""
     fault = from_exception(error)
     fault.param = renamed(fault.param, before)
     return fault
@@ -237,7 +259,7 @@ async def _history(store: ResponseStore, previous: str | None) -> list[dict[str,
     stored = await store.get(previous, "previous_response_id")
     if stored.response["status"] not in ("completed", "incomplete"):
         raise InvalidRequest(
-            f"Response '{previous}' is {stored.response['status']}: there is nothing to go on from.",
+            f"Response '{previous}' is {stored.response['status']}: it cannot be continued.",
             "previous_response_id",
         )
     return stored.messages

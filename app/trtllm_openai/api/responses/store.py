@@ -1,6 +1,6 @@
-"""Answers that later requests may go on from; a bounded number of them, the oldest forgotten first.
+"""Responses that later requests may continue: a bounded number of them, evicted oldest first.
 
-With several HTTP workers each keeps the answers it gave. An id names its keeper, which the others ask.
+With several HTTP workers each keeps the responses it made. An id names its owner, which the others ask.
 """
 
 from __future__ import annotations
@@ -9,43 +9,65 @@ import asyncio
 import math
 import uuid
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.protocol.common import JsonObject
-from trtllm_openai.serve.deployment import Deployment, Operation
+
+Operation = Literal["get", "delete", "cancel"]
+StoredAnswer = Callable[[Operation, str], Awaitable[bytes | None]]
+"""Runs `(operation, id)` on the responses of one process: returns the response as JSON, None if unknown."""
+
+
+class StorePeers(Protocol):
+    """Access to the response stores of the other HTTP processes."""
+
+    @property
+    def worker(self) -> str:
+        """Unique name of this process; empty when it is the only one."""
+
+    @property
+    def workers(self) -> int:
+        """Number of HTTP processes."""
+
+    def serve_stored_responses(self, answer: StoredAnswer) -> None:
+        """Register the handler of other processes' requests."""
+
+    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+        """Run `operation` in the process named `owner`; None if the response is unknown there."""
 
 
 @dataclass(slots=True)
 class Stored:
-    """`messages` are those of the whole conversation before the answer, instructions left out."""
+    """`messages`: the whole conversation before the response, without instructions."""
 
     response: JsonObject
     input_items: list[JsonObject]
     messages: list[dict[str, Any]]
     task: asyncio.Task[None] | None = None
-    """What generates it, while that goes on in the background, in this process."""
+    """The task that generates it in the background of this process, while it runs."""
 
 
 class ResponseStore:
-    """Keeps answers by id, `capacity` of them in all HTTP workers together."""
+    """Keeps responses by id, `capacity` of them in all HTTP workers together."""
 
-    def __init__(self, capacity: int, deployment: Deployment) -> None:
-        self._capacity = math.ceil(capacity / deployment.workers)
-        self._deployment = deployment
+    def __init__(self, capacity: int, peers: StorePeers) -> None:
+        self._capacity = math.ceil(capacity / peers.workers)
+        self._peers = peers
         self._stored: OrderedDict[str, Stored] = OrderedDict()
-        deployment.serve_stored_responses(self._answer)
+        peers.serve_stored_responses(self._answer)
 
     def new_id(self) -> str:
-        """An id for an answer of this process."""
-        keeper = f"{self._deployment.worker}_" if self._deployment.worker else ""
-        return f"resp_{keeper}{uuid.uuid4().hex}"
+        """A new id for a response of this process."""
+        owner = f"{self._peers.worker}_" if self._peers.worker else ""
+        return f"resp_{owner}{uuid.uuid4().hex}"
 
     def put(self, stored: Stored) -> None:
-        """Keep an answer, at the cost of the oldest that is not being generated."""
+        """Store a response; evicts the oldest one that is not being generated."""
         self._stored[stored.response["id"]] = stored
         while len(self._stored) > self._capacity:
             oldest = next((key for key, one in self._stored.items() if one.task is None), None)
@@ -54,29 +76,29 @@ class ResponseStore:
             del self._stored[oldest]
 
     async def get(self, response_id: str, param: str | None = None) -> Stored:
-        """The answer as it stands. Raises `ApiError` 404 for an id that is not known, or not any more."""
+        """The response in its current state. Raises `ApiError` 404 for an unknown or evicted id."""
         return await self._do("get", response_id, param)
 
     async def delete(self, response_id: str) -> None:
-        """Forget an answer, and stop generating it. Raises `ApiError` 404."""
+        """Delete a response, and cancel its generation. Raises `ApiError` 404."""
         await self._do("delete", response_id)
 
     async def cancel(self, response_id: str) -> Stored:
-        """Stop generating an answer; returns it as it stands then. Raises `ApiError` 404."""
+        """Cancel a response's generation; returns its state afterwards. Raises `ApiError` 404."""
         return await self._do("cancel", response_id)
 
     def close(self) -> None:
-        """Stop whatever is being generated."""
+        """Cancel everything that is being generated."""
         for stored in self._stored.values():
             if stored.task is not None:
                 stored.task.cancel()
 
     async def _do(self, operation: Operation, response_id: str, param: str | None = None) -> Stored:
-        keeper = self._keeper(response_id)
-        if keeper == self._deployment.worker:
+        owner = self._owner(response_id)
+        if owner == self._peers.worker:
             stored = await self._do_here(operation, response_id)
         else:
-            told = await self._deployment.fetch_stored_response(keeper, operation, response_id)
+            told = await self._peers.fetch_stored_response(owner, operation, response_id)
             stored = Stored(*msgspec.json.decode(told)) if told is not None else None
         if stored is None:
             raise ApiError(
@@ -100,12 +122,12 @@ class ResponseStore:
         return stored
 
     async def _answer(self, operation: Operation, response_id: str) -> bytes | None:
-        """What another process asks."""
+        """Serve another process."""
         stored = await self._do_here(operation, response_id)
         if stored is None:
             return None
         return msgspec.json.encode([stored.response, stored.input_items, stored.messages])
 
-    def _keeper(self, response_id: str) -> str:
+    def _owner(self, response_id: str) -> str:
         parts = response_id.split("_")
         return parts[1] if len(parts) == 3 else ""

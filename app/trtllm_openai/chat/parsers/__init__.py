@@ -1,4 +1,4 @@
-"""Parsers of what models write: tool calls in their families' formats, and thinking between tags."""
+"""Streaming parsers for the tool-call formats of model families, and for reasoning tags."""
 
 from trtllm_openai.chat.parsers.output import ChatOutput
 from trtllm_openai.chat.parsers.reasoning import REASONING, ReasoningFormat

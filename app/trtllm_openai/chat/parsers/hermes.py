@@ -1,4 +1,4 @@
-"""Tool calls between tags: Hermes, Qwen 2.5 and 3, and models that were taught no format."""
+"""Tool calls between tags: Hermes, Qwen 2.5 and 3, and models without a format of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Hermes(JsonToolParser):
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
-        self._closing = False  # a call is over, but for its end tag
+        self._closing = False  # the call is complete except for its end tag
 
     def advance(self) -> bool:
         if self.call is not None:
@@ -33,7 +33,7 @@ class Hermes(JsonToolParser):
         return True
 
     def _close(self) -> bool:
-        """Drop the end tag, which may be missing or, at the end of the answer, cut off."""
+        """Drop the end tag, which can be missing, or truncated at the end of the response."""
         self.hold_space()
         whole = self.buffer.startswith(self.END)
         if could_begin(self.buffer, self.END) and not whole and not self.ended:

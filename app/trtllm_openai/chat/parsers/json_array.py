@@ -1,4 +1,4 @@
-"""Tool calls as a JSON array, which a grammar makes sure of when a call is required."""
+"""Tool calls as a JSON array: the format that constrained decoding enforces for a required call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trtllm_openai.chat.parsers.tool_parser import JsonToolParser
 
 
 class JsonArray(JsonToolParser):
-    """`[{"name": …, "arguments": …}, …]` as the whole answer."""
+    """`[{"name": …, "arguments": …}, …]` as the whole response."""
 
     SEPARATORS = re.compile(r"[\s,]*")
 
@@ -17,7 +17,7 @@ class JsonArray(JsonToolParser):
         super().__init__(names)
         self._make_id = make_id
         self._inside = False  # the array is open
-        self._left = False  # the array is over, or there is none
+        self._left = False  # the array has ended, or there is none
 
     def call_id(self) -> str:
         return self._make_id() if self._make_id is not None else super().call_id()
@@ -30,7 +30,7 @@ class JsonArray(JsonToolParser):
         return self._next() if self._inside else self.outside()
 
     def outside(self) -> bool:
-        """Consume from the buffer what is not in an array."""
+        """Consume text outside the array."""
         if self._left:
             self.content(self.buffer)
             self.buffer = ""
@@ -43,7 +43,7 @@ class JsonArray(JsonToolParser):
         return True
 
     def enter(self) -> None:
-        """The buffer begins with the array's bracket."""
+        """Enter the array. The buffer begins with its opening bracket."""
         self.hold_next(1)
         self._inside = True
 

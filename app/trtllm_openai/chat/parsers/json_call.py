@@ -1,8 +1,8 @@
-"""One tool call written as a JSON object, read while it is being written.
+"""Streaming parser of one tool call written as a JSON object.
 
-The source of the arguments is passed on as it comes. An object that turns out not to be a call fails, as long
-as nothing of it was passed on; a call that has begun and goes wrong ends where it does. The work is linear in
-the length of the text, however it is cut.
+The source text of the arguments is emitted as it arrives. An object that is no call fails before anything of
+it was emitted; a call that becomes invalid after its start ends there. Time is linear in the length of the
+text, however it is chunked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ State = Literal["open", "key", "in_key", "colon", "value", "in_value", "done", "
 class JsonCall:
     """`{"name": …, "arguments": {…}}` in any order of keys; also Llama's `parameters` and `function`.
 
-    `accepts`: whether there is a tool of that name, for formats in which a call looks like an answer in JSON.
+    `accepts`: tells whether a tool of that name exists, for formats in which a call looks like JSON content.
     """
 
     __slots__ = (
@@ -50,43 +50,43 @@ class JsonCall:
         self._index = index
         self._id = call_id
         self._accepts = accepts
-        self._key = ""  # with its quotes while it is read
+        self._key = ""  # including quotes while it is being read
         self._value = JsonValue()
-        self._source: list[str] = []  # of the present value, where it is not passed on
+        self._source: list[str] = []  # source text of the current value, unless it is emitted directly
         self._passing = False
-        self._early = ""  # arguments that came before the name
-        self._given = False  # there were arguments
+        self._early = ""  # arguments that preceded the name
+        self._given = False  # arguments were emitted or stored
         self.started = False
         self.state: State = "open"
 
     @property
     def over(self) -> bool:
-        """Whether it takes no more text."""
+        """Whether the call takes no more text."""
         return self.state in ("done", "failed")
 
     def push(self, text: str) -> tuple[list[Event], int]:
-        """The events of `text`, and how many of its characters belong to the call."""
+        """Parse `text`. Returns the events and the number of characters that belong to the call."""
         events: list[Event] = []
-        place = 0
-        while place < len(text) and not self.over:
-            place += self._step(text, place, events)
-        return events, place
+        index = 0
+        while index < len(text) and not self.over:
+            index += self._step(text, index, events)
+        return events, index
 
     def finish(self) -> list[Event]:
-        """What is left of a call that was cut off: as much of a text of arguments as can be read."""
+        """End of the text: for a truncated call with arguments as a JSON string, emit the readable part."""
         if not self.started or self.state != "in_value" or self._key not in ARGUMENT_KEYS or self._given:
             return []
         found = STRING_BEGINNING.match("".join(self._source))
         text = found and _string(found.group() + '"')
         return [CallArguments(self._index, text)] if text else []
 
-    def _step(self, text: str, place: int, events: list[Event]) -> int:
-        """Read on from `place`; how many characters were taken, which is 0 when only the state changed."""
+    def _step(self, text: str, index: int, events: list[Event]) -> int:
+        """Parse from `index`. Returns the number of characters consumed, 0 for a mere change of state."""
         if self.state == "in_value":
-            return self._in_value(text, place, events)
+            return self._in_value(text, index, events)
         if self.state == "in_key":
-            return self._in_key(text, place)
-        char = text[place]
+            return self._in_key(text, index)
+        char = text[index]
         if char.isspace():
             return 1
         match self.state, char:
@@ -111,17 +111,17 @@ class JsonCall:
                 return 0
         return 1
 
-    def _in_key(self, text: str, place: int) -> int:
-        """A key may be any once the call has begun; before, it must be known, or this is no call."""
-        end = self._value.scan(text, place) if self.started else place + 1
-        key = (self._key + text[place:end])[: LONGEST_KEY + 1]
+    def _in_key(self, text: str, index: int) -> int:
+        """Parse a key. Before the call has started an unknown key means that the object is no call."""
+        end = self._value.scan(text, index) if self.started else index + 1
+        key = (self._key + text[index:end])[: LONGEST_KEY + 1]
         if not self.started and not any(known.startswith(key) for known in QUOTED_KEYS):
             self.state = "failed"
             return 0
         self._key = key
         if self._value.over or key in QUOTED_KEYS:
             self.state, self._key = "colon", key[1:-1]
-        return end - place
+        return end - index
 
     def _begin_value(self, first: str) -> None:
         self.state, self._value = "in_value", JsonValue()
@@ -130,12 +130,12 @@ class JsonCall:
 
     @property
     def _wanted(self) -> bool:
-        """Whether the present value is the arguments."""
+        """Whether the current value is the arguments."""
         return self._key in ARGUMENT_KEYS and not self._given
 
-    def _in_value(self, text: str, place: int, events: list[Event]) -> int:
-        end = self._value.scan(text, place)
-        piece = text[place:end]
+    def _in_value(self, text: str, index: int, events: list[Event]) -> int:
+        end = self._value.scan(text, index)
+        piece = text[index:end]
         if self._passing:
             if piece:
                 events.append(CallArguments(self._index, piece))
@@ -143,7 +143,7 @@ class JsonCall:
             self._source.append(piece)
         if self._value.over:
             self._end_value(events)
-        return end - place
+        return end - index
 
     def _end_value(self, events: list[Event]) -> None:
         self.state = "key"
@@ -168,7 +168,7 @@ class JsonCall:
 
 
 class BareArguments(JsonCall):
-    """The arguments alone, of a call whose name is known already; it is over where they end."""
+    """Only the arguments of a call, for formats that give its name outside the JSON."""
 
     __slots__ = ()
 
@@ -184,7 +184,7 @@ class BareArguments(JsonCall):
 
 
 def _string(source: str) -> str | None:
-    """The text that `source` stands for; None when it is none. Half a surrogate pair becomes `?`."""
+    """Decode a JSON string; None if it is not one. Lone surrogates become `?`."""
     try:
         value = json.loads(source, strict=False)
     except (ValueError, RecursionError):
@@ -193,7 +193,7 @@ def _string(source: str) -> str | None:
 
 
 def _plain(source: str) -> str:
-    """Arguments as source: a text may hold them, and null or nothing stands for none."""
+    """Normalise arguments to JSON source: decode a JSON string; null or empty becomes `{}`."""
     if source[:1] == '"':
         text = _string(source)
         source = source if text is None else text.strip()

@@ -1,4 +1,4 @@
-"""Finding the end of a JSON value in a text that comes in pieces."""
+"""Finds the end of a JSON value in streamed text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ FLAT = re.compile(r'["{}\[\],<]')
 
 
 class JsonValue:
-    """One value: it ends with its last bracket or quote, or before a `,` or bracket that is not its own.
+    """One value. It ends with its closing bracket or quote, or before a `,` or bracket of its parent.
 
-    Outside of strings it also ends before `<`, which is never JSON but begins the tag that ends a call.
+    Outside strings it also ends before `<`, which is not JSON but begins the end tag of a call.
     """
 
     __slots__ = ("_depth", "_escaped", "_in_string", "over")
@@ -21,24 +21,24 @@ class JsonValue:
         self._depth = 0
         self._in_string = self._escaped = False
         self.over = False
-        """Whether the end was found."""
+        """Whether the end of the value was found."""
 
-    def scan(self, text: str, place: int) -> int:
-        """Where it ends in `text`, of which it goes on at `place`."""
-        while place < len(text) and not self.over:
+    def scan(self, text: str, index: int) -> int:
+        """Scan `text` from `index`. Returns the end of the value in `text`, or `len(text)`."""
+        while index < len(text) and not self.over:
             if self._escaped:
                 self._escaped = False
-                place += 1
+                index += 1
                 continue
             pattern = IN_STRING if self._in_string else NESTED if self._depth else FLAT
-            found = pattern.search(text, place)
+            found = pattern.search(text, index)
             if found is None:
                 return len(text)
-            place = found.start() + self._take(found.group())
-        return place
+            index = found.start() + self._take(found.group())
+        return index
 
     def _take(self, char: str) -> int:
-        """1 when `char` belongs to the value, else 0."""
+        """Returns 1 if `char` belongs to the value, else 0."""
         match char:
             case "\\":
                 self._escaped = True

@@ -1,4 +1,4 @@
-"""Tool calls as the whole answer: Llama 3.1 and 3.3."""
+"""Tool calls as the whole response: Llama 3.1 and 3.3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trtllm_openai.chat.parsers.tool_parser import SPACE, JsonToolParser
 
 
 class LlamaJson(JsonToolParser):
-    """`{"name": …, "parameters": …}`, maybe several with `;` between; other JSON is an answer in JSON."""
+    """`{"name": …, "parameters": …}`, or several separated by `;`. Other JSON is content."""
 
     MARK = "<|python_tag|>"
     SEPARATORS = re.compile(r"[\s;,]*")

@@ -1,13 +1,13 @@
-"""Finding a marker in a text that comes in pieces."""
+"""Finds a marker in streamed text."""
 
 from __future__ import annotations
 
 
 def split_at(text: str, marker: str) -> tuple[str, str | None]:
-    """What precedes the marker, and what follows it; None when it is not there (yet).
+    """Text before the marker and text after it; (safe text, None) if the marker is not there yet.
 
-    Without the marker, the first part stops before anything that could still become one: the rest of
-    `text` must be offered again, with more after it.
+    The safe text ends before a suffix that could become the marker. The caller passes that suffix again, with
+    the text that follows it.
     """
     before, found, after = text.partition(marker)
     if found:
@@ -16,7 +16,7 @@ def split_at(text: str, marker: str) -> tuple[str, str | None]:
 
 
 def overlap(text: str, marker: str) -> int:
-    """How many characters at the end of `text` are a beginning of `marker`."""
+    """Length of the longest suffix of `text` that is a proper prefix of `marker`."""
     for length in range(min(len(marker) - 1, len(text)), 0, -1):
         if text.endswith(marker[:length]):
             return length
@@ -24,5 +24,5 @@ def overlap(text: str, marker: str) -> int:
 
 
 def could_begin(text: str, marker: str) -> bool:
-    """Whether `text` is a beginning of `marker`, or nothing."""
+    """Whether `text` is a prefix of `marker`, possibly empty."""
     return marker.startswith(text)

@@ -14,7 +14,7 @@ from trtllm_openai.text.events import CallStart
 ID_ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 HEAD = re.compile(r"([\w.-]{1,128})(?:\[CALL_ID\][\w-]{0,64})?(\[ARGS\])?\s{0,8}(?=\{)")
 HEAD_PART = re.compile(r"[\w.\-\[\]\s]{0,256}")
-"""What may yet become a head; no head is as long."""
+"""A possible beginning of a head. No head is as long as its limit."""
 
 
 class Mistral(JsonArray):
@@ -25,10 +25,10 @@ class Mistral(JsonArray):
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
-        self._marked = False  # the marker was read, and nothing after it
+        self._marked = False  # the marker was the last text read
 
     def call_id(self) -> str:
-        return "".join(secrets.choice(ID_ALPHABET) for _ in range(9))  # their templates demand this form
+        return "".join(secrets.choice(ID_ALPHABET) for _ in range(9))  # the form that their templates require
 
     def outside(self) -> bool:
         if not self._marked:

@@ -1,4 +1,4 @@
-"""A chat answer taken apart: thinking first, then content and tool calls."""
+"""Parser of a chat response: reasoning first, then content and tool calls."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from trtllm_openai.text.events import Content, Event
 
 
 class ChatOutput:
-    """Implements `text.events.OutputParser`. Either part may be missing."""
+    """Implements `text.events.OutputParser`. Each of the two parsers is optional."""
 
     def __init__(
         self, reasoning: ReasoningSplitter | None, tools: ToolParser | None, *, parallel: bool = True
     ) -> None:
-        """`parallel`: more than one call is wanted; else all but the first are left out."""
+        """`parallel=False` drops all tool calls but the first."""
         self._parallel = parallel
         self._reasoning = reasoning
         self._tools = tools
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the next text is thinking."""
+        """Whether the parser is inside reasoning tags."""
         return self._reasoning is not None and self._reasoning.in_reasoning
 
     def push(self, text: str) -> list[Event]:

@@ -1,6 +1,6 @@
 """Tool calls written as a list of Python calls, `[f(a=1), g(b="x")]`: Llama 3.2 and 4, and others.
 
-Arguments are passed on one by one, as soon as each is complete. Only literals are read; nothing is evaluated.
+Each argument is emitted as soon as it is complete. Only literals are parsed; no code is evaluated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 class Pythonic(ToolParser):
-    """The whole answer is such a list, maybe between `<|python_start|>` and `<|python_end|>`."""
+    """The whole response is such a list, optionally between `<|python_start|>` and `<|python_end|>`."""
 
     BEGIN, END = "<|python_start|>", "<|python_end|>"
     SEPARATORS = re.compile(r"[\s,]*")
@@ -31,10 +31,10 @@ class Pythonic(ToolParser):
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
         self._state: Literal["begin", "name", "arguments", "between", "plain"] = "begin"
-        self._argument: list[str] = []  # source of the present one
+        self._argument: list[str] = []  # source text of the current argument
         self._nesting: list[str] = []  # open brackets; a quote while inside a string
         self._escaped = False
-        self._given = 0  # arguments passed on
+        self._given = 0  # arguments emitted for the current call
 
     def advance(self) -> bool:
         match self._state:
@@ -65,7 +65,7 @@ class Pythonic(ToolParser):
         return True
 
     def _read_name(self) -> bool:
-        """The name of the next call and its bracket; or the end of the list, after a comma."""
+        """Parse the name of the next call and its bracket, or the end of the list after a trailing comma."""
         self.hold_space()
         found = NAME.match(self.buffer, 0, LONGEST_NAME)
         name = found.group() if found else ""
@@ -99,14 +99,14 @@ class Pythonic(ToolParser):
         self._state = "plain"
 
     def _pass_text(self) -> bool:
-        """Pass on content; after calls without the end mark."""
+        """Emit content, and drop the end marker after calls."""
         before, after = split_at(self.buffer, self.END) if self.calls else (self.buffer, None)
         self.content(before)
         self.buffer = self.buffer[len(before) :] if after is None else after
         return after is not None
 
     def _read_arguments(self) -> bool:
-        """Take the source of arguments up to the next character that means something."""
+        """Consume argument source up to the next character that changes the state."""
         text = self.buffer
         if self._escaped:
             self._escaped = False
@@ -122,10 +122,10 @@ class Pythonic(ToolParser):
         return True
 
     def _meet(self, char: str, inside: str) -> None:
-        """The buffer begins with `char`, a bracket, quote, backslash or comma."""
+        """Handle `char`, the first of the buffer: a bracket, quote, backslash or comma."""
         if not self._nesting and char in ",)]":
             self._pass_on()
-            if char != ",":  # a bracket too few: the list's own ends the call
+            if char != ",":  # `]` without `)`: the end of the list ends the call
                 self.emit([CallArguments(self.calls - 1, "}" if self._given else "{}")])
                 self._state = "between"
             self.buffer = self.buffer[char != "]" :]
@@ -139,7 +139,7 @@ class Pythonic(ToolParser):
         self._take(1)
 
     def _take(self, count: int) -> None:
-        """As much of the buffer is source of the present argument."""
+        """Move `count` characters of the buffer to the source of the current argument."""
         if count:
             self._argument.append(self.buffer[:count])
             self.buffer = self.buffer[count:]
@@ -155,7 +155,7 @@ class Pythonic(ToolParser):
 
 
 def _read(source: str, position: int) -> tuple[str, Any]:
-    """Name and value of `name=literal`; what is no literal stays the text it is."""
+    """Name and value of `name=literal`. Anything but a literal stays a string."""
     name, equals, value = source.partition("=")
     name = name.strip()
     if not equals or not name.isidentifier():

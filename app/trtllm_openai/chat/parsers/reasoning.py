@@ -1,4 +1,4 @@
-"""Thinking between tags, split from the answer that follows it."""
+"""Splits reasoning between tags from the content that follows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trtllm_openai.text.events import Reasoning
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFormat:
-    """The tags around a model's thinking."""
+    """The tags around a model's reasoning."""
 
     begin: str
     end: str
@@ -25,23 +25,23 @@ REASONING = {
 
 
 class ReasoningSplitter:
-    """Thinking comes first or not at all. White space next to the tags belongs to the format."""
+    """Streaming splitter. Reasoning comes first or not at all. White space next to the tags is dropped."""
 
     def __init__(self, form: ReasoningFormat, *, opened: bool) -> None:
-        """`opened`: the prompt ends inside the thinking already."""
+        """`opened`: the prompt ends with the opening tag."""
         self._form = form
         self._state: Literal["begin", "reasoning", "after", "content"] = "reasoning" if opened else "begin"
         self._space: list[str] = []  # dropped if a tag follows
-        self._held = ""  # what may be the beginning of a tag
-        self._any = False  # thinking was passed on
+        self._held = ""  # possible beginning of a tag
+        self._any = False  # reasoning was emitted
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the next text is thinking."""
+        """Whether the splitter is inside the tags."""
         return self._state == "reasoning"
 
     def push(self, text: str) -> tuple[list[Reasoning], str]:
-        """The thinking in `text`, and what is not thinking."""
+        """Returns the reasoning in `text`, and the text that follows it."""
         if self._state == "content":
             return [], text
         self._held += text
@@ -60,7 +60,7 @@ class ReasoningSplitter:
         if self._state == "reasoning":
             before, after = split_at(self._held, self._form.end)
             self._held = self._held[len(before) :] if after is None else after
-            found = self._think(before)
+            found = self._reasoning(before)
             if after is None:
                 return found, ""
             self._state = "after"
@@ -69,22 +69,22 @@ class ReasoningSplitter:
         return found, self._release() if self._held else ""
 
     def finish(self) -> tuple[list[Reasoning], str]:
-        """What was held back: unfinished thinking is thinking."""
+        """End of the text. Returns what was held back; reasoning without a closing tag is reasoning."""
         if self._state == "reasoning":
             rest, self._held = self._held, ""
-            return self._think(rest), ""
+            return self._reasoning(rest), ""
         return [], self._release() if self._state == "begin" else ""
 
-    def _think(self, text: str) -> list[Reasoning]:
-        """`text` is thinking; white space at its end may still precede the tag."""
-        shown = text.rstrip()
+    def _reasoning(self, text: str) -> list[Reasoning]:
+        """Emit reasoning, but hold back white space at its end, which is dropped before the closing tag."""
+        stripped = text.rstrip()
         found = []
-        if shown:
-            piece = "".join(self._space) + shown
+        if stripped:
+            piece = "".join(self._space) + stripped
             found.append(Reasoning(piece if self._any else piece.lstrip()))
             self._any = True
             self._space.clear()
-        self._space.append(text[len(shown) :])
+        self._space.append(text[len(stripped) :])
         return found
 
     def _release(self) -> str:

@@ -1,4 +1,4 @@
-"""Which formats there are, and which one a chat template was written for."""
+"""Registry of tool-call formats, and detection of the format that a chat template uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trtllm_openai.chat.parsers.tool_parser import ToolParser
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """`markers`: special tokens that are part of the format, so that their text must reach the parser."""
+    """A tool-call format. `markers`: special tokens that the parser needs in the text."""
 
     parser: Callable[[Collection[str]], ToolParser]
     markers: tuple[str, ...]
@@ -30,7 +30,7 @@ TOOL_FORMATS = {
 
 
 def detect_tools(template: str) -> str | None:
-    """The format that a chat template teaches; None when it knows no tools."""
+    """Tool-call format of a chat template; None if the template does not support tools."""
     if "tools" not in template:
         return None
     if "[TOOL_CALLS]" in template:
@@ -43,5 +43,5 @@ def detect_tools(template: str) -> str | None:
 
 
 def detect_reasoning(template: str) -> str | None:
-    """The tags of thinking that a chat template speaks of."""
+    """Reasoning format whose tags occur in a chat template; None without one."""
     return next((name for name, form in REASONING.items() if form.end in template), None)

@@ -1,8 +1,8 @@
-"""What the parsers of tool calls share, whatever the format.
+"""Base classes of the tool-call parsers.
 
-Every parser is fed text and gives events. Text that is no part of a call comes out as content, unchanged;
-only white space before a call, and what parts and ends calls, is dropped. A call that was begun stays, as far
-as it went. The events do not depend on how the text is cut, and the work is linear in its length.
+A parser consumes text and emits events. Text outside calls is emitted unchanged as content; only white space
+before a call, and separators between and after calls, are dropped. A truncated call keeps the part that was
+emitted. The events do not depend on how the text is chunked, and time is linear in its length.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from trtllm_openai.text.events import Content, Event
 
 SPACE = re.compile(r"\s*")
 LONGEST_PIECE = 256
-"""Consuming copies the rest of the buffer, so a long text goes in piece by piece."""
+"""Characters. Consuming copies the rest of the buffer, so long text is added in pieces."""
 
 
 class ToolParser(ABC):
-    """The buffer, the text held back, content, and the numbering of calls.
+    """Manages the buffer, held-back text, content and the numbering of calls.
 
-    A subclass consumes `self.buffer` in `advance`, which is called again as long as it returns True. To keep
-    the work linear, what stays in the buffer must be short: anything longer is held.
+    A subclass consumes `self.buffer` in `advance`, which is called until it returns False. For linear time it
+    must leave little in the buffer: longer text is moved to the held-back text with `hold`.
     """
 
     SEPARATORS = SPACE
-    """What may follow a call without being content."""
+    """Text between or after calls that is not content."""
 
     def __init__(self, names: Collection[str]) -> None:
-        """`names`: of the tools that may be called."""
+        """`names`: the tools that may be called."""
         self.names = frozenset(names)
         self.buffer = ""
         self.calls = 0
         self.ended = False
         self._held: list[str] = []  # content, unless a call begins next
-        self._after_call = False  # nothing but what is held came after a call
+        self._after_call = False  # since the last call there was only held-back text
         self._events: list[Event] = []
 
     def push(self, text: str) -> list[Event]:
-        """The events that `text` makes certain."""
+        """Parse `text`. Returns the events that no later text can change."""
         for start in range(0, len(text), LONGEST_PIECE):
             self.buffer += text[start : start + LONGEST_PIECE]
             while self.buffer and self.advance():
@@ -50,7 +50,7 @@ class ToolParser(ABC):
         return self._taken()
 
     def finish(self) -> list[Event]:
-        """The events of what was held back."""
+        """End of the text. Returns the events for everything that was held back."""
         self.ended = True
         while self.buffer and self.advance():
             pass
@@ -63,37 +63,37 @@ class ToolParser(ABC):
 
     @abstractmethod
     def advance(self) -> bool:
-        """Consume from the buffer; False when more text is needed."""
+        """Consume from the buffer. Returns False if more text is needed."""
 
     def leave(self) -> None:  # noqa: B027 - not every format has something to do
-        """The answer ended: pass on what there is of an unfinished call."""
+        """End of the text: emit the rest of a truncated call."""
 
     def content(self, text: str) -> None:
-        """`text` is content, and so is what was held; but white space at its end may still precede a call."""
-        shown = text.rstrip()
-        if shown:
-            self._pass(shown)
-        self.hold(text[len(shown) :])
+        """Emit held-back text and `text` as content; hold trailing white space in case a call follows."""
+        stripped = text.rstrip()
+        if stripped:
+            self._pass(stripped)
+        self.hold(text[len(stripped) :])
 
     def hold(self, text: str) -> None:
-        """`text` is content only if no call follows."""
+        """Hold back `text`: it is content unless a call follows."""
         if text:
             self._held.append(text)
 
     def hold_next(self, count: int) -> None:
-        """Hold as many characters of the buffer."""
+        """Hold back the first `count` characters of the buffer."""
         self.hold(self.buffer[:count])
         self.buffer = self.buffer[count:]
 
     def hold_space(self, space: re.Pattern[str] = SPACE) -> None:
-        """Hold the white space that the buffer begins with."""
+        """Hold back leading white space of the buffer."""
         found = space.match(self.buffer)
         self.hold_next(found.end() if found else 0)
 
     def hold_mark(self, mark: str, space: re.Pattern[str] = SPACE) -> bool | None:
-        """Hold the space and the mark that the buffer begins with.
+        """Hold back leading white space and the marker after it.
 
-        True: that was done. False: more text must show whether it is the mark. None: it is not.
+        Returns True if the marker was there, False if more text is needed to know, None if it is not there.
         """
         self.hold_space(space)
         if self.buffer.startswith(mark):
@@ -102,27 +102,27 @@ class ToolParser(ABC):
         return False if could_begin(self.buffer, mark) and not self.ended else None
 
     def give_up(self) -> None:
-        """What is held is no call."""
+        """Turn the held-back text into content: it was no call."""
         text = "".join(self._held)
         self._held.clear()
         self.content(text)
 
     def drop_separators(self) -> bool:
-        """Drop what is held if it only parts or ends calls; whether it does."""
+        """Drop the held-back text if it is only separators after a call. Returns whether it is."""
         if not self._after_call or not self.SEPARATORS.fullmatch("".join(self._held)):
             return False
         self._held.clear()
         return True
 
     def emit(self, events: list[Event]) -> None:
-        """Events of a call, of which what was held is the source."""
+        """Emit events of a call, and drop the held-back text, which was its source."""
         if events:
             self._held.clear()
             self._after_call = True
             self._events += events
 
     def call_id(self) -> str:
-        """An id for a call."""
+        """A new call id."""
         return f"call_{secrets.token_hex(12)}"
 
     def _pass(self, text: str) -> None:
@@ -138,19 +138,19 @@ class ToolParser(ABC):
 
 
 class JsonToolParser(ToolParser):
-    """For formats that write a call as a JSON object."""
+    """Base class for formats in which a call is a JSON object."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
         self.call: JsonCall | None = None
-        """The call being read."""
+        """The call being parsed."""
 
     def begin_call(self, accepts: Callable[[str], bool] = lambda _: True) -> None:
-        """What comes next in the buffer is a call."""
+        """Start parsing a call at the beginning of the buffer."""
         self.call = JsonCall(self.calls, self.call_id(), accepts)
 
     def feed(self, call: JsonCall) -> State:
-        """Give the buffer to the call being read. When it is over the rest is left in the buffer."""
+        """Parse the buffer as part of `call`. Text after the end of the call stays in the buffer."""
         was_started = call.started
         events, used = call.push(self.buffer)
         self.hold_next(used)

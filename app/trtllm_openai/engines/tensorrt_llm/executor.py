@@ -12,8 +12,9 @@ import logging
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
 from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import InvalidRequest
@@ -22,7 +23,6 @@ from trtllm_openai.generation import (
     EngineStats,
     FinishReason,
     GenerationRequest,
-    Guide,
     StepOutput,
     TokenLogprobs,
 )
@@ -42,18 +42,10 @@ class _Live:
     ends: frozenset[int] = field(default_factory=frozenset)
 
 
-class GuideCompiler(Protocol):
-    """What is needed of `engines.torch.guides.GuideCompiler`."""
-
-    def compile(self, guide: Guide) -> Future[Any]: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Compiling:
     request: GenerationRequest
-    guide: Future[Any]
+    guide: Future[None]
     deadline: float
     """On the monotonic clock, in seconds."""
 
@@ -66,9 +58,9 @@ class ExecutorEngine:
     """
 
     def __init__(
-        self, info: EngineInfo, executor: Any, bindings: Any, guides: GuideCompiler | None = None
+        self, info: EngineInfo, executor: Any, bindings: Any, guides: GuideChecker | None = None
     ) -> None:
-        """`guides` compiles each guide before its request is enqueued: one that XGrammar cannot compile
+        """`guides` compiles each guide before its request is enqueued: a guide that XGrammar rejects
         inside the executor would end every active request.
         """
         self.info = info
@@ -95,7 +87,7 @@ class ExecutorEngine:
         if request.guide is not None and self._guides is not None:
             deadline = time.monotonic() + GUIDE_TIMEOUT_S
             self._compiling[request.request_id] = _Compiling(
-                request, self._guides.compile(request.guide), deadline
+                request, self._guides.check(request.guide), deadline
             )
         else:
             self._enqueue(request)

@@ -14,6 +14,7 @@ from typing import Any
 from trtllm_openai.checkpoints.metadata import read_json
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.tensorrt_llm import guide_check
 from trtllm_openai.engines.tensorrt_llm.engine_dir import (
     EngineDir,
     check_gpus,
@@ -61,10 +62,8 @@ def load(
         raise SystemExit(0)
     progress(1.0, "ready")
     guides = None
-    if settings.guided_decoding:
-        from trtllm_openai.engines.torch.guides import GuideCompiler
-
-        guides = GuideCompiler(vocabulary(), engine.vocab_size, eos_token_ids)
+    if settings.guided_decoding and guide_check.available():
+        guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
     return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings, guides)
 
 

@@ -17,11 +17,11 @@ import torch
 from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
-from trtllm_openai.engines.torch.guides import GuideCompiler
+from trtllm_openai.engines.torch.guides import GuideCompiler, GuideMatcher
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
-from trtllm_openai.engines.torch.sampler import Sampled
+from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled
 from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import InvalidRequest
@@ -30,6 +30,8 @@ from trtllm_openai.generation import QUEUE_TIMEOUT, EngineInfo, EngineStats, Gen
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL = 0.1
+NO_TOKEN_POSSIBLE = "no_token_possible"
+"""Error code of a sequence whose parameters or guide leave no token to choose."""
 
 
 class TorchEngine:
@@ -65,20 +67,25 @@ class TorchEngine:
         sequence = Sequence(request)
         sampling = request.sampling
         if LogitRules.needed(sampling):
-            sequence.rules = LogitRules(
-                sampling,
-                request.prompt_token_ids,
-                # A guide alone decides where its text may end.
-                self._eos.union(sampling.stop_token_ids) if request.guide is None else frozenset(),
-                self.info.vocab_size,
-                self._device,
-            )
+            sequence.rules = self._rules(request)
         self._live[request.request_id] = sequence
         if request.guide is not None and self._guides is not None:
             self._compiling[self._guides.compile(request.guide)] = sequence
         else:
             self._scheduler.add(sequence)
         self._stats.prompt_tokens += sequence.prompt_tokens
+
+    def _rules(self, request: GenerationRequest) -> LogitRules:
+        # Only a guide decides where its text may end.
+        ends = self._eos.union(request.sampling.stop_token_ids) if request.guide is None else frozenset()
+        try:
+            return LogitRules(
+                request.sampling, request.prompt_token_ids, ends, self.info.vocab_size, self._device
+            )
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise InvalidRequest(f"The sampling parameters cannot be computed: {error}") from error
 
     def abort(self, request_id: str) -> None:
         if request_id in self._live:
@@ -133,6 +140,9 @@ class TorchEngine:
         for token in (min(prompt), max(prompt)):
             if not 0 <= token < self.info.vocab_size:
                 raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
+        for token in request.sampling.logit_bias or ():
+            if not 0 <= token < self.info.vocab_size:
+                raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "logit_bias")
         if request.guide is not None and request.guide.kind not in self.info.capabilities.guides:
             raise InvalidRequest("This engine cannot guide.", request.guide.param, "unsupported_parameter")
         total = len(prompt) + request.sampling.max_tokens
@@ -238,7 +248,7 @@ class TorchEngine:
         for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is sequence:
-                self._stats.generated_tokens += 1
+                self._stats.generated_tokens += chosen.token_id != NO_TOKEN
                 outputs.append(self._advance(sequence, chosen))
         return outputs
 
@@ -253,13 +263,17 @@ class TorchEngine:
             output.finish_reason = "length"
             return self._end(sequence, output)
         token = sampled.token_id
+        if token == NO_TOKEN:
+            return self._end(sequence, _no_token(output, sequence.matcher))
         sequence.tokens.append(token)
         output.token_ids.append(token)
         if sampled.logprobs is not None:
             output.logprobs = [sampled.logprobs]
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             output.finish_reason, output.stop_token_id = "stop", token
-        elif sequence.matcher is not None and not _follows(sequence.matcher, token):
+        elif sequence.matcher is not None and not sequence.matcher.accept_token(token):
+            return self._end(sequence, _no_token(output, sequence.matcher))
+        elif sequence.matcher is not None and sequence.matcher.is_terminated():
             output.finish_reason = "stop"
         elif sequence.generated >= sampling.max_tokens:
             output.finish_reason = "length"
@@ -271,9 +285,15 @@ class TorchEngine:
         return output
 
 
-def _follows(matcher: Any, token: int) -> bool:
-    """Tell a guided sequence's matcher its new token; False when the text is complete."""
-    return bool(matcher.accept_token(token)) and not matcher.is_terminated()
+def _no_token(output: StepOutput, matcher: GuideMatcher | None) -> StepOutput:
+    """End a sequence from whose logits no token can be chosen."""
+    why = "the sampling parameters or the guide allow none"
+    if matcher is not None and matcher.error:
+        why = f"the guide ended: {matcher.error}"
+    output.token_ids, output.logprobs, output.finish_reason = [], None, "error"
+    output.error = f"No token can be chosen: {why}."
+    output.error_code = NO_TOKEN_POSSIBLE
+    return output
 
 
 def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:

@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch.executor import EagerExecutor
+from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Join, Part, Step
 from trtllm_openai.engines.torch.loader import load_rank
 from trtllm_openai.engines.torch.parallel import Ranks
@@ -38,11 +38,24 @@ def follow(source: BinaryIO) -> None:
     steps: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(source, steps), daemon=True).start()
     own = load_rank(Path(told.model_dir), settings, lambda *_: None, ranks, Path(told.meeting))
-    assert isinstance(own.executor, EagerExecutor)
+    if not isinstance(own.executor, EagerExecutor):
+        _follow_on_gpu(own.executor, told.plans)
+        return
+    os.close(told.plans)
     decoder = msgspec.msgpack.Decoder(Step)
     with torch.inference_mode():
         while True:
             own.executor.follow(_plan(decoder.decode(steps.get())))
+
+
+def _follow_on_gpu(executor: Executor, plans: int) -> None:
+    from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
+
+    assert isinstance(executor, CudaExecutor)
+    executor.share(plans)
+    with torch.inference_mode():
+        while True:
+            executor.follow()
 
 
 def _plan(step: Step) -> Plan:

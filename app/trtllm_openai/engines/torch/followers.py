@@ -22,6 +22,8 @@ import torch.distributed as dist
 
 import trtllm_openai
 from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import plan_channel
+from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.parallel import Ranks
 from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
@@ -29,8 +31,11 @@ from trtllm_openai.processes.framing import framed
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = 2.0
+LAST_WORDS = 1.0
 """Seconds in which rank 0 can say by itself what went wrong, once a follower has ended."""
+
+
+WATCH_INTERVAL_S = 0.25
 
 
 class Join(msgspec.Struct):
@@ -42,6 +47,8 @@ class Join(msgspec.Struct):
     model_dir: str
     settings: dict[str, object]
     log_level: str
+    plans: int
+    """File descriptor of the shared memory for `PlanChannel`."""
 
 
 class Part(msgspec.Struct, array_like=True):
@@ -69,10 +76,21 @@ class Followers:
 
     processes: list[subprocess.Popen[bytes]]
     folder: tempfile.TemporaryDirectory[str]
+    plans: int
+    """File descriptor of the shared memory for `PlanChannel`."""
     ending: bool = False
+    by_channel: bool = False
+
+    def share(self, executor: Executor) -> None:
+        """On GPUs the executor itself tells the others, through shared memory."""
+        if not isinstance(executor, EagerExecutor):
+            executor.share(self.plans)  # type: ignore[attr-defined]
+            self.by_channel = True
 
     def compute(self, plan: Plan) -> None:
         """Have the others compute `plan`, too."""
+        if self.by_channel:
+            return
         step = Step(
             [_part(sequence, sequence.computed, 1) for sequence in plan.decode],
             [_part(chunk.sequence, chunk.start, chunk.length) for chunk in plan.prefill],
@@ -96,11 +114,23 @@ class Followers:
                 process.wait()
         if dist.is_initialized():
             dist.destroy_process_group()
+        if not self.by_channel:
+            self.by_channel = True
+            os.close(self.plans)
         self.folder.cleanup()
 
     def watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
         """Wait for a follower's end, and end this process unless it was meant to."""
-        status = process.wait()
+        while True:
+            try:
+                status = process.wait(WATCH_INTERVAL_S)
+            except subprocess.TimeoutExpired:
+                if self.ending or not _stopped(process.pid):
+                    continue
+                log.error("rank %d (process %d) was stopped: all ranks end", rank, process.pid)
+                process.kill()
+                os._exit(1)
+            break
         if self.ending:
             return
         log.error("rank %d ended with status %d", rank, status)
@@ -112,7 +142,7 @@ class Followers:
 def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
     """Start ranks 1 and up; the group of all ranks is formed by `join`."""
     folder = tempfile.TemporaryDirectory(prefix="ranks-")
-    followers = Followers([], folder)
+    followers = Followers([], folder, plan_channel.create())
     environment = dict(os.environ)
     root = str(Path(trtllm_openai.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
@@ -122,6 +152,7 @@ def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
             [sys.executable, "-m", "trtllm_openai.engines.torch.follower"],
             stdin=subprocess.PIPE,
             env=environment,
+            pass_fds=(followers.plans,),
         )
         followers.processes.append(process)
         message = Join(
@@ -131,6 +162,7 @@ def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
             str(model_dir),
             settings.model_dump(mode="json"),
             level,
+            followers.plans,
         )
         _write(process, msgspec.msgpack.encode(message))
         threading.Thread(target=followers.watch, args=(process, rank), daemon=True).start()
@@ -169,3 +201,11 @@ def _write(process: subprocess.Popen[bytes], body: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(framed(body))
     process.stdin.flush()
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a signal stopped the process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False

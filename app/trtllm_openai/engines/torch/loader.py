@@ -14,7 +14,7 @@ from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Followers, join, meeting, start_followers
-from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler, available
+from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler
 from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token
 from trtllm_openai.engines.torch.linear import check_quantization
 from trtllm_openai.engines.torch.memory import free_bytes
@@ -65,6 +65,7 @@ def load(
     followers = start_followers(model_dir, settings)
     try:
         own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
+        followers.share(own.executor)
         return _engine(own, settings, progress, vocabulary, followers)
     except BaseException:
         followers.end(0)
@@ -90,7 +91,8 @@ def load_rank(
         progress(share * LOADING_SHARE, "reading weights")
 
     check_quantization(settings.quantization, device)
-    one_gpu = device.type == "cuda" and ranks.size == 1
+    # Ranks that cannot read each other's memory reduce by NCCL, kernel by kernel.
+    on_gpu = device.type == "cuda" and (ranks.size == 1 or _peer_access(ranks.size))
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
     with torch.inference_mode():
@@ -98,11 +100,13 @@ def load_rank(
         if settings.load_format == "dummy":
             weights = RandomWeights(dtype, device)
         else:
-            kind = ParallelWeights if one_gpu else Weights
+            kind = ParallelWeights if on_gpu and ranks.size == 1 else Weights
             weights = kind(model_dir, dtype, device, reading)
         executor: Executor
-        if one_gpu:
-            executor, cache, blocks = _on_gpu(config, settings, limits, weights, max_seq_len, dtype, device)
+        if on_gpu:
+            executor, cache, blocks = _on_gpu(
+                config, settings, limits, weights, max_seq_len, dtype, device, ranks
+            )
         else:
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
@@ -125,18 +129,22 @@ def _on_gpu(
     max_seq_len: int,
     dtype: torch.dtype,
     device: torch.device,
+    ranks: Ranks,
 ) -> tuple[Executor, KVCache, int]:
-    """What computes steps on a GPU of its own, the KV cache and its number of blocks. Triton is needed."""
+    """What computes a rank's steps on its GPU, the KV cache and its number of blocks. Triton is needed."""
     from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
     from trtllm_openai.engines.torch.cuda.memory_profile import free_after_peak
     from trtllm_openai.engines.torch.cuda.model import CudaModel
+    from trtllm_openai.engines.torch.cuda.peers import Peers
 
-    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8")
-    executor = CudaExecutor(config, model, limits, max_seq_len, device)
-    room = free_after_peak(executor, config, limits, max_seq_len, dtype, device)
+    own = shard(config, ranks)
+    peers = Peers(config, ranks, limits.max_batch_size, dtype, device) if ranks.size > 1 else None
+    model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8", peers)
+    executor = CudaExecutor(own, model, limits, max_seq_len, device, peers)
+    room = free_after_peak(executor, own, limits, max_seq_len, dtype, device)
     room = int(room * settings.kv_cache_memory_fraction)
-    blocks = _blocks(config, settings, limits, max_seq_len, dtype, room)
-    cache = KVCache(config, blocks, settings.block_size, dtype, device)
+    blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
+    cache = KVCache(own, blocks, settings.block_size, dtype, device)
     executor.use(cache)
     executor.capture()
     return executor, cache, blocks
@@ -169,7 +177,7 @@ def _engine(
             max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
             priority=True,
             cache_salt=True,
-            guides=GUIDES if vocabulary is not None and available() else (),
+            guides=GUIDES if vocabulary is not None else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,
         kv_blocks=own.blocks,
@@ -266,6 +274,12 @@ def _blocks(
         most = limits.max_batch_size * (max_seq_len + settings.block_size)
         tokens = min(room // bytes_per_token(config, dtype), most)
     return cache_blocks(tokens, max_seq_len, settings.block_size)
+
+
+def _peer_access(ranks: int) -> bool:
+    """Whether each of the first `ranks` GPUs can read the memory of every other one."""
+    pairs = ((one, other) for one in range(ranks) for other in range(ranks) if one != other)
+    return all(torch.cuda.can_device_access_peer(one, other) for one, other in pairs)
 
 
 def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> None:

@@ -38,8 +38,9 @@ class LogitRules:
         if sampling.logit_bias:
             self._bias_ids = torch.tensor(list(sampling.logit_bias), device=device)
             self._bias = torch.tensor(list(sampling.logit_bias.values()), device=device)
-        if sampling.min_tokens and end_ids:
-            self._end_ids = torch.tensor(sorted(end_ids), device=device)
+        ends = sorted(token for token in end_ids if 0 <= token < vocab_size)
+        if sampling.min_tokens and ends:
+            self._end_ids = torch.tensor(ends, device=device)
 
     @staticmethod
     def needed(sampling: SamplingParams) -> bool:
@@ -54,7 +55,7 @@ class LogitRules:
 
     def add(self, token: torch.Tensor) -> None:
         """A token [1] was generated; nothing waits for the device that knows it."""
-        token = token.long()
+        token = token.long().clamp(min=0)  # -1: no token could be chosen, and the sequence is about to end
         if self._counts is not None:
             self._counts.index_add_(0, token, torch.ones_like(token, dtype=self._counts.dtype))
         if self._seen is not None:

@@ -8,15 +8,20 @@ number of rows shows.
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from trtllm_openai.engines.torch.guides import constrain
+from trtllm_openai.engines.torch.memory import out_of_memory
 from trtllm_openai.engines.torch.scheduler import Chunk
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import TokenLogprobs
+
+log = logging.getLogger(__name__)
 
 FIRST_PREFIX = 128
 """Likeliest tokens looked at first when a cut needs them in order; more when that is not enough."""
@@ -24,34 +29,61 @@ FIRST_PREFIX = 128
 
 LOWEST_TEMPERATURE = 1e-5
 """Below it the likeliest token has all the weight there is in float32."""
+HIGHEST_TEMPERATURE = 1e10
+"""Above it the distribution is uniform in float32; an infinite one would turn a forbidden token into NaN."""
+LARGEST_LOGIT = 1e30
+"""Bound on the magnitude of a row's largest logit: divided by a temperature it stays finite."""
+NO_TOKEN = -1
+"""Token id for a row with NaN, an infinite logit or no allowed token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The chosen token, with log-probabilities if the sequence asked for them."""
+    """The chosen token, or `NO_TOKEN`, with log-probabilities if the sequence asked for them."""
 
     token_id: int
     logprobs: TokenLogprobs | None
 
 
 def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-    """Choose a token for each row of `logits` (float32 [rows, vocab], changed in place)."""
+    """Choose a token for each row of `logits` (float32 [rows, vocab], changed in place).
+
+    A row that cannot be sampled gets `NO_TOKEN`; the other rows are not affected.
+    """
     for row, sequence in zip(logits, sequences, strict=True):
-        if sequence.rules is not None:
-            sequence.rules.apply(row, sequence.generated)
+        apply_rules(row, sequence, sequence.generated)
     constrain(logits, sequences)
-    tokens: list[int] = logits.argmax(-1).tolist()
-    random = [i for i, sequence in enumerate(sequences) if sequence.request.sampling.temperature > 0]
+    best = logits.argmax(-1)  # the position of a NaN, where there is one
+    tokens: list[int] = best.tolist()
+    usable: list[bool] = (logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).abs() <= LARGEST_LOGIT).tolist()
+    tokens = [token if ok else NO_TOKEN for token, ok in zip(tokens, usable, strict=True)]
+    random = [i for i, s in enumerate(sequences) if usable[i] and s.request.sampling.temperature > 0]
     if random:
         chosen = _sample_random(logits, random, [sequences[i] for i in random])
         for index, token in zip(random, chosen, strict=True):
             tokens[index] = token
-    wanted = [i for i, sequence in enumerate(sequences) if sequence.request.sampling.logprobs is not None]
+    wanted = [i for i, s in enumerate(sequences) if usable[i] and s.request.sampling.logprobs is not None]
     logprobs = _logprobs(logits, wanted, sequences, tokens) if wanted else {}
     for token, sequence in zip(tokens, sequences, strict=True):
-        if sequence.rules is not None:
+        if sequence.rules is not None and token != NO_TOKEN:
             sequence.rules.add(torch.tensor([token], device=logits.device))
     return [Sampled(token, logprobs.get(index)) for index, token in enumerate(tokens)]
+
+
+def apply_rules(row: torch.Tensor, sequence: Sequence, generated: int) -> None:
+    """Apply the sequence's `LogitRules` to its logits [vocab], in place.
+
+    A failure makes the row NaN, which ends this sequence alone; only running out of memory is raised.
+    """
+    if sequence.rules is None:
+        return
+    try:
+        sequence.rules.apply(row, generated)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        log.exception("the sampling rules of request %s failed", sequence.request.request_id)
+        row.fill_(math.nan)
 
 
 def uniform(seed: int, position: int) -> float:
@@ -101,14 +133,14 @@ def _sample_random(logits: torch.Tensor, rows: list[int], sequences: list[Sequen
         return torch.tensor(values, dtype=dtype, device=device).unsqueeze(1)
 
     scaled = logits[torch.tensor(rows, device=device)] / column(
-        [max(p.temperature, LOWEST_TEMPERATURE) for p in params]
+        [min(max(p.temperature, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE) for p in params]
     )
     drawn = _Rows(
         scaled=scaled,
         largest=scaled.amax(-1, keepdim=True),
         top_p=column([p.top_p for p in params], torch.float64),
         top_k=column([p.top_k if 0 < p.top_k < vocab else vocab for p in params], torch.int64),
-        min_p=column([p.min_p for p in params]),
+        min_p=column([min(p.min_p, 1.0) if p.min_p > 0 else 0.0 for p in params]),
         uniform=column([uniform(s.seed, s.generated) for s in sequences], torch.float64),
     )
     cut = [p.top_p < 1 or 0 < p.top_k < vocab for p in params]
@@ -156,6 +188,7 @@ def _draw_from_prefix(rows: _Rows) -> torch.Tensor:
             known.fill_(True)
         rank = torch.arange(size, device=ids.device)
         kept = (rank < part.top_k) & (cumulative - weights < limit) & (weights >= part.min_p)
+        kept[:, 0] = True  # the likeliest token survives every cut
         choice = _invert(weights * kept, part.uniform)
         tokens[pending[known]] = ids.gather(-1, choice.unsqueeze(1)).squeeze(1)[known]
         pending = pending[~known]
@@ -206,6 +239,7 @@ SCORED_AT_ONCE = 128
 
 def _token_logprobs(logits: torch.Tensor, tokens: list[int], counts: list[int]) -> list[TokenLogprobs]:
     """For each row of `logits` the log-probability of its token and of the `counts` likeliest ones."""
+    counts = [min(max(count, 0), logits.shape[-1]) for count in counts]
     values = logits.float().log_softmax(-1)
     chosen = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
     top_values, top_ids = (part.tolist() for part in values.topk(max(counts)))

@@ -13,21 +13,21 @@ from typing import Any
 
 import uvicorn
 
+from trtllm_openai.api.context import ServerContext
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
-from trtllm_openai.serve.state import InferenceService, Readiness
-from trtllm_openai.serve.uvicorn import Server, http_config, say, tune_gc
+from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.serve.uvicorn import Server, http_config, print_safely, tune_gc
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
-from trtllm_openai.serve.workers.messages import Begin
-from trtllm_openai.serve.workers.supervisor import CANNOT_SERVE
+from trtllm_openai.serve.workers.messages import CANNOT_SERVE, Begin
 from trtllm_openai.serve.workers.worker import Worker
 from trtllm_openai.telemetry.logs import setup_logging
 
 
 class WorkerServer(Server):
-    """A server that takes its connections from a socket which other workers read too."""
+    """A server that accepts connections from a socket that all workers share."""
 
     def __init__(
         self, config: uvicorn.Config, service: InferenceService, listener: socket.socket, worker: Worker
@@ -56,7 +56,7 @@ class WorkerServer(Server):
         return await super().on_tick(counter)
 
     def give_up(self) -> None:
-        """The supervisor is gone, and the runners with it."""
+        """End at once: the supervisor is gone, and the runners with it."""
         self._service.drain()
         self._service.interrupt()
         self.should_exit = True
@@ -71,7 +71,7 @@ class WorkerServer(Server):
 
 
 def main(channel: int) -> int:
-    """Serve as one of several workers, until told to end."""
+    """Serve as one of several workers until SIGTERM."""
     end = socket.socket(fileno=channel)
     begin = read_blocking(end)
     assert isinstance(begin, Begin)
@@ -84,9 +84,10 @@ def main(channel: int) -> int:
         gone = True
         server.give_up()
 
-    def on_change(readiness: Readiness) -> None:
+    def on_change(context: ServerContext) -> None:
         nonlocal ready
-        if readiness.failed:  # the supervisor hears of it, or has said it
+        readiness = context.readiness
+        if readiness.failed:  # the supervisor knows
             return
         if readiness.ready and not ready:
             tune_gc()
@@ -96,12 +97,13 @@ def main(channel: int) -> int:
 
     worker = Worker(begin, end, on_gone)
     try:
-        app = create_app(settings, on_change, worker)
+        service = InferenceService(settings, on_change, worker)
+        app = create_app(service)
     except ConfigError as error:
-        say(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
+        print_safely(f"trtllm-openai: wrong configuration\n{error}", sys.stderr)
         return CANNOT_SERVE
-    service: InferenceService = app.state.service
-    worker.watch(service.metrics.snapshot, lambda: service.readiness.ready)
+    context = service.context
+    worker.watch(context.metrics.snapshot, lambda: context.readiness.ready)
     listener = socket.socket(fileno=begin.listener)
     server = WorkerServer(http_config(app, settings), service, listener, worker)
     server.run()

@@ -1,7 +1,7 @@
-"""Takes connections from the listening socket that all workers share, so that they have about as many each.
+"""Accept connections from the listening socket that all workers share, about as many in each worker.
 
-Every worker is woken by a connection; who is busy comes later, and who has more connections than another one
-steps back for a moment. Neither is needed for correctness: one worker alone takes everything.
+A new connection wakes every worker. A busy worker comes late, and one with more connections than another
+steps back for a moment. This only balances: any worker may accept any connection.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trtllm_openai.runners.shared_counters import SharedCounters
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Connections more than another worker that are no reason to step back."""
-STEP_BACK = 0.005
-"""Seconds that are left to the others."""
-EXHAUSTED = 1.0
-"""Seconds to wait when the system has no descriptors or memory for one more connection."""
+"""Connections that a worker may have more than another without stepping back."""
+STEP_BACK_S = 0.005
+"""Seconds in which only the other workers accept."""
+EXHAUSTED_S = 1.0
+"""Seconds to wait when the system has no descriptor or memory for another connection."""
 
 
 class Acceptor:
-    """Calls `connect` with each connection. `count`: how many this process has now."""
+    """Calls `connect` with each connection. `count` returns how many this process has now."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Acceptor:
         self._connecting: set[asyncio.Future[object]] = set()
 
     def start(self) -> None:
-        """Take connections from now on."""
+        """Begin to accept connections."""
         self._timer = None
         self._board.accepting = True
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
-        """Take no more."""
+        """Accept no more connections."""
         self._board.accepting = False
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
@@ -61,16 +61,16 @@ class Acceptor:
         fewest = self._board.fewest_connections()
         if fewest is not None and number > fewest + AHEAD and not self._stepped_back:
             self._stepped_back = True
-            self._pause(STEP_BACK)
+            self._pause(STEP_BACK_S)
             return
         self._stepped_back = False
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker has it
+            return  # another worker accepted it
         except OSError as error:
             log.error("no connection can be accepted: %s", error)
-            self._pause(EXHAUSTED)
+            self._pause(EXHAUSTED_S)
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

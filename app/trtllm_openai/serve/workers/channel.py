@@ -1,4 +1,4 @@
-"""Supervisor and worker: messages both ways, and questions that are answered, over `processes.framing`."""
+"""Messages, questions and answers between the supervisor and a worker, over `processes.framing`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ANSWER_TIMEOUT_S = 5.0
-"""Seconds that an answer may take."""
+"""Seconds to wait for an answer."""
 
 
 def frame(message: Message) -> bytes:
-    """A message as it goes over the socket."""
+    """The message's bytes on the socket."""
     return framed(encode(message))
 
 
 def read_blocking(end: socket.socket) -> Message:
-    """One message, before there is an event loop. Raises `EOFError`."""
+    """Read one message, before there is an event loop. Raises `EOFError`."""
     message: Message = decode(read_framed(end.recv))
     return message
 
 
 class Channel:
-    """One end. `hear` is called with each message that is no question, `answer` gives the result of one."""
+    """One end. `hear` is called with each message that is no question, `answer` with each question."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Channel:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Use the socket from now on: what is told before is lost."""
+        """Begin to use the socket; messages told before are dropped."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
 
     async def run(self) -> None:
-        """Read until the other side is gone."""
+        """Handle messages until the other side is gone."""
         assert self._reader is not None
         assert self._writer is not None
         try:
@@ -72,18 +72,18 @@ class Channel:
                 task.cancel()
 
     def tell(self, message: Message) -> None:
-        """Send; nothing happens if the other side is gone."""
+        """Send a message. Does nothing if the other side is gone."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frame(message))
 
-    async def ask(self, question: Question, kind: type[T], patience: float = ANSWER_TIMEOUT_S) -> T:
-        """The answer, which is of this type. Raises `Unanswered`."""
+    async def ask(self, question: Question, kind: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+        """Ask, and return the answer, decoded as `kind`. Raises `Unanswered`."""
         self._counter += 1
         number = self._counter
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
         self.tell(Ask(number, question))
         try:
-            done, _ = await asyncio.wait({future}, timeout=patience)
+            done, _ = await asyncio.wait({future}, timeout=timeout_s)
             if not done or future.cancelled() or not future.result():
                 raise Unanswered(type(question).__name__)
             return msgspec.msgpack.decode(future.result(), type=kind)

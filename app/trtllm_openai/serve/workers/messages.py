@@ -1,4 +1,4 @@
-"""What supervisor and workers say to each other: tagged msgpack arrays, see `serve.workers.channel`."""
+"""Messages between the supervisor and HTTP workers: tagged msgpack arrays, see `serve.workers.channel`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trtllm_openai.telemetry.values import Snapshot
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True):
-    """First word to a worker: what it is. `listener` and `board` are descriptors that it inherited."""
+    """First message to a worker. `listener` and `board` are descriptors that it inherited."""
 
     settings: dict[str, object]
     worker: str
@@ -22,36 +22,36 @@ class Begin(msgspec.Struct, tag="begin", array_like=True):
 
 
 class Converting(msgspec.Struct, tag="converting", array_like=True):
-    """To workers, before `Opened`: how far the model is, and what is being done to it."""
+    """To workers, before `Opened`: progress of converting the checkpoint (0..1), and the present part."""
 
     fraction: float
     what: str
 
 
 class Opened(msgspec.Struct, tag="opened", array_like=True):
-    """To workers: the model was found. A `RunnerReport` follows, and another whenever a runner changes."""
+    """To workers: the model was found. A `RunnerReport` follows, and one after each transition."""
 
     name: str
     tokenizer_dir: str
 
 
 class Report(msgspec.Struct, tag="report", array_like=True):
-    """From a worker, every `REPORT_INTERVAL` and when `ready` changed: it lives, and has counted this."""
+    """From a worker, every `REPORT_INTERVAL` and when `ready` changed: its heartbeat, with its metrics."""
 
     snapshot: Snapshot
     ready: bool
 
 
 class RunnerUnresponsive(msgspec.Struct, tag="quiet", array_like=True):
-    """From a worker: it waits for a result of the runner at `address`. Empty `words`: not any more."""
+    """From a worker: the runner at `address` gave no result for `seconds`. Empty `reason`: it does again."""
 
     address: str
-    words: str
+    reason: str
     seconds: float
 
 
 class WantMetrics(msgspec.Struct, tag="metrics", array_like=True):
-    """To the supervisor: everyone's `Snapshot`. To a worker: its own."""
+    """To the supervisor: the merged `Snapshot` of all workers. To a worker: its own."""
 
 
 class WantRunners(msgspec.Struct, tag="want_runners", array_like=True):
@@ -59,10 +59,10 @@ class WantRunners(msgspec.Struct, tag="want_runners", array_like=True):
 
 
 class WantRestart(msgspec.Struct, tag="restart", array_like=True):
-    """To the supervisor: replace a runner, what runs on it has `patience` seconds. False: no such one."""
+    """To the supervisor: replace a runner, drained for `drain_timeout_s` at most. False: no such runner."""
 
     index: int
-    patience: float
+    drain_timeout_s: float
 
 
 class WantStored(msgspec.Struct, tag="stored", array_like=True):
@@ -93,6 +93,10 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
 Message = Begin | Converting | Opened | RunnerReport | Report | RunnerUnresponsive | Ask | Answer
 
 REPORT_INTERVAL = 1.0
+"""Seconds between two `Report`s of a worker."""
+
+CANNOT_SERVE = 2
+"""Exit status of a worker that would fail in the same way if it were started again; it has said why."""
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

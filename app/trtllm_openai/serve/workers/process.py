@@ -1,4 +1,4 @@
-"""One HTTP worker process seen from the supervisor."""
+"""One HTTP worker process, as the supervisor sees it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from trtllm_openai.runners.process import child_environment
+from trtllm_openai.processes.environment import child_environment
 from trtllm_openai.serve.workers.channel import Channel, frame
 from trtllm_openai.serve.workers.messages import REPORT_INTERVAL, Begin, Message, Question, Report
 from trtllm_openai.telemetry.values import Snapshot
 
 log = logging.getLogger(__name__)
 
-SILENCE = 30
+HEARTBEAT_TIMEOUT_S = 30
 """Seconds without a report after which a worker is killed."""
 
 
 class WorkerProcess:
-    """Starts the process, and knows what it last reported."""
+    """Starts the process and keeps its latest report."""
 
     def __init__(
         self,
@@ -32,31 +32,39 @@ class WorkerProcess:
         hear: Callable[[WorkerProcess, Message], None],
         answer: Callable[[Question], Awaitable[Any]],
     ) -> None:
-        """`hear` gets what is no question, and every report once it was noted."""
+        """`hear` is called with every message that is no question, `answer` with every question."""
         self.name = begin.worker
         self.counted: Snapshot = {}
-        """Its metrics as of its latest report."""
+        """Metrics of its latest report."""
         self.ready = False
         """Whether it takes requests."""
         self._begin = begin
         self._hear = hear
-        self._silent = 0
+        self._missed = 0
         self._end, self._other_end = socket.socketpair()
         self.channel = Channel(self._end, self._heard, answer)
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_attached: Callable[[WorkerProcess], None]) -> int:
-        """Start it, listen until it is gone, return its exit status. `on_attached`: it can be told things."""
+        """Run the process to its end. Returns its exit status, -N if signal N killed it; raises `OSError`.
+
+        `on_attached` is called once messages can be sent to it.
+        """
         fds = (self._other_end.fileno(), self._begin.listener, self._begin.board)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "trtllm_openai.serve.workers", str(fds[0])),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=fds,
-            start_new_session=True,  # signals of the terminal are for the supervisor
-            env=child_environment(),
-        )
-        self._other_end.close()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "trtllm_openai.serve.workers", str(fds[0])),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+                start_new_session=True,  # the terminal's signals go to the supervisor only
+                env=child_environment(),
+            )
+        except BaseException:
+            self._end.close()
+            raise
+        finally:
+            self._other_end.close()
         self._end.sendall(frame(self._begin))
         await self.channel.open()
         on_attached(self)
@@ -66,7 +74,7 @@ class WorkerProcess:
             return await self._process.wait()
         finally:
             watching.cancel()
-            self.signal(signal.SIGKILL)  # we are cancelled, or it is gone
+            self.signal(signal.SIGKILL)  # does nothing unless this task was cancelled
             await asyncio.gather(listening, watching, return_exceptions=True)
 
     def signal(self, number: int) -> None:
@@ -76,17 +84,21 @@ class WorkerProcess:
                 os.kill(self._process.pid, number)
 
     def _heard(self, message: Message) -> None:
-        self._silent = 0
+        self._missed = 0
         if isinstance(message, Report):
             self.counted, self.ready = message.snapshot, message.ready
         self._hear(self, message)
 
     async def _watch(self) -> None:
-        """Kill it when it says nothing: its event loop hangs, and with it every connection that it has."""
+        """Kill it when its heartbeat stops: its event loop hangs, and so does every connection of it."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
-            self._silent += 1  # counted, not timed: a supervisor that was stopped heard nobody either
-            if self._silent * REPORT_INTERVAL > SILENCE:
-                log.error("HTTP worker %s said nothing for %d s; killing it", self.name, SILENCE)
+            self._missed += (
+                1  # counted, not timed: a supervisor that was suspended must not blame the workers
+            )
+            if self._missed * REPORT_INTERVAL > HEARTBEAT_TIMEOUT_S:
+                log.error(
+                    "HTTP worker %s sent no heartbeat for %d s; killing it", self.name, HEARTBEAT_TIMEOUT_S
+                )
                 self.signal(signal.SIGKILL)
                 return

@@ -1,7 +1,7 @@
-"""The process that owns the port, the runners and the HTTP workers, and serves nothing itself.
+"""The supervisor process owns the port, the runners and the HTTP workers, and serves no requests itself.
 
-A worker that ends is replaced: its requests are aborted on the runners, what it had in shared memory is
-cleared, what it counted is kept. The first SIGTERM or SIGINT has every worker drain, a second hurries them.
+A worker that ends is replaced: the runners abort its requests, its row of the shared counters is cleared, its
+metrics are kept. The first SIGTERM or SIGINT makes every worker drain, the second makes them end at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
+from trtllm_openai.processes.keep_running import Ended, keep_running
 from trtllm_openai.runners import PoolStatus, RunnerPool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.model import ServedModel, open_served_model
 from trtllm_openai.serve.workers.messages import (
+    CANNOT_SERVE,
     Begin,
     Converting,
     Message,
@@ -39,15 +41,10 @@ from trtllm_openai.telemetry.values import Snapshot, merged, totals
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF = 0.5
-MAX_BACKOFF = 10.0
-MAX_FAILURES = 5
-"""Ends of a worker in a row, without having been ready, that end the server if no other worker serves."""
-CANNOT_SERVE = 2
-"""Exit status of a worker that would fail in the same way again as things are; it has said why."""
-GRACE = 10.0
+KILL_AFTER_S = 10.0
 """Seconds beyond `drain_timeout` after which workers are killed."""
-METRICS_PATIENCE = 1.0
+METRICS_TIMEOUT_S = 1.0
+"""Seconds for a worker to send its metrics; its latest report is used after that."""
 
 
 class Supervisor:
@@ -72,23 +69,23 @@ class Supervisor:
         self._created = int(time.time())
         self._model: ServedModel[RunnerPool] | None = None
         self._converting = Converting(0.0, "starting")
-        self._gone: Snapshot = {}  # what workers counted that are no more
+        self._gone: Snapshot = {}  # metrics of workers that have ended
         self._over = asyncio.Event()
         self.failure = ""
-        """Why the server cannot go on; empty if it ended because it was told to."""
+        """Why the server cannot go on; empty if it ended on request."""
 
     async def run(self) -> None:
         """Serve until a signal or a failure, then end everything in order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told_to_end)
+            loop.add_signal_handler(number, self._on_signal)
         keepers = [asyncio.create_task(self._keep(row)) for row in range(len(self._workers))]
         for keeper in keepers:
             keeper.add_done_callback(self._kept)
         opening = asyncio.create_task(self._open())
         await self._over.wait()
         self._end_workers()
-        _, late = await asyncio.wait(keepers, timeout=self._settings.drain_timeout + GRACE)
+        _, late = await asyncio.wait(keepers, timeout=self._settings.drain_timeout + KILL_AFTER_S)
         for task in (*late, opening):
             task.cancel()
         await asyncio.gather(*keepers, opening, return_exceptions=True)
@@ -98,16 +95,16 @@ class Supervisor:
 
     def _kept(self, keeper: asyncio.Task[None]) -> None:
         if not keeper.cancelled() and (error := keeper.exception()) is not None:
-            log.error("an HTTP worker is not looked after any more", exc_info=error)
+            log.error("an HTTP worker is no longer supervised", exc_info=error)
             self._fail(f"HTTP workers cannot be started: {error}")
 
-    def _told_to_end(self) -> None:
+    def _on_signal(self) -> None:
         if self._over.is_set():
-            self._end_workers()  # once more: in a hurry
+            self._end_workers()  # the second signal
         self._over.set()
 
-    def _fail(self, why: str) -> None:
-        self.failure = self.failure or why
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
         self._over.set()
 
     def _end_workers(self) -> None:
@@ -144,7 +141,7 @@ class Supervisor:
         self._tell_all(self._converting)
 
     def _tell_runners(self) -> None:
-        """Something about the runners changed."""
+        """Report the runners to all workers after a transition."""
         if self._model is None:
             return
         self._tell_all(self._model.pool.report_now())
@@ -168,27 +165,33 @@ class Supervisor:
 
     async def _keep(self, row: int) -> None:
         """Keep one row filled with a running worker."""
-        failures = 0
-        while not self._over.is_set():
-            worker = self._workers[row] = WorkerProcess(self._begin(row), self._hear, self._answer)
-            try:
-                status = await worker.run(self._attached)
-                how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            except OSError as error:
-                status, how = 1, f"could not be started: {error}"
-            self._forget(row, worker)
-            if self._over.is_set():
-                return
-            failures = 1 if worker.ready else failures + 1
-            if (status == CANNOT_SERVE or failures >= MAX_FAILURES) and not self._serves():
-                self._fail(f"an HTTP worker {how}")
-                return
-            pause = min(FIRST_BACKOFF * 2 ** (failures - 1), MAX_BACKOFF)
-            log.error("HTTP worker %s %s; starting another in %g s", worker.name, how, pause)
-            await asyncio.sleep(pause)
+
+        def log_failure(ended: Ended, delay: float) -> None:
+            log.error("%s; starting another in %g s", ended.reason, delay)
+
+        ended = await keep_running(
+            lambda: self._run_worker(row), on_failure=log_failure, may_give_up=lambda: not self._serves()
+        )
+        if ended is not None:
+            self._fail(ended.reason)
+
+    async def _run_worker(self, row: int) -> Ended | None:
+        """Run a worker to its end. Returns None if the server is ending."""
+        if self._over.is_set():
+            return None
+        worker = self._workers[row] = WorkerProcess(self._begin(row), self._hear, self._answer)
+        try:
+            status = await worker.run(self._attached)
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        except OSError as error:
+            status, how = 1, f"could not be started: {error}"
+        self._forget(row, worker)
+        if self._over.is_set():
+            return None
+        return Ended(f"HTTP worker {worker.name} {how}", healthy=worker.ready, final=status == CANNOT_SERVE)
 
     def _serves(self) -> bool:
-        """Whether clients are served all the same: then what failed is tried for as long as it takes."""
+        """Whether other workers serve: a worker that failed is then started again without limit."""
         return self._announced and any(worker.ready for worker in self._present())
 
     def _begin(self, row: int) -> Begin:
@@ -204,7 +207,7 @@ class Supervisor:
         )
 
     def _attached(self, worker: WorkerProcess) -> None:
-        """Tell a new worker what the others know."""
+        """Send a new worker the present state."""
         if self._over.is_set():
             worker.signal(signal.SIGTERM)
         if self._model is None:
@@ -218,12 +221,12 @@ class Supervisor:
         self._board.clear(row)
         self._gone = merged([self._gone, totals(worker.counted, DEFINITIONS)], DEFINITIONS)
         if self._model is not None:
-            self._model.pool.forget_reports()
+            self._model.pool.forget_observer(worker.name)
 
     def _hear(self, worker: WorkerProcess, message: Message) -> None:
         match message:
-            case RunnerUnresponsive(address, words, seconds) if self._model is not None:
-                self._model.pool.heard_quiet(address, words, seconds)
+            case RunnerUnresponsive(address, reason, seconds) if self._model is not None:
+                self._model.pool.report_silence(worker.name, address, reason, seconds)
             case Report() if self._model is not None and not self._announced:
                 self._progress(self._model.pool.status())
 
@@ -239,17 +242,17 @@ class Supervisor:
                 return None
             case WantRunners() if self._model is not None:
                 return self._model.pool.report_now()
-            case WantRestart(index, patience) if self._model is not None:
+            case WantRestart(index, drain_timeout_s) if self._model is not None:
                 try:
-                    await self._model.pool.restart(index, patience)
+                    await self._model.pool.restart(index, drain_timeout_s)
                 except LookupError:
                     return False
                 return True
         raise Unanswered
 
     async def _counted(self, worker: WorkerProcess) -> Snapshot:
-        """What a worker counted up to now, or up to its latest report if it does not answer."""
+        """A worker's metrics: as of now, or of its latest report if it does not answer."""
         try:
-            return await worker.channel.ask(WantMetrics(), Snapshot, METRICS_PATIENCE)
+            return await worker.channel.ask(WantMetrics(), Snapshot, METRICS_TIMEOUT_S)
         except Unanswered:
             return worker.counted

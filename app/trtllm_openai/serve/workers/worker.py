@@ -1,4 +1,4 @@
-"""One HTTP worker's part in the server: its channel to the supervisor as a `Deployment`."""
+"""The `Deployment` of an HTTP worker: everything shared goes through its channel to the supervisor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Implements `serve.deployment.Deployment` and `serve.workers.attached.Owner`."""
+    """Implements `serve.deployment.Deployment` and `serve.workers.attached.SupervisorClient`."""
 
     def __init__(self, begin: Begin, end: socket.socket, on_gone: Callable[[], None]) -> None:
         """`end` of the channel, from which `begin` was read. `on_gone`: the supervisor is gone."""
@@ -58,7 +58,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
 
     def watch(self, counted: Callable[[], Snapshot], ready: Callable[[], bool]) -> None:
-        """What to report: the metrics of this process, and whether it takes requests."""
+        """Set the sources of the heartbeat: the metrics of this process, and whether it takes requests."""
         self._counted, self._ready = counted, ready
 
     async def open_model(
@@ -77,7 +77,9 @@ class Worker:
         return ServedModel(opened.name, tokenizer, directory, self._pool)
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
-        return await self._ask_owner(WantMetrics(), Snapshot)  # a part of them would look like a restart
+        return await self._ask_supervisor(
+            WantMetrics(), Snapshot
+        )  # a part of the sum would look like a reset
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         self._stored = answer
@@ -89,20 +91,20 @@ class Worker:
             return None
 
     def tell(self, message: RunnerUnresponsive | Report) -> None:
-        """Tell the supervisor."""
+        """Send a message to the supervisor."""
         self._channel.tell(message)
 
     def report_now(self) -> None:
-        """Report out of turn: readiness changed."""
+        """Send a heartbeat at once: readiness changed."""
         self.tell(Report(self._counted(), self._ready()))
 
     async def runners(self) -> RunnerReport:
-        return await self._ask_owner(WantRunners(), RunnerReport)
+        return await self._ask_supervisor(WantRunners(), RunnerReport)
 
-    async def restart(self, index: int, patience: float) -> bool:
-        return await self._ask_owner(WantRestart(index, patience), bool)
+    async def restart(self, index: int, drain_timeout_s: float) -> bool:
+        return await self._ask_supervisor(WantRestart(index, drain_timeout_s), bool)
 
-    async def _ask_owner(self, question: Question, kind: type[T]) -> T:
+    async def _ask_supervisor(self, question: Question, kind: type[T]) -> T:
         try:
             return await self._channel.ask(question, kind)
         except Unanswered:

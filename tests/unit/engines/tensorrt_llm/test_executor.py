@@ -1,5 +1,6 @@
 """The Engine contract over the strict fake of the executor bindings."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import executor, load
+from trtllm_openai.engines.tensorrt_llm import executor, guide_check, load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
@@ -165,11 +166,42 @@ def test_a_guide_that_compiles_too_slowly_is_refused(
     engine: Make, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
-    monkeypatch.setattr(executor, "GUIDE_TIMEOUT_S", 0.0)
-    subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", "a+")))
-    one = finish(subject, 1)["a"]
+    monkeypatch.setattr(executor, "GUIDE_TIMEOUT_S", 0.05)
+    release = threading.Event()
+    monkeypatch.setattr(guide_check, "_compile", lambda *_: release.wait(10))
+    try:
+        subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", "a+")))
+        one = finish(subject, 1)["a"]
+    finally:
+        release.set()
     assert one.error_code == "invalid_value"
     assert "takes more than" in str(one.error)
+
+
+def test_without_xgrammar_guides_are_not_checked(
+    engine: Make, demo_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guide_check, "find_spec", lambda _: None)
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    assert [one.message for one in caplog.records if "xgrammar is not installed" in one.message]
+    subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", "(")))
+    assert "forwardAsync" in str(finish(subject, 1, patience=30)["a"].error)  # the executor's own error
+
+
+def test_each_kind_of_guide_is_checked(engine: Make, demo_dir: Path) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    bad: dict[GuideKind, str] = {
+        "json_schema": '{"type": "nothing"}',
+        "regex": "(",
+        "grammar": "root ::= missing",
+        "structural_tag": "{}",
+    }
+    for kind, text in bad.items():
+        subject.submit(msgspec.structs.replace(request(kind), guide=Guide(kind, text, "guide")))
+    subject.submit(msgspec.structs.replace(request("json_object"), guide=Guide("json_object")))
+    outputs = finish(subject, 5, patience=30)
+    assert {kind: outputs[kind].error_code for kind in bad} == dict.fromkeys(bad, "invalid_value")
+    assert outputs["json_object"].finish_reason == "stop"
 
 
 def test_facts_and_capabilities(engine: Make) -> None:

@@ -105,6 +105,7 @@ def test_no_rank_outlives_another(checkpoint: Callable[[str], Path], killed: str
     assert rank_0.wait(20) == (1 if killed == "follower" else -signal.SIGKILL)
     assert select.select([watched], [], [], 20)[0]
     os.close(watched)
+    rank_0.stdout.close()
 
 
 def test_a_rank_reads_its_part(eight_heads: Path) -> None:

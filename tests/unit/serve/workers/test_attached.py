@@ -12,8 +12,8 @@ from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 
 
-class Owner:
-    """In the supervisor's place."""
+class Supervisor:
+    """Stands in for the supervisor; implements `SupervisorClient`."""
 
     def __init__(self, replicas: int, stall_timeout: float) -> None:
         self.attached: list[AttachedPool] = []
@@ -28,21 +28,21 @@ class Owner:
 
     def tell(self, message: RunnerUnresponsive) -> None:
         self.heard.append(message)
-        self.pool.heard_quiet(message.address, message.words, message.seconds)
+        self.pool.report_silence("a worker", message.address, message.reason, message.seconds)
 
     async def runners(self) -> RunnerReport:
         return self.pool.report_now()
 
-    async def restart(self, index: int, patience: float) -> bool:
-        await self.pool.restart(index, patience)
+    async def restart(self, index: int, drain_timeout_s: float) -> bool:
+        await self.pool.restart(index, drain_timeout_s)
         return True
 
 
 @asynccontextmanager
 async def attached(
     replicas: int = 1, stall_timeout: float = 30.0
-) -> AsyncIterator[tuple[Owner, AttachedPool, AttachedPool]]:
-    owner = Owner(replicas, stall_timeout)
+) -> AsyncIterator[tuple[Supervisor, AttachedPool, AttachedPool]]:
+    owner = Supervisor(replicas, stall_timeout)
     for row, name in enumerate("ab"):
         owner.attached.append(
             AttachedPool(name, row, owner, stall_timeout=stall_timeout, on_change=lambda: None)
@@ -56,6 +56,11 @@ async def attached(
         for pool in (first, second):
             await pool.stop()
         await owner.pool.stop()
+
+
+def elsewhere(pool: AttachedPool, index: int) -> int:
+    connection = pool.runners[index].connection
+    return connection.elsewhere if connection is not None else 0
 
 
 def test_each_hears_of_its_own_sequences() -> None:
@@ -78,10 +83,12 @@ def test_what_others_sent_counts_when_a_runner_is_chosen() -> None:
     async def test() -> None:
         async with attached(2) as (owner, first, second):
             held = first.submit([request(first, 4000) for _ in range(6)])
-            (busy,) = [link.index for link in first.links if link.load]
-            await until(lambda: second.links[busy].elsewhere == 6)
+            (busy,) = [runner.index for runner in first.runners if runner.load]
+            await until(lambda: elsewhere(second, busy) == 6)
             others = [second.submit([request(second, 4000)]) for _ in range(4)]
-            assert [link.load for link in second.links] == [0 if index == busy else 4 for index in (0, 1)]
+            assert [runner.load for runner in second.runners] == [
+                0 if index == busy else 4 for index in (0, 1)
+            ]
             await until(lambda: sorted(state.sequences for state in owner.pool.states()) == [4, 6])
             for generation in (held, *others):
                 generation.close()
@@ -93,7 +100,7 @@ def test_first_requests_of_two_workers_go_to_two_runners() -> None:
     async def test() -> None:
         async with attached(2) as (_, first, second):
             held = [pool.submit([request(pool, 4000)]) for pool in (first, second)]
-            assert [link.load for link in first.links] != [link.load for link in second.links]
+            assert [runner.load for runner in first.runners] != [runner.load for runner in second.runners]
             for generation in held:
                 generation.close()
 
@@ -155,15 +162,15 @@ def test_a_silent_runner_is_reported_shunned_and_replaced() -> None:
         async with attached(2, stall_timeout=2.0) as (owner, first, second):
             waits = first.submit([request(first, 4000)])
             await arrival(waits)
-            (index,) = [link.index for link in first.links if link.load]
+            (index,) = [runner.index for runner in first.runners if runner.load]
             pid = owner.pool.runners[index].pid
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
-            await until(lambda: second.links[index].stalled != "")
-            assert second.states()[index].state == "stalled"
-            assert "gave no result" in owner.heard[0].words
+            await until(lambda: second.runners[index].phase == "unresponsive")
+            assert second.states()[index].state == "unresponsive"
+            assert "gave no result" in owner.heard[0].reason
             others = [second.submit([request(second)]) for _ in range(4)]
-            assert second.links[index].load == 0
+            assert second.runners[index].load == 0
             outputs = await drain(waits)
             assert outputs[-1].finish_reason == "error"
             await until(lambda: first.status().ready == second.status().ready == 2)
@@ -177,15 +184,15 @@ def test_a_restart_on_request_sends_nothing_new() -> None:
     async def test() -> None:
         async with attached(2) as (owner, first, second):
             held = first.submit([request(first, 100)])
-            (index,) = [link.index for link in first.links if link.load]
+            (index,) = [runner.index for runner in first.runners if runner.load]
             await until(lambda: owner.pool.states()[index].sequences == 1)
             await second.restart(index, 10.0)
-            await until(lambda: second.states()[index].state == "restarting")
+            await until(lambda: second.states()[index].state == "draining")
             more = [second.submit([request(second)]) for _ in range(4)]
-            assert second.links[index].load == 0
+            assert second.runners[index].load == 0
             assert (await drain(held))[-1].finish_reason == "length"
             await until(lambda: first.restarts == 1 and first.status().ready == 2)
-            assert [link.index for link in first.links] == [0, 1]
+            assert [runner.index for runner in first.runners] == [0, 1]
             for generation in more:
                 generation.close()
 

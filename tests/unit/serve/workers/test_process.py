@@ -42,7 +42,7 @@ async def first_report(heard: list[Message]) -> None:
 
 
 def test_one_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SILENCE", 2)
+    monkeypatch.setattr(process, "HEARTBEAT_TIMEOUT_S", 2)
 
     async def test() -> None:
         heard: list[Message] = []

@@ -11,11 +11,13 @@ from trtllm_openai.engines.torch.cuda.inputs import BUFFERS, Inputs, Mixed
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.model import CudaModel
+from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
 from trtllm_openai.engines.torch.guides import constrain
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
-from trtllm_openai.engines.torch.sampler import Sampled, prompt_logprobs
+from trtllm_openai.engines.torch.plan_channel import PlanChannel
+from trtllm_openai.engines.torch.sampler import SCORED_AT_ONCE, Sampled, apply_rules, prompt_logprobs
 from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import TokenLogprobs
@@ -40,9 +42,13 @@ class CudaStep:
     tokens: torch.Tensor
     logprobs: Logprobs | None
     done: torch.cuda.Event
+    fault: torch.Tensor | None = None
+    """Pinned: the rank that did not answer, and one; there when `done` is."""
 
     def collect(self) -> list[Sampled]:
         self.done.synchronize()
+        if self.fault is not None and (late := int(self.fault)):
+            raise RuntimeError(f"rank {late - 1} did not answer within a step: all ranks end")
         tokens: list[int] = self.tokens.tolist()
         found: dict[int, TokenLogprobs] = {}
         if (wanted := self.logprobs) is not None:
@@ -65,20 +71,32 @@ class CudaExecutor:
         limits: Limits,
         max_length: int,
         device: torch.device,
+        peers: Peers | None = None,
     ) -> None:
+        """`config`: of the rank's part. `peers`: what the ranks exchange by, where there are several."""
+        self._peers = peers
         self._limits = limits
         most = limits.max_batch_size
         self._model, self._heads = model, config.heads
+        self._scorer = _Scorer(model)
         self._width = config.heads * config.head_dim
         self._inputs = Inputs(
-            most, limits.max_num_tokens, max_length, limits.block_size, config.vocab_size, device
+            most,
+            limits.max_num_tokens,
+            max_length,
+            limits.block_size,
+            config.vocab_size,
+            device,
+            shared=peers is not None and peers.ranks.rank == 0,
         )
         self._paged = PagedDecode(config.heads, config.kv_heads, config.head_dim, most, device)
         self._sampler = Sampler(config.vocab_size, most, device)
         self._last_tokens = torch.zeros(most + 1, dtype=torch.int32, device=device)
         self._tokens = torch.zeros(most, dtype=torch.int32, device=device)
         self._read = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(BUFFERS)]
+        self._faults = [torch.zeros(1, dtype=torch.int32, pin_memory=True) for _ in range(BUFFERS)]
         self._turn = 0
+        self._channel: PlanChannel | None = None
         self._cache: KVCache | None = None
         self._graphs: Graphs | None = None
 
@@ -90,6 +108,36 @@ class CudaExecutor:
         """Make CUDA graphs of the decode steps over the cache."""
         self._graphs = Graphs(self._decode, self._limits.max_batch_size)
 
+    def share(self, fd: int) -> None:
+        """From here on rank 0's steps reach the others through the shared memory `fd`."""
+        assert self._peers is not None
+        ranks = self._peers.ranks
+        self._channel = PlanChannel(fd, self._inputs.most_words, ranks.rank, ranks.size)
+
+    def follow(self) -> None:
+        """A rank's other than 0: wait for its next step and launch it."""
+        assert self._channel is not None
+        step = self._inputs.adopt(self._channel.receive())
+        if step.mixed is None:
+            if self._graphs:
+                self._graphs.replay(step.padded)
+            else:
+                self._decode(step.count)
+            return
+        hidden = self._mixed(step.mixed, step.count)
+        first_row = step.count
+        for length, scored in zip(step.mixed.chunks.rows, step.scored, strict=True):
+            for start in range(0, scored, SCORED_AT_ONCE):
+                rows = torch.arange(
+                    first_row + start,
+                    first_row + min(start + SCORED_AT_ONCE, scored),
+                    device=hidden.device,
+                )
+                self._model.scores(hidden, rows)
+            first_row += length
+        if step.samples:
+            self._model.logits(hidden, step.mixed.sample_rows)
+
     def launch(self, plan: Plan) -> CudaStep:
         ends = [chunk.sequence for chunk in plan.prefill if chunk.last]
         sampled = plan.decode + ends
@@ -97,6 +145,8 @@ class CudaExecutor:
         by_graph = self._graphs is not None and not plan.prefill
         size = self._graphs.size(count) if by_graph and self._graphs else count
         mixed = self._inputs.write(plan, sampled, size)
+        if self._channel is not None:
+            self._channel.send(self._inputs.written)
         if mixed is None:
             logits = self._graphs.replay(size)[:count] if self._graphs else self._decode(count)
         else:
@@ -105,6 +155,8 @@ class CudaExecutor:
             if not sampled:
                 return self._under_way([], None)
             logits = self._model.logits(hidden, mixed.sample_rows)
+        if self._peers is not None and self._peers.ranks.rank:  # it has no logits
+            return self._under_way(sampled, None)
         return self._choose(logits, sampled)
 
     def _decode(self, count: int) -> torch.Tensor:
@@ -145,7 +197,7 @@ class CudaExecutor:
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor, first_row: int) -> None:
         for chunk in plan.prefill:
             if (scores := chunk.sequence.prompt_logprobs) is not None:
-                scores += prompt_logprobs(self._model, hidden, chunk, first_row)
+                scores += prompt_logprobs(self._scorer, hidden, chunk, first_row)
             first_row += chunk.length
 
     def _choose(self, logits: torch.Tensor, sampled: list[Sequence]) -> CudaStep:
@@ -153,7 +205,7 @@ class CudaExecutor:
         if ruled or any(sequence.matcher is not None for sequence in sampled):
             logits = logits.float()
             for row in ruled:
-                sampled[row].rules.apply(logits[row], sampled[row].generated + sampled[row].unread)  # type: ignore[union-attr]
+                apply_rules(logits[row], sampled[row], sampled[row].generated + sampled[row].unread)
             constrain(logits, sampled)
         count, front = len(sampled), self._inputs.front
         tokens = self._tokens[:count]
@@ -183,19 +235,31 @@ class CudaExecutor:
         rows = list(counts)
         index = torch.tensor(rows, pin_memory=True).to(logits.device, non_blocking=True)
         values = logits.index_select(0, index).float().log_softmax(-1)
-        chosen = values.gather(1, tokens.index_select(0, index).long().unsqueeze(1)).squeeze(1)
+        chosen = values.gather(1, tokens.index_select(0, index).long().clamp(min=0).unsqueeze(1)).squeeze(1)
         top, top_ids = values.topk(max(1, *counts.values()))
         return Logprobs(
             rows, [counts[row] or 0 for row in rows], _to_host(chosen), _to_host(top), _to_host(top_ids)
         )
 
     def _under_way(self, sampled: list[Sequence], logprobs: Logprobs | None) -> CudaStep:
-        read = self._read[self._turn][: len(sampled)]
+        read, fault = self._read[self._turn][: len(sampled)], None
+        if self._peers is not None:
+            fault = self._faults[self._turn].copy_(self._peers.fault, non_blocking=True)
         self._turn = (self._turn + 1) % BUFFERS
         read.copy_(self._tokens[: len(sampled)], non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return CudaStep(sampled, read, logprobs, done)
+        return CudaStep(sampled, read, logprobs, done, fault)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """The model as prompt log-probs need it: for any number of calls in a step."""
+
+    model: CudaModel
+
+    def logits(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
+        return self.model.scores(x, sample_rows)
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:

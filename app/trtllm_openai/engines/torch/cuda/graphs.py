@@ -28,7 +28,7 @@ class Graphs:
             decode(size)  # compiles kernels, which may not happen inside
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # NCCL has threads
                 logits = decode(size)
             pool = pool or graph.pool()
             self._graphs[size] = graph, logits

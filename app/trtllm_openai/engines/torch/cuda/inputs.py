@@ -16,7 +16,7 @@ from trtllm_openai.engines.torch.cuda.model import Rows
 from trtllm_openai.engines.torch.cuda.prefill import Chunks
 from trtllm_openai.engines.torch.kv_cache import blocks_for
 from trtllm_openai.engines.torch.sampler import LOWEST_TEMPERATURE, uniform
-from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 
 HEADER = 4
@@ -52,8 +52,23 @@ class Mixed:
     sample_rows: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Another rank's step: its decode rows, to how many they are padded, its sampled rows, and for each
+    chunk how many of its rows are scored."""
+
+    count: int
+    padded: int
+    samples: int
+    mixed: Mixed | None
+    scored: list[int]
+
+
 class Inputs:
-    """Builds steps' input. `vocab`: what top_k is where there is no such cut."""
+    """Builds steps' input. `vocab`: what top_k is where there is no such cut.
+
+    `shared`: whether other ranks need it, too; then `written` has it after each `write`, as int32 arrays.
+    """
 
     def __init__(
         self,
@@ -63,12 +78,17 @@ class Inputs:
         block_size: int,
         vocab: int,
         device: torch.device,
+        shared: bool = False,
     ) -> None:
+        self.shared = shared
+        self.written: list[np.ndarray] = []
+        self._attended = np.zeros(0, np.int32)
         self._most, self._block_size, self._vocab = max_batch_size, block_size, vocab
         width = blocks_for(max_length, block_size)
         self._tables_at = HEADER + WORDS_PER_ROW * max_batch_size
         size = self._tables_at + max_batch_size * width + 5 * (max_tokens + max_batch_size) + 1024
         self._device = torch.zeros(size + size % 2, dtype=torch.int32, device=device)
+        self.most_words = size + 4 * max_batch_size + max_tokens * 4 + max_batch_size * max_length
         hosts = [
             torch.zeros(size, dtype=torch.int32, pin_memory=device.type == "cuda") for _ in range(BUFFERS)
         ]
@@ -86,14 +106,42 @@ class Inputs:
         """Bring a step's input to the device; decode rows are padded to `padded`."""
         host, words = self._hosts[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
+        self._attended = np.zeros(0, np.int32)
         numbers = np.array([self._number(sequence) for sequence in sampled], np.int64)
         self._write_sampling(words, sampled, numbers)
         end = self._write_decode(words, plan.decode, numbers[: len(plan.decode)], padded)
         mixed = None
+        first = end
         if plan.prefill:
             mixed, end = self._write_mixed(words, plan, end)
         self._device[:end].copy_(host[:end], non_blocking=True)
+        if self.shared:
+            self._describe(words[:end], plan, sampled, padded, first)
         return mixed
+
+    def _describe(
+        self, words: np.ndarray, plan: Plan, sampled: list[Sequence], padded: int, first: int
+    ) -> None:
+        chunks = plan.prefill
+        header = np.array([len(plan.decode), padded, first, len(sampled)], np.int32)
+        rows = np.array([chunk.length for chunk in chunks], np.int32)
+        lengths = np.array([chunk.start + chunk.length for chunk in chunks], np.int32)
+        scored = np.array([scored_rows(chunk) for chunk in chunks], np.int32)
+        self.written = [header, words, rows, lengths, scored, self._attended]
+
+    def adopt(self, written: list[np.ndarray]) -> Adopted:
+        """Bring to the device what `written` is at another rank."""
+        header, given, rows, lengths, scored, attended = written
+        count, padded, first, samples = header.tolist()
+        host, words = self._hosts[self._turn]
+        self._turn = (self._turn + 1) % BUFFERS
+        words[: len(given)] = given
+        self._device[: len(given)].copy_(host[: len(given)], non_blocking=True)
+        mixed = None
+        if len(rows):
+            places = self._to_device(attended) if len(attended) else None
+            mixed = self._mixed_views(first, count, rows.tolist(), lengths.tolist(), samples, places)
+        return Adopted(count, padded, samples, mixed, scored.tolist())
 
     def _number(self, sequence: Sequence) -> int:
         number = self._numbers.get(sequence)
@@ -185,25 +233,42 @@ class Inputs:
         numbers[:count] = words[front - self._most : front - self._most + count]
         parts += [numbers, np.cumsum([0, *rows]), np.cumsum([0, *lengths]), np.array(sample_rows)]
         again = any(chunk.start for chunk in plan.prefill)
-        views = []
+        first = end
         for part in parts:
             words[end : end + len(part)] = part
-            views.append(self._device[end : end + len(part)])
             end += len(part)
         # What earlier chunks left may be longer than the buffer: rare enough for a copy of its own.
         attended = None
         if again:
-            device = self._device.device
-            earlier = torch.from_numpy(np.concatenate(places))
-            earlier = earlier.pin_memory() if device.type == "cuda" else earlier
-            attended = earlier.to(device, non_blocking=True)
-        return (
-            Mixed(
-                Rows(views[0], views[1], views[2], views[3]),
-                Chunks(rows, lengths, views[4], views[5], attended),
-                views[6],
-            ),
-            end,
+            self._attended = np.concatenate(places).astype(np.int32)
+            attended = self._to_device(self._attended)
+        return self._mixed_views(first, count, rows, lengths, len(sample_rows), attended), end
+
+    def _to_device(self, values: np.ndarray) -> torch.Tensor:
+        device = self._device.device
+        host = torch.from_numpy(values)
+        host = host.pin_memory() if device.type == "cuda" else host
+        return host.to(device, non_blocking=True)
+
+    def _mixed_views(
+        self,
+        at: int,
+        count: int,
+        rows: list[int],
+        lengths: list[int],
+        samples: int,
+        attended: torch.Tensor | None,
+    ) -> Mixed:
+        """Views of what `_write_mixed` put at `at`."""
+        total, ends = count + sum(rows), len(rows) + 1
+        views = []
+        for size in (total, total, total, total, ends, ends, samples):
+            views.append(self._device[at : at + size])
+            at += size
+        return Mixed(
+            Rows(views[0], views[1], views[2], views[3]),
+            Chunks(rows, lengths, views[4], views[5], attended),
+            views[6],
         )
 
     def _views(self) -> Front:
@@ -228,3 +293,11 @@ class Inputs:
             lengths,
             self._device[self._tables_at :],
         )
+
+
+def scored_rows(chunk: Chunk) -> int:
+    """How many rows of `chunk` prompt log-probs are asked for."""
+    if chunk.sequence.prompt_logprobs is None:
+        return 0
+    end = min(chunk.start + chunk.length + 1, chunk.sequence.prompt_tokens)
+    return max(0, end - chunk.start - 1)

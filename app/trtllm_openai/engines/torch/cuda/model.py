@@ -14,11 +14,14 @@ import torch
 from trtllm_openai.engines.torch.cuda.kernels.embedding import embed
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
+from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.cuda.projection import Projection
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
+from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.rope import rope_tables
 from trtllm_openai.engines.torch.weight_source import WeightSource
+from trtllm_openai.engines.torch.weights import WHOLE
 
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(qkv [rows, heads + 2 kv_heads, dim], a layer's cache) → [rows, heads * dim]"""
@@ -50,7 +53,10 @@ class Layer:
 
 
 class CudaModel:
-    """A loaded decoder. `max_length`: positions it can be asked for."""
+    """A loaded decoder, or a rank's part of one. `max_length`: positions it can be asked for.
+
+    Rank 0 alone looks tokens up and gets logits: the other ranks add nothing to the first sum.
+    """
 
     def __init__(
         self,
@@ -59,19 +65,30 @@ class CudaModel:
         max_length: int,
         device: torch.device,
         fp8: bool,
+        peers: Peers | None = None,
     ) -> None:
-        """Raises `CheckpointError` when `weights` are not those of `config`."""
-        self._config = config
+        """`config`: the whole model's. Raises `CheckpointError` when `weights` are not those of `config`."""
+        ranks = ALONE if peers is None else peers.ranks
+        self._config = shard(config, ranks)
+        self._peers = peers
         self._eps = config.norm_eps
         shape = (config.vocab_size, config.hidden_size)
-        self._embedding = weights.take("model.embed_tokens.weight", *shape)
-        self._layers = [_layer(config, weights, index, fp8) for index in range(config.layers)]
+        vocabulary = ranks.part(config.vocab_size) if ranks.size > 1 else WHOLE
+        self._embedding: torch.Tensor | None = None
+        if not ranks.rank:
+            self._embedding = weights.take("model.embed_tokens.weight", *shape)
+        elif not config.tied_embeddings:
+            weights.drop("model.embed_tokens.weight")
+        self._layers = [_layer(config, weights, index, fp8, ranks) for index in range(config.layers)]
         self._norm = weights.take("model.norm.weight", config.hidden_size)
         if config.tied_embeddings:
             weights.drop("lm_head.weight")
-            head = self._embedding
+            if self._embedding is not None:
+                head = self._embedding[vocabulary]
+            else:
+                head = weights.take("model.embed_tokens.weight", *shape, part=vocabulary)
         else:
-            head = weights.take("lm_head.weight", *shape)
+            head = weights.take("lm_head.weight", *shape, part=vocabulary)
         self._head = Projection(head, None, fp8=False)  # rounding it costs the most and saves the least
         weights.check_all_taken()
         half = config.head_dim // 2
@@ -80,25 +97,46 @@ class CudaModel:
 
     def __call__(self, rows: Rows, last_tokens: torch.Tensor, cache: KVCache, attend: Attend) -> torch.Tensor:
         """The last layer's output [rows, hidden], not normalised; `cache` gets keys and values."""
-        x = embed(rows.tokens, rows.sequences, last_tokens, self._embedding)
+        x = self._embed(rows, last_tokens)
         if len(x) == 1:
             return self._one(x, rows, cache, attend)
         delta = None
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             qkv = layer.qkv.after_norm(x, delta, layer.attention_norm, self._eps)
-            delta = layer.attention_out(self._attention(qkv, kv, layer, rows, attend))
+            delta = self._sum(x, layer.attention_out(self._attention(qkv, kv, layer, rows, attend)))
             gate_up = layer.gate_up.after_norm(x, delta, layer.mlp_norm, self._eps)
-            delta = layer.down.after_swiglu(gate_up)
+            delta = self._sum(x, layer.down.after_swiglu(gate_up))
         return x.add_(delta) if delta is not None else x
+
+    def _embed(self, rows: Rows, last_tokens: torch.Tensor) -> torch.Tensor:
+        if self._embedding is None:
+            x = torch.zeros(
+                len(rows.tokens), self._config.hidden_size, dtype=self._norm.dtype, device=self._norm.device
+            )
+        else:
+            x = embed(rows.tokens, rows.sequences, last_tokens, self._embedding)
+        return x if self._peers is None else self._peers.sum(x)
+
+    def _sum(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor | None:
+        """What remains to be added to `x`: nothing, where all ranks' `delta` were added here."""
+        if self._peers is None:
+            return delta
+        self._peers.add(x, delta)
+        return None
 
     def _one(self, x: torch.Tensor, rows: Rows, cache: KVCache, attend: Attend) -> torch.Tensor:
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             qkv = layer.qkv.one(x, norm=(layer.attention_norm, self._eps))
             attended = self._attention(qkv, kv, layer, rows, attend)
-            x = layer.attention_out.one(attended, addend=x)
+            x = self._add_one(x, layer.attention_out, attended)
             product = layer.gate_up.one(x, norm=(layer.mlp_norm, self._eps), swiglu=True)
-            x = layer.down.one(product, addend=x)
+            x = self._add_one(x, layer.down, product)
         return x
+
+    def _add_one(self, x: torch.Tensor, projection: Projection, row: torch.Tensor) -> torch.Tensor:
+        if self._peers is None:
+            return projection.one(row, addend=x)
+        return self._peers.add(x, projection.one(row))
 
     def _attention(
         self, qkv: torch.Tensor, kv: torch.Tensor, layer: Layer, rows: Rows, attend: Attend
@@ -109,7 +147,20 @@ class CudaModel:
         return attend(qkv, kv)
 
     def logits(self, x: torch.Tensor, sample_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [rows, vocab_size], of the model's dtype, of all or some rows of what a call returned."""
+        """Logits [rows, vocab_size], of the model's dtype, of all or some rows of what a call returned.
+
+        Of several ranks, rank 0 gets them; once between two calls of the model.
+        """
+        part = self._logits(x, sample_rows)
+        return part if self._peers is None else self._peers.logits(part)
+
+    def scores(self, x: torch.Tensor, sample_rows: torch.Tensor) -> torch.Tensor:
+        """The same on every rank, as often as wanted."""
+        part = self._logits(x, sample_rows)
+        return part if self._peers is None else self._peers.scores(part)
+
+    def _logits(self, x: torch.Tensor, sample_rows: torch.Tensor | None) -> torch.Tensor:
+        """This rank's columns of the logits."""
         if sample_rows is not None:
             x = x.index_select(0, sample_rows)
         if len(x) == 1:
@@ -117,22 +168,36 @@ class CudaModel:
         return self._head(add_rms_norm(x, None, self._norm, self._eps))
 
 
-def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool) -> Layer:
+def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ranks: Ranks) -> Layer:
     prefix = f"model.layers.{index}."
     hidden, dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
     q, kv = config.heads * dim, config.kv_heads * dim
+    part, q_part, kv_part = WHOLE, WHOLE, WHOLE
+    if ranks.size > 1:
+        heads, kv_heads = ranks.heads(config.heads), ranks.heads(config.kv_heads)
+        q_part = slice(heads.start * dim, heads.stop * dim)
+        kv_part = slice(kv_heads.start * dim, kv_heads.stop * dim)
+        part = ranks.part(inner)
 
-    def project(inputs: int, **outputs: int) -> Projection:
-        """The matrices called by these names as one; either all of them have a bias or none."""
+    def columns(**outputs: tuple[int, slice]) -> Projection:
+        """These matrices as one, of whose outputs every rank has a part; all of them have a bias or none."""
         parts = [
-            weights.take(f"{prefix}{_place(name)}.weight", size, inputs) for name, size in outputs.items()
+            weights.take(f"{prefix}{_place(name)}.weight", size, hidden, part=mine)
+            for name, (size, mine) in outputs.items()
         ]
         biases = [
-            weights.take(f"{prefix}{_place(name)}.bias", size)
-            for name, size in outputs.items()
+            weights.take(f"{prefix}{_place(name)}.bias", size, part=mine)
+            for name, (size, mine) in outputs.items()
             if weights.has(f"{prefix}{_place(name)}.bias")
         ]
         return Projection(torch.cat(parts), torch.cat(biases) if biases else None, fp8=fp8)
+
+    def rows(name: str, inputs: int, mine: slice) -> Projection:
+        """A matrix of whose inputs every rank has a part; rank 0 adds the bias."""
+        weight = weights.take(f"{prefix}{_place(name)}.weight", hidden, inputs, part=mine, axis=1)
+        bias = f"{prefix}{_place(name)}.bias"
+        biases = weights.take(bias, hidden) if weights.has(bias) else None
+        return Projection(weight.contiguous(), None if ranks.rank else biases, fp8=fp8)
 
     head_norms = None
     if config.qk_norm:
@@ -143,12 +208,12 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool) ->
         )
     return Layer(
         attention_norm=weights.take(f"{prefix}input_layernorm.weight", hidden),
-        qkv=project(hidden, q_proj=q, k_proj=kv, v_proj=kv),
+        qkv=columns(q_proj=(q, q_part), k_proj=(kv, kv_part), v_proj=(kv, kv_part)),
         head_norms=head_norms,
-        attention_out=project(q, o_proj=hidden),
+        attention_out=rows("o_proj", q, q_part),
         mlp_norm=weights.take(f"{prefix}post_attention_layernorm.weight", hidden),
-        gate_up=project(hidden, gate_proj=inner, up_proj=inner),
-        down=project(inner, down_proj=hidden),
+        gate_up=columns(gate_proj=(inner, part), up_proj=(inner, part)),
+        down=rows("down_proj", inner, part),
     )
 
 

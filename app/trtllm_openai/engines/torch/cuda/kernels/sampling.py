@@ -38,6 +38,8 @@ def _chunk_shares(logits, row_stride, vocab, cuts, tops, top_ids, sums, chunks, 
         logits + row.to(tl.int64) * row_stride, offsets, vocab, tl.where(temperature > 0, temperature, 1.0)
     )
     top = tl.max(values)
+    # A NaN anywhere in the row makes its largest logit infinite, which `_choose` refuses.
+    top = tl.where(tl.max((values != values).to(tl.int32)) > 0, float("inf"), top)
     place = row * chunks + chunk
     tl.store(tops + place, top)
     tl.store(top_ids + place, tl.min(tl.where(values == top, offsets, vocab)))
@@ -176,8 +178,11 @@ def _choose(
         first = tl.min(tl.where(passed, offsets, vocab))
         final = tl.max(tl.where(weights > 0, offsets, 0))
         token = tl.minimum(first, final)
+    usable = (top > -1e35) & (top < 1e35) & (token >= 0) & (token < vocab)
+    token = tl.where(usable, token, -1)
     tl.store(tokens + row, token)
-    tl.store(last_tokens + tl.load(slots + row), token)
+    # The next step may already be launched and looks this id up in the embedding.
+    tl.store(last_tokens + tl.load(slots + row), tl.maximum(token, 0))
 
 
 class Sampler:
@@ -202,6 +207,8 @@ class Sampler:
         tokens: torch.Tensor,
     ) -> None:
         """Write `tokens` [rows] and `last_tokens`[slots], both int32.
+
+        A row with NaN, an infinite logit or no allowed token gets -1 in `tokens` and 0 in `last_tokens`.
 
         `cuts` float32 [rows, 4]: temperature (0: the likeliest token), top_p, min_p, unused; `top_k` int32
         [rows], the vocabulary's size where there is no such cut; `uniform` float64 [rows] in [0, 1).

@@ -1,0 +1,119 @@
+"""What the routes work with: the settings, the served model, admission, metrics, and the state of start-up.
+
+`serve.state` builds one `ServerContext` for each HTTP process and fills it in as start-up proceeds; routes
+reach it as `request.app.state.context`. Nothing here knows how the process was started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.chat import ChatFormat
+from trtllm_openai.config import Settings
+from trtllm_openai.errors import PoolError
+from trtllm_openai.generation import EngineInfo
+from trtllm_openai.runners import Admission, SequencePool
+from trtllm_openai.telemetry.metrics import Metrics
+from trtllm_openai.telemetry.traces import Tracer
+from trtllm_openai.telemetry.values import Snapshot
+from trtllm_openai.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests are accepted, and if not, why and how far start-up is (`progress`, 0 to 1)."""
+
+    ready: bool
+    reason: str
+    progress: float
+    failed: bool = False
+
+
+class ActiveRun(Protocol):
+    """A request that is being answered."""
+
+    def interrupt(self, error: Exception) -> None:
+        """End the request with `error`."""
+
+    @property
+    def live(self) -> int:
+        """Number of its sequences that an engine works on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The served model once an engine is ready: everything a request needs to reach the runners."""
+
+    id: str
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    pool: SequencePool
+    info: EngineInfo
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerContext:
+    """State shared by all routes of one HTTP process. Used from its event loop only."""
+
+    settings: Settings
+    metrics: Metrics
+    admission: Admission
+    created: int
+    """When the server was started, in Unix seconds."""
+    model_id: str
+    """The model's name on the wire; the configured model until the checkpoint is resolved."""
+    merged_metrics: Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
+    """Merges the metrics of all HTTP processes; its argument gives those of this one."""
+    tracer: Tracer | None = None
+    startup: Readiness = Readiness(False, "starting", 0.0)
+    """Progress of start-up until there is a pool, and the reason of a failed start-up."""
+    tokenizer: Tokenizer | None = None
+    chat: ChatFormat | None = None
+    pool: SequencePool | None = None
+    draining: bool = False
+    """Whether the server is shutting down: new POST requests get 503."""
+    runs: set[ActiveRun] = field(default_factory=set)
+    """Requests that are being answered."""
+    _loaded: LoadedModel | None = None
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether requests are accepted now."""
+        if self.draining:
+            return Readiness(False, "draining", 1.0)
+        if self.pool is None or self.startup.failed:
+            return self.startup
+        status = self.pool.status()
+        return Readiness(status.ready > 0, status.reason, status.progress, status.failed)
+
+    @property
+    def engine_info(self) -> EngineInfo | None:
+        """The engine's limits and capabilities, or None before an engine was ready."""
+        return self.pool.info if self.pool is not None else None
+
+    def check_model(self, model: str | None) -> None:
+        """Raise `ApiError` 404 for a model that is not served here; None stands for the served one."""
+        if model is not None and model != self.model_id:
+            raise ApiError(
+                404,
+                f"The model '{model}' does not exist here; '{self.model_id}' is served.",
+                param="model",
+                code="model_not_found",
+            )
+
+    def loaded(self) -> LoadedModel:
+        """The served model. Raises `PoolError` before an engine was ready."""
+        pool = self.pool
+        if pool is None or pool.info is None or self.tokenizer is None or self.chat is None:
+            raise self.not_ready()
+        if self._loaded is None or self._loaded.info is not pool.info:
+            self._loaded = LoadedModel(self.model_id, self.tokenizer, self.chat, pool, pool.info)
+        return self._loaded
+
+    def not_ready(self) -> PoolError:
+        """The error of a request that needs what start-up has not provided yet."""
+        readiness = self.readiness
+        return PoolError(readiness.reason, loading=not readiness.failed)

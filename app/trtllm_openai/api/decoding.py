@@ -1,0 +1,90 @@
+"""Engine deltas to text: the choices of one request, and the decoder that feeds each its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trtllm_openai.api.accounting import Accounting
+from trtllm_openai.api.choice import Choice, Delta
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.errors import InvalidRequest, Overloaded
+from trtllm_openai.generation import QUEUE_TIMEOUT, StepOutput
+
+
+@dataclass(slots=True)
+class Decoded:
+    """The text of some engine deltas, and the error that ended the request after it, if one did."""
+
+    deltas: list[Delta]
+    error: Exception | None = None
+
+
+class RequestDecoder:
+    """Turns the engine deltas of a request's sequences into text deltas of its choices.
+
+    `abort` ends one sequence in the engine: it is called when a stop string, which the engine does not know,
+    ended a choice. `queue_timeout` makes the error of a sequence that waited too long in the engine's queue.
+    """
+
+    __slots__ = ("_abort", "_accounting", "_by_id", "_queue_timeout", "open_choices")
+
+    def __init__(
+        self,
+        choices: list[Choice],
+        accounting: Accounting,
+        abort: Callable[[str], None],
+        queue_timeout: Callable[[], Overloaded],
+    ) -> None:
+        self._by_id = {choice.request.request_id: choice for choice in choices}
+        self._accounting = accounting
+        self._abort = abort
+        self._queue_timeout = queue_timeout
+        self.open_choices = len(choices)
+        """Choices without a finish reason."""
+
+    def decode(self, outputs: list[StepOutput]) -> Decoded:
+        """Decode deltas in order, up to the first error; text that came before the error is kept."""
+        decoded = Decoded([])
+        for output in outputs:
+            choice = self._by_id[output.request_id]
+            if choice.decoder.finished:
+                continue
+            if not choice.begun:
+                choice.begun = True
+                choice.prompt_logprobs = output.prompt_logprobs
+                self._accounting.begin(choice, output)
+            if output.error is not None or output.error_code is not None:
+                decoded.error = self._error(output)
+                break
+            if output.cached_tokens:
+                self._accounting.prefix_hit(choice, output.cached_tokens)
+            try:
+                delta = choice.decoder.push(output)
+            except (ApiError, InvalidRequest, Overloaded) as error:
+                decoded.error = error
+                break
+            if delta.finish_reason is not None:
+                self._finish(choice, output, delta.finish_reason)
+            decoded.deltas.append((choice, delta))
+        return decoded
+
+    def _finish(self, choice: Choice, output: StepOutput, reason: str) -> None:
+        self.open_choices -= 1
+        choice.finish_reason = reason
+        self._accounting.finish_sequence(reason)
+        if output.finish_reason is None:  # a stop string ended it here, not in the engine
+            self._abort(output.request_id)
+
+    def _error(self, output: StepOutput) -> Exception:
+        """The client's error for an output that reports one."""
+        if output.error_code == QUEUE_TIMEOUT:
+            return self._queue_timeout()
+        if output.error_code is not None:
+            return refusal(output)
+        return ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
+
+
+def refusal(output: StepOutput) -> InvalidRequest:
+    """The error of a request that the engine itself rejected, such as for a grammar it cannot compile."""
+    return InvalidRequest(output.error or "refused", output.error_param, output.error_code or "")

@@ -1,0 +1,95 @@
+"""Time limits of a request: which hold for it, and the timers that enforce them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.headers import header
+from trtllm_openai.config import LONGEST_TIMEOUT, LimitSettings
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.protocol.common import SamplingFields
+
+TIMEOUT_HEADER = "x-request-timeout"
+ENGINE_GRACE_S = 1.0
+"""How much later an engine's own time limit is than ours, whose error message is more helpful."""
+
+
+def requested_timeout(request: Request, body: SamplingFields) -> float | None:
+    """The timeout in seconds that the client asks for, by `timeout` or the header `x-request-timeout`.
+
+    Raises `InvalidRequest` when the header is not a positive number.
+    """
+    if body.timeout is not None:
+        return body.timeout
+    value = header(request.scope, TIMEOUT_HEADER.encode())
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"{TIMEOUT_HEADER} must be a number of seconds above 0.", TIMEOUT_HEADER)
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """The limits of one request, counted from its arrival; None means no limit."""
+
+    request_timeout_s: float | None = None
+    first_token_timeout_s: float | None = None
+    engine_ms: int | None = None
+    """Milliseconds after which the engine itself gives up on a sequence."""
+    queue_ms: int | None = None
+    """Milliseconds that a sequence may wait in the engine's queue."""
+
+    @classmethod
+    def of(cls, settings: LimitSettings, requested_s: float | None) -> TimeLimits:
+        """The configured limits; `requested_s`, the client's own timeout, replaces `request_timeout`."""
+        timeout = settings.request_timeout if requested_s is None else min(requested_s, LONGEST_TIMEOUT)
+        queue = settings.queue_timeout
+        return cls(
+            timeout,
+            settings.first_token_timeout or None,
+            None if timeout is None else round((timeout + ENGINE_GRACE_S) * 1000),
+            None if queue is None else round(queue * 1000),
+        )
+
+
+class Timers:
+    """Calls `expire` with a 504 when the request or its first token takes too long. Must be closed."""
+
+    __slots__ = ("_first_token", "_request")
+
+    def __init__(self, limits: TimeLimits, started: float, expire: Callable[[ApiError], None]) -> None:
+        """`started`: when the request arrived, by `time.perf_counter`."""
+        loop = asyncio.get_running_loop()
+        arrived = loop.time() - (time.perf_counter() - started)
+        self._request: asyncio.TimerHandle | None = None
+        self._first_token: asyncio.TimerHandle | None = None
+        timeout, first = limits.request_timeout_s, limits.first_token_timeout_s
+        if timeout is not None:
+            late = "The request took longer than its timeout."
+            self._request = loop.call_at(arrived + timeout, expire, ApiError(504, late, code="timeout"))
+        if first is not None and (timeout is None or first < timeout):
+            late = "The first token took longer than the first-token timeout."
+            self._first_token = loop.call_at(arrived + first, expire, ApiError(504, late, code="timeout"))
+
+    def first_token_came(self) -> None:
+        """Cancel the first-token timer."""
+        if self._first_token is not None:
+            self._first_token.cancel()
+
+    def close(self) -> None:
+        """Cancel both timers. Idempotent."""
+        for timer in (self._request, self._first_token):
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,103 @@
+"""Field types of request models: integers, lists that fail fast, and fields made from the parameter table.
+
+Validation of a list or map stops at or soon after its first wrong element, so the errors of a body are few
+whatever it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from trtllm_openai.generation.parameters import Row
+
+T = TypeVar("T")
+FailFastList = Annotated[list[T], Field(fail_fast=True)]
+
+
+class _Integral:
+    """An integer, or a float with an integral value; an integer costs no Python call."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        integer = handler(source)
+        converted = core_schema.no_info_wrap_validator_function(_integral, integer)
+        # The labels are those of Python types, which `api.errors` strips from the location of an error.
+        return core_schema.union_schema([(integer, "int"), (converted, "float")], mode="left_to_right")
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        assert schema["type"] == "union"
+        return handler(next(choice[0] for choice in schema["choices"] if isinstance(choice, tuple)))
+
+
+def _integral(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return handler(int(value) if isinstance(value, float) and value.is_integer() else value)
+    except ValidationError as error:
+        # Both alternatives failed. Only this one's error holds for 1e30, which is out of range and no wrong
+        # type; a deeper location makes it the one that is reported.
+        item = error.errors(include_url=False)[0]
+        fault: InitErrorDetails = {
+            "type": PydanticCustomError(item["type"], item["msg"]),
+            "loc": ("int", *item["loc"]),
+            "input": value,
+        }
+        raise ValidationError.from_exception_data(error.title, [fault]) from None
+
+
+INTEGRAL = _Integral()
+"""Annotates an `int` that may be written as a float, such as 2.0: JSON has one kind of number. A boolean is
+refused."""
+
+_BATCH = 64
+
+
+def _in_batches(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    if not isinstance(value, dict) or len(value) <= _BATCH:
+        return handler(value)
+    items = iter(value.items())
+    validated: dict[object, object] = {}
+    while batch := dict(islice(items, _BATCH)):
+        validated.update(handler(batch))
+    return validated
+
+
+FAIL_FAST_MAP = WrapValidator(_in_batches)
+"""Validates a map 64 entries at a time: pydantic's `fail_fast` covers sequences only."""
+
+
+def parameter_fields(table: Collection[Row]) -> dict[str, Any]:
+    """Definitions for `pydantic.create_model`: one nullable field for each row, where null is the default."""
+    return {row.name: (_wire_type(row) | None, Field(None, description=row.description)) for row in table}
+
+
+def _wire_type(row: Row) -> Any:
+    parameter = row.parameter
+    bounds = Field(ge=parameter.minimum, gt=parameter.above, le=parameter.maximum)
+    number = Annotated[float, bounds, Field(allow_inf_nan=False)]
+    match row.kind:
+        case "integer":
+            return Annotated[int, bounds, INTEGRAL]
+        case "number":
+            return number
+        case "boolean":
+            return bool
+        case "string":
+            return Annotated[str, Field(min_length=1)]
+        case "integers":
+            return FailFastList[Annotated[int, bounds]]
+        case "token biases":
+            return Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], number], FAIL_FAST_MAP]

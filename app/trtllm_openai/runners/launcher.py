@@ -1,0 +1,128 @@
+"""Launchers start runner processes. `SubprocessLauncher` starts them on this machine.
+
+A launcher for another machine implements the same protocol: it picks a `tcp://` address there, hands over
+the `LaunchSpec` (in a message to its agent, or in the environment), applies `spec.gpus`, and ties the
+runner's standard input to this process's life. Nothing else in the server needs to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.processes.address import UnixAddress
+from trtllm_openai.processes.environment import child_environment
+
+LONGEST_TEMPORARY = 57
+"""Bytes of a temporary directory's path that leave room for a socket: its path has at most 107."""
+
+
+class RunnerHandle(Protocol):
+    """A started runner process."""
+
+    @property
+    def address(self) -> str:
+        """The address at which it listens, or soon will: `unix:/path` or `tcp://host:port`."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id on its machine; None once it has ended."""
+
+    async def wait(self) -> int:
+        """Wait for the end of the process. Returns its exit status, -N if signal N killed it."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """Kill it, and every process that it started. Also after it has ended, for those it left behind."""
+
+
+class Launcher(Protocol):
+    """Starts runners somewhere."""
+
+    async def start(self, spec: LaunchSpec) -> RunnerHandle:
+        """Start one, which is told `spec` with an address filled in. Raises `OSError` if that fails."""
+
+    def close(self) -> None:
+        """All runners have ended; free what they shared."""
+
+
+class SubprocessHandle:
+    """A runner process of this machine, the leader of a process group. Implements `RunnerHandle`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+        self.address = address
+        self._process = process
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process.returncode is None else None
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+async def spawn(spec: LaunchSpec) -> SubprocessHandle:
+    """Start a runner process that listens at `spec.address`, with `spec.gpus` visible. Raises `OSError`."""
+    environment = child_environment()
+    if spec.gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = spec.gpus
+    encoded = msgspec.json.encode(spec)
+    if spec.command:  # ranks inherit the environment; standard input reaches only one of them
+        environment[SPEC_VARIABLE] = encoded.decode()
+    process = await asyncio.create_subprocess_exec(
+        *spec.command,
+        *(sys.executable, "-m", "trtllm_openai.engine_host"),
+        stdin=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    if not spec.command:
+        process.stdin.write(encoded + b"\n")
+    return SubprocessHandle(process, spec.address)
+
+
+class SubprocessLauncher:
+    """Starts runners on this machine, each at a Unix socket with a name that no other start used."""
+
+    def __init__(self) -> None:
+        self._directory = directory_for_sockets()
+        self._starts = itertools.count()
+
+    async def start(self, spec: LaunchSpec) -> SubprocessHandle:
+        path = self._directory / f"runner-{spec.index}-{next(self._starts)}.sock"
+        return await spawn(msgspec.structs.replace(spec, address=str(UnixAddress(str(path)))))
+
+    def close(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def directory_for_sockets() -> Path:
+    """A new directory that only this user can enter, with a path short enough for a socket in it."""
+    fits = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMPORARY
+    return Path(tempfile.mkdtemp(prefix="trtllm-openai-", dir=None if fits else "/tmp"))

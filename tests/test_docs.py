@@ -1,0 +1,36 @@
+"""Documents name files that exist, and the community files name make targets that exist."""
+
+import re
+
+import pytest
+
+from tests.conftest import PACKAGE_ROOT
+
+ROOT = PACKAGE_ROOT.parent
+PACKAGE = PACKAGE_ROOT / "trtllm_openai"
+
+
+@pytest.mark.parametrize("page", ["docs/where_does_it_go.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_named_files_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    paths = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|yml|toml)|(?:[\w.-]+/)+)`", text))
+    paths |= {target for target in re.findall(r"\]\(([^)#:]+)\)", text) if target}
+    bases = (ROOT, PACKAGE, (ROOT / page).parent)
+    missing = {path for path in paths if not any((base / path).exists() for base in bases)}
+    assert paths
+    assert not missing
+
+
+@pytest.mark.parametrize("file", ["CONTRIBUTING.md", ".github/workflows/ci.yml", ".ci/run"])
+def test_named_make_targets_exist(file: str) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z][\w-]*)", (ROOT / file).read_text()))
+    assert named
+    assert named <= targets
+
+
+def test_hosted_workflow_runs_what_ci_runs() -> None:
+    def targets(file: str) -> set[str]:
+        return set(re.findall(r"\bmake ([a-z][\w-]*)", (ROOT / file).read_text()))
+
+    assert targets(".github/workflows/ci.yml") == targets(".ci/run")

@@ -1,0 +1,54 @@
+"""One model's chat format: which template, tool calls and thinking it has, and what a prompt becomes."""
+
+from typing import Any
+
+import pytest
+
+from trtllm_openai.chat.format import ChatFormat
+from trtllm_openai.chat.tools import NO_TOOLS, plan_tools
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.text.tokenizer import Tokenizer
+
+USER = {"role": "user", "content": "Hi"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture
+def subject(demo_tokenizer: Tokenizer) -> ChatFormat:
+    return ChatFormat(demo_tokenizer, "auto", "auto")
+
+
+def test_a_template_without_tools_gets_them_in_words(subject: ChatFormat) -> None:
+    prompt = subject.render([USER], plan_tools([TOOL], None, None))
+    assert '"name": "weather"' in prompt
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert "weather" not in subject.render([USER])
+
+
+def test_the_last_message_is_continued(subject: ChatFormat) -> None:
+    begun = {"role": "assistant", "content": "The answer is "}
+    assert subject.render([USER, begun], continue_final_message=True).endswith("The answer is")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "chat_template"])
+def test_the_servers_own_variables_cannot_be_set(subject: ChatFormat, name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        subject.render([USER], variables={name: 1})
+    assert caught.value.param == f"chat_template_kwargs.{name}"
+
+
+def test_plain_text_needs_no_parser(subject: ChatFormat) -> None:
+    assert subject.output("prompt", NO_TOOLS, guided=False) is None
+    assert subject.output("prompt", plan_tools([TOOL], None, None), guided=False) is not None
+    assert subject.output("prompt", plan_tools([TOOL], "required", None), guided=True) is not None
+
+
+def test_a_configured_reasoning_format_wins_over_the_template(demo_tokenizer: Tokenizer) -> None:
+    chat = ChatFormat(demo_tokenizer, "none", "think")
+    assert (chat.tool_format, chat.reasoning_format) == (None, "think")
+    opened = chat.output("…<think>", NO_TOOLS, guided=False)
+    closed = chat.output("…", NO_TOOLS, guided=False)
+    assert opened is not None
+    assert closed is not None
+    assert (opened.in_reasoning, closed.in_reasoning) == (True, False)
+    assert chat.output("…<think>", NO_TOOLS, guided=True) is None

@@ -1,0 +1,35 @@
+"""`inspect`: facts and memory of an engine directory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.engine_dir import make_engine_dir
+from trtllm_openai.commands.inspect import inspect
+from trtllm_openai.errors import CheckpointError
+
+
+def test_memory_in_json(tmp_path: Path) -> None:
+    found = json.loads(inspect(make_engine_dir(tmp_path / "m", world=2), as_json=True))
+    assert found["world_size"] == 2
+    assert found["weights_bytes"] == 2 * 100
+    assert found["weights_bytes_per_gpu"] == 100
+    per_token = 2 * 30 * 3 * (576 // 9) * 2  # K and V, layers, heads, head size, bytes of bfloat16
+    assert found["kv_cache_bytes_per_token"] == per_token
+    assert found["kv_cache_bytes_per_full_sequence"] == per_token * 1024
+    assert found["kv_cache_bytes_for_a_full_batch"] == per_token * 1024 * 8
+
+
+def test_the_table_says_the_same_of_the_inner_directory(tmp_path: Path) -> None:
+    directory = make_engine_dir(tmp_path / "m")
+    table = inspect(directory, as_json=False)
+    assert table == inspect(directory / "engine", as_json=False)
+    rows = dict(line.split("  ", 1) for line in table.splitlines())
+    assert rows["weights bytes"].strip() == "100"
+    assert rows["kv cache bytes for a full batch"].strip().endswith("(0.18 GiB)")
+
+
+def test_no_engine(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        inspect(tmp_path, as_json=True)

@@ -1,0 +1,80 @@
+"""Structural tags: the texts that each form allows and forbids."""
+
+import json
+from typing import Any
+
+import pytest
+
+from trtllm_openai.engines.torch.guides import GuideCompiler, gbnf_grammar
+from trtllm_openai.engines.torch.structural_tag import structural_tag_grammar
+from trtllm_openai.generation import Guide
+from trtllm_openai.text.tokenizer import Tokenizer
+
+INTEGER = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+CALL = {
+    "type": "tag",
+    "begin": "<f=x>",
+    "content": {"type": "json_schema", "json_schema": INTEGER},
+    "end": "</f>",
+}
+BOLD = {"type": "tag", "begin": "<b>", "content": {"type": "any_text"}, "end": "</b>"}
+TRIGGERED = {"type": "triggered_tags", "triggers": ["<f"], "tags": [CALL]}
+
+
+def allowed(tokenizer: Tokenizer, form: dict[str, Any], text: str) -> bool:
+    """Whether the whole text can be written and may end there."""
+    vocabulary = tokenizer.vocabulary()
+    compiler = GuideCompiler(vocabulary, len(vocabulary), tokenizer.eos_token_ids)
+    guide = Guide("structural_tag", json.dumps({"type": "structural_tag", "format": form}), "p")
+    matcher = compiler.compile(guide).result()
+    compiler.close()
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    return all(map(matcher.accept_token, tokens)) and matcher.accept_token(tokenizer.eos_token_ids[0])
+
+
+@pytest.mark.parametrize(
+    ("form", "good", "bad"),
+    [
+        ({"type": "const_string", "value": "é\n\"x\""}, ["é\n\"x\""], ["é"]),
+        ({"type": "regex", "pattern": "a/[0-9]{2}"}, ["a/12"], ["a/1", "a12"]),
+        ({"type": "grammar", "grammar": 'root ::= "q"+'}, ["qq"], ["", "r"]),
+        ({"type": "sequence", "elements": [{"type": "const_string", "value": "a"}, BOLD]},
+         ["a<b>x < y</b>"], ["<b>x</b>", "a<b>x"]),
+        ({"type": "or", "elements": [CALL, {"type": "const_string", "value": "no"}]},
+         ["no", '<f=x>{"n":1}</f>'], ["yes", '<f=x>{"n":"1"}</f>']),
+        (TRIGGERED, ["", "prose", 'so <f=x>{"n":1}</f> and <f=x>{"n":2}</f>.'],
+         ['<f=x>{"n":"1"}</f>', "<f=y>{}</f>"]),
+        ({**TRIGGERED, "at_least_one": True, "stop_after_first": True},
+         ['ok <f=x>{"n":1}</f>'], ["ok", '<f=x>{"n":1}</f> more']),
+        ({"type": "tags_with_separator", "separator": ", ", "tags": [BOLD], "at_least_one": True},
+         ["<b>1</b>, <b>2</b>"], ["", "<b>1</b><b>2</b>"]),
+        ({"type": "tags_with_separator", "separator": ",", "tags": [BOLD], "stop_after_first": True},
+         ["", "<b>1</b>"], ["<b>1</b>,<b>2</b>"]),
+    ],
+)  # fmt: skip
+def test_forms(demo_tokenizer: Tokenizer, form: dict[str, Any], good: list[str], bad: list[str]) -> None:
+    for text in good:
+        assert allowed(demo_tokenizer, form, text), text
+    for text in bad:
+        assert not allowed(demo_tokenizer, form, text), text
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({"type": "dance"}, r"format.type 'dance'"),
+        ({"type": "sequence", "elements": [{"type": "regex"}]}, r"format.elements\[0\].pattern must be"),
+        ({"type": "or", "elements": []}, r"format.elements must be"),
+        ({**TRIGGERED, "triggers": ["<g"]}, r"format.tags\[0\].begin begins with none"),
+        ({**TRIGGERED, "triggers": [""]}, r"format.triggers must be"),
+        ({"type": "tag", "begin": 1}, r"format.begin must be a string"),
+    ],
+)
+def test_a_fault_has_its_place(form: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        structural_tag_grammar(json.dumps({"format": form}), gbnf_grammar)

@@ -1,0 +1,221 @@
+"""Launchers: a runner behind tcp://, with authentication, and runners that do not end as they should."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.unit.runners.test_pool import drain, pool, request, run, spec, until
+from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.processes.authentication import new_secret
+from trtllm_openai.runners import RunnerPool
+from trtllm_openai.runners import process as process_module
+from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
+from trtllm_openai.runners.launcher import SubprocessHandle, spawn
+from trtllm_openai.runners.state import Endpoint, Phase
+
+
+class TcpLauncher:
+    """Starts runners as on another machine, except that it is this one. Implements `Launcher`."""
+
+    def __init__(self) -> None:
+        self.specs: list[LaunchSpec] = []
+
+    async def start(self, spec: LaunchSpec) -> SubprocessHandle:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        told = msgspec.structs.replace(spec, address=f"tcp://127.0.0.1:{port}")
+        self.specs.append(told)
+        return await spawn(told)
+
+    def close(self) -> None:
+        """Nothing is shared."""
+
+
+class ScriptLauncher:
+    """Runs a script instead of the engine host, and the engine host once the script is None."""
+
+    def __init__(self, directory: Path, script: str) -> None:
+        self.script: str | None = script
+        self.path = str(directory / "same.sock")
+        self.handles: list[SubprocessHandle] = []
+
+    async def start(self, spec: LaunchSpec) -> SubprocessHandle:
+        path = self.path.replace("same", str(len(self.handles)))
+        told = msgspec.structs.replace(spec, address=f"unix:{path}")
+        if self.script is None:
+            handle = await spawn(told)
+        else:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", self.script, path),
+                stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            handle = SubprocessHandle(process, told.address)
+        self.handles.append(handle)
+        return handle
+
+    def close(self) -> None:
+        """The directory is pytest's."""
+
+
+def test_a_runner_behind_tcp_serves() -> None:
+    async def test() -> None:
+        launcher = TcpLauncher()
+        async with pool(2, launcher=launcher) as (subject, _):
+            assert {one.address.partition(":")[0] for one in launcher.specs} == {"tcp"}
+            assert len({one.secret for one in launcher.specs}) == 2
+            generations = [subject.submit([request(subject, 7)]) for _ in range(4)]
+            for generation in generations:
+                outputs = await drain(generation)
+                assert sum(len(output.token_ids) for output in outputs) == 7
+            assert [runner.phase for runner in subject.runners] == ["ready", "ready"]
+
+    run(test())
+
+
+def test_a_killed_runner_behind_tcp_is_replaced_with_another_secret() -> None:
+    async def test() -> None:
+        launcher = TcpLauncher()
+        async with pool(launcher=launcher) as (subject, _):
+            pid = subject.runners[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: subject.restarts == 1 and subject.status().ready == 1)
+            assert launcher.specs[0].secret != launcher.specs[1].secret
+            assert await drain(subject.submit([request(subject, 3)]))
+
+    run(test())
+
+
+@pytest.mark.parametrize("secret", ["", new_secret()])
+def test_a_connection_without_the_secret_is_refused(secret: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def test() -> None:
+        launcher = TcpLauncher()
+        async with pool(launcher=launcher) as (subject, _):
+            heard: list[object] = []
+            events = ConnectionEvents(
+                lambda _, message: heard.append(message), heard.append, lambda *_: False
+            )
+            intruder = RunnerConnection(Endpoint(launcher.specs[0].address, secret), events)
+            intruder.open()
+            await until(lambda: "was not authenticated" in caplog.text)
+            assert not intruder.connected
+            assert heard == []
+            intruder.close("", lost=False)
+            assert await drain(subject.submit([request(subject, 3)]))  # the others are not disturbed
+
+    run(test())
+
+
+def test_the_specification_reaches_ranks_in_the_environment_and_goes_no_further() -> None:
+    """`command` stands for mpirun: it gives its ranks the environment, and standard input to one of them."""
+
+    async def test() -> None:
+        launch = msgspec.structs.replace(spec(), command=("/usr/bin/env",))
+        async with pool(launch=launch) as (subject, _):
+            assert await drain(subject.submit([request(subject, 3)]))
+
+    run(test())
+    assert SPEC_VARIABLE not in os.environ
+
+
+HANGS_AT_EXIT = """
+import os, signal, socket, sys, time, msgspec
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+from trtllm_openai.engine_host.messages import Failed, Ready, encode
+from trtllm_openai.generation import Capabilities, EngineInfo
+from trtllm_openai.processes.framing import framed
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+end, _ = listener.accept()
+info = EngineInfo("synthetic", "", "", "cpu", 100, (2,), 64, 4, Capabilities())
+end.sendall(framed(encode(Ready(info))))
+end.recv(1)  # a request
+end.sendall(framed(encode(Failed("the engine broke", False))))
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_failed_runner_that_hangs_at_exit_leaves_service_and_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process_module, "EXIT_TIMEOUT_S", 0.5)
+    monkeypatch.setenv("PYTHONPATH", str(Path(process_module.__file__).parents[2]))
+
+    async def test() -> None:
+        launcher = ScriptLauncher(tmp_path, HANGS_AT_EXIT)
+        async with pool(launcher=launcher) as (subject, history):
+            launcher.script = None
+            generation = subject.submit([request(subject, 3)])
+            await until(lambda: history[-1].ready == 0)
+            (hanging,) = launcher.handles
+            assert hanging.pid is not None  # it is alive, and does not count
+            assert subject.runners[0].phase is Phase.FAILED
+            assert history[-1].reason == "runner 0 failed and is started again: the engine broke"
+            assert await asyncio.wait_for(hanging.wait(), 10) == -signal.SIGKILL
+            # Nothing of it was sent: the sequence moves to the runner that replaces this one.
+            assert sum(len(output.token_ids) for output in await drain(generation)) == 3
+            assert subject.restarts == 1
+
+    run(test())
+
+
+def test_a_given_up_runner_can_be_started_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        launcher = ScriptLauncher(tmp_path, "raise SystemExit(3)")
+        async with pool(launcher=launcher, wait=False) as (subject, _):
+            await until(lambda: subject.status().failed)
+            assert subject.status().reason == "runner 0 was given up: it ended with status 3"
+            launcher.script = None
+            await subject.restart(0, 1.0)
+            await until(lambda: subject.status().ready == 1)
+            assert await drain(subject.submit([request(subject, 3)]))
+
+    run(test())
+
+
+async def serves_again(subject: RunnerPool, restarts: int) -> None:
+    await until(lambda: subject.restarts == restarts and subject.status().ready == 1)
+
+
+def test_a_given_up_runner_can_be_started_again_after_it_had_bound_its_socket() -> None:
+    """With the launcher of the server: the socket of the launch before still lies there."""
+
+    async def test() -> None:
+        async with pool() as (subject, _):
+            for failures in range(1, 6):
+                pid = subject.runners[0].pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                if failures < 5:
+                    await serves_again(subject, failures)
+            await until(lambda: subject.status().failed)
+            await subject.restart(0, 1.0)
+            await until(lambda: subject.status().ready == 1)
+            assert await drain(subject.submit([request(subject, 3)]))
+
+    run(test())
+
+
+def environment(pid: int | None) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def test_gpus_are_made_visible_to_the_process() -> None:
+    async def test() -> None:
+        launch = msgspec.structs.replace(spec(), gpus="3,5")
+        async with pool(launch=launch) as (subject, _):
+            assert b"CUDA_VISIBLE_DEVICES=3,5" in environment(subject.runners[0].pid)
+
+    run(test())
