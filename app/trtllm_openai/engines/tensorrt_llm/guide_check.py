@@ -28,10 +28,12 @@ class GuideChecker:
     """Checks guides on `COMPILE_THREADS` threads; XGrammar releases the GIL while it compiles."""
 
     def __init__(self, vocabulary: Sequence[bytes], vocab_size: int, end_ids: Sequence[int]) -> None:
-        """`vocabulary`: bytes of each token by id, empty for special ones; `vocab_size`: width of logits."""
+        """`vocabulary`: bytes of each token by id, empty for special ones; `vocab_size`: width of logits.
+
+        Imports XGrammar, which takes seconds: part of the load, so that no request waits for it.
+        """
         self._threads = ThreadPoolExecutor(COMPILE_THREADS, thread_name_prefix="guide-check")
-        # The import takes about a second: neither the load nor the first request waits for it.
-        self._compiler = self._threads.submit(_make_compiler, vocabulary, vocab_size, end_ids)
+        self._compiler = _make_compiler(vocabulary, vocab_size, end_ids)
 
     def check(self, guide: Guide) -> Future[None]:
         """Compile `guide` in the pool. The future raises `InvalidRequest` when XGrammar rejects it."""
@@ -42,9 +44,8 @@ class GuideChecker:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, guide: Guide) -> None:
-        compiler = self._compiler.result()
         try:
-            _compile(compiler, guide)
+            _compile(self._compiler, guide)
         except (RuntimeError, ValueError) as error:
             kind = guide.kind.replace("_", " ")
             message = f"This {kind} cannot be used: {_reason(error)}"

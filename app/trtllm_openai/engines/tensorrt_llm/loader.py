@@ -60,10 +60,10 @@ def load(
     if mode == "leader" and not executor.can_enqueue_requests():
         executor.shutdown()  # blocks until the leader stops
         raise SystemExit(0)
-    progress(1.0, "ready")
     guides = None
     if settings.guided_decoding and guide_check.available():
         guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
+    progress(1.0, "ready")
     return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings, guides)
 
 
