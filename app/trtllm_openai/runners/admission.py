@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import Overloaded
+from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT
 from trtllm_openai.runners.shared_counters import SharedCounters
 
 LONGEST_RETRY = 60
@@ -58,15 +59,21 @@ class Admission:
         # What fits an empty queue is never refused, however many sequences it has.
         waiting, waiting_tokens = self._board.totals()
         if waiting and waiting + sequences > limits.max_waiting_requests:
-            return "queue_full", f"{waiting} sequences are waiting already."
+            return QUEUE_FULL, f"{waiting} sequences are waiting already."
         if waiting and waiting_tokens + tokens > limits.max_waiting_tokens:
-            return "queue_full", f"{waiting_tokens} prompt tokens are waiting already."
+            return QUEUE_FULL, f"{waiting_tokens} prompt tokens are waiting already."
         return None
 
     def too_late(self) -> Overloaded:
         """The error of a sequence that waited longer than it may."""
         waited = f"The request waited longer than {self._limits.queue_timeout:g} s for its turn."
-        return self._refuse("queue_timeout", waited)
+        return self._refuse(QUEUE_TIMEOUT, waited)
+
+    def engine_refusal(self, code: str) -> Overloaded:
+        """The error of a sequence that ended with the engine's `QUEUE_TIMEOUT` or `QUEUE_FULL`."""
+        if code == QUEUE_FULL:
+            return self._refuse(code, "The engine's queue is full.")
+        return self.too_late()
 
     def retry_after_ms(self) -> int:
         """When half of what waits will have begun, at the present rate; 1 s to a minute."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
+    QUEUE_FULL,
     EngineInfo,
     EngineStats,
     FinishReason,
@@ -28,8 +30,9 @@ from trtllm_openai.generation import (
 )
 
 log = logging.getLogger(__name__)
-QUEUE_FULL = "queue_full"
-"""The `error_code` of a request that met a full queue in the executor."""
+QUEUE_FULL_MESSAGE = re.compile(r"max(imum)?[ _]queue[ _]size\b.*\breached|queue is full", re.IGNORECASE)
+"""Executor::Impl::enqueueRequests (cpp/tensorrt_llm/executor/executorImpl.cpp): "Maximum queue size of %d has
+been reached, please try again later"."""
 GUIDE_TIMEOUT_S = 10.0
 GUIDE_POLL_S = 0.005
 
@@ -274,7 +277,7 @@ class ExecutorEngine:
 def _failure(request_id: str, error: object) -> StepOutput:
     """A request's failure inside the executor; the code `queue_full` when `max_queue_size` was met."""
     message = first_line(error)
-    code = QUEUE_FULL if "maximum queue size" in message.lower() else None
+    code = QUEUE_FULL if QUEUE_FULL_MESSAGE.search(message) else None
     return StepOutput(request_id, [], "error", error=message, error_code=code)
 
 
