@@ -147,6 +147,11 @@ class TensorRTLLMSettings(Section):
     max_queue_size: Positive | None = Field(
         None, description="maximum number of requests queued in the executor; null is unlimited"
     )
+    recv_poll_period_ms: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="milliseconds between two looks of a rank for messages in orchestrator mode; 0 polls "
+        "without pause, which takes a CPU core",
+    )
     guided_decoding: bool = Field(
         False,
         description="enable structured output: JSON schemas, regular expressions and grammars (XGrammar)",

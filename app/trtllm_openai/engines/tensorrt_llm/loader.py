@@ -118,6 +118,8 @@ def executor_config(
         optional["max_batch_size"] = min(settings.max_batch_size, engine.max_batch_size)
     if settings.max_queue_size is not None:
         optional["max_queue_size"] = settings.max_queue_size
+    if settings.recv_poll_period_ms:
+        optional["recv_poll_period_ms"] = settings.recv_poll_period_ms
     if mode != "process":
         optional["parallel_config"] = parallel_config(engine, mode, package, bindings)
     policies = bindings.CapacitySchedulerPolicy

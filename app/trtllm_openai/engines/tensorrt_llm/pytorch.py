@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,7 @@ def load(
         **optional,
     )
     progress(1.0, "ready")
+    complete_sampler = has_complete_sampler(package.__version__)
     info = EngineInfo(
         engine="tensorrt_llm_pytorch",
         architecture=(config.get("architectures") or ["unknown"])[0],
@@ -242,10 +244,10 @@ def load(
         max_batch_size=settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE,
         capabilities=Capabilities(
             max_logprobs=MAX_LOGPROBS,
-            seed=True,
+            seed=complete_sampler,
             logit_bias=True,
-            min_p=True,
-            penalties=True,
+            min_p=complete_sampler,
+            penalties=complete_sampler,
             min_tokens=True,
             guides=GUIDES if settings.guided_decoding else (),
         ),
@@ -254,6 +256,16 @@ def load(
     return LLMEngine(info, llm, package, llmapi)
 
 
+def has_complete_sampler(version: str) -> bool:
+    """Whether the PyTorch backend of this version applies `seed`, `min_p` and the penalties.
+
+    Its sampler accepts them up to 1.2.x and ignores them; they are refused there instead.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= COMPLETE_SAMPLER
+
+
+COMPLETE_SAMPLER = (1, 3)
 DEFAULT_MAX_BATCH_SIZE = 2048
 """The LLM's own when it is not said."""
 

@@ -282,11 +282,13 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
             "max_batch_size": 99,
             "max_num_tokens": 1000,
             "max_queue_size": 7,
+            "recv_poll_period_ms": 5,
             "gpu_weights_percent": 0.8,
         }
     )
     config = seen[0][2]
     assert config.normalize_log_probs is False
+    assert config.recv_poll_period_ms == 5
     assert config.kv_cache_config.free_gpu_memory_fraction == 0.5
     assert config.kv_cache_config.max_tokens == 4096
     assert config.kv_cache_config.enable_block_reuse is False
