@@ -38,5 +38,6 @@ ENV TRTLLM_OPENAI_HOST=0.0.0.0 TRTLLM_OPENAI_ENGINE=tensorrt_llm
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
-ENTRYPOINT ["tini", "-g", "--", "trtllm-openai"]
+# NVIDIA's entrypoint sets up the CUDA compatibility libraries for older drivers, then runs its arguments.
+ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh", "tini", "-g", "--", "trtllm-openai"]
 CMD ["serve"]

@@ -7,7 +7,9 @@ usage() {
   cat <<'TEXT'
 usage: build_engine.sh --model DIR --output DIR [--precision bf16|fp8|int4-awq] [--tp 1|2|4]
                        [--max-batch-size 64] [--max-seq-len 8192] [--max-num-tokens 8192]
-                       [--examples DIR] [--dry-run]
+                       [--calib-dataset DATASET] [--examples DIR] [--dry-run]
+--calib-dataset: what fp8 and int4-awq calibrate on, a directory or a name on Hugging Face (default: quantize.py's
+            own, which it downloads)
 --examples: the examples/ of TensorRT-LLM's v1.2.1 source tree (default: /app/tensorrt_llm/examples)
 --dry-run:  print the commands instead of running them
 TEXT
@@ -16,11 +18,12 @@ die() { printf 'build_engine.sh: %s\n' "$*" >&2; exit 2; }
 
 model= output= precision=bf16 tp=1 batch=64 seq=8192 tokens=8192 dry=
 examples=/app/tensorrt_llm/examples
+calibration=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --dry-run) dry=1; shift; continue ;;
-    --model | --output | --precision | --tp | --max-batch-size | --max-seq-len | --max-num-tokens | --examples)
+    --model | --output | --precision | --tp | --max-batch-size | --max-seq-len | --max-num-tokens | --examples | --calib-dataset)
       [ $# -ge 2 ] || die "$1 needs a value" ;;
     *) die "unknown option $1" ;;
   esac
@@ -33,6 +36,7 @@ while [ $# -gt 0 ]; do
     --max-seq-len) seq=$2 ;;
     --max-num-tokens) tokens=$2 ;;
     --examples) examples=$2 ;;
+    --calib-dataset) calibration=(--calib_dataset "$2") ;;
   esac
   shift 2
 done
@@ -55,10 +59,10 @@ case $precision in
       --output_dir "$checkpoint" --dtype bfloat16 --tp_size "$tp" ;;
   fp8)
     run python3 "$examples/quantization/quantize.py" --model_dir "$model" --dtype auto --qformat fp8 \
-      --kv_cache_dtype fp8 --calib_size 512 --tp_size "$tp" --output_dir "$checkpoint" ;;
+      --kv_cache_dtype fp8 --calib_size 512 "${calibration[@]}" --tp_size "$tp" --output_dir "$checkpoint" ;;
   int4-awq)
     run python3 "$examples/quantization/quantize.py" --model_dir "$model" --dtype float16 --qformat int4_awq \
-      --awq_block_size 128 --tp_size "$tp" --output_dir "$checkpoint" ;;
+      --awq_block_size 128 "${calibration[@]}" --tp_size "$tp" --output_dir "$checkpoint" ;;
   *) die "--precision must be bf16, fp8 or int4-awq, not $precision" ;;
 esac
 # Chunked prefill and KV block reuse require paged context attention.

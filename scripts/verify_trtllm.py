@@ -8,6 +8,7 @@ the engine and asked the things that matter over HTTP. Exit status 0: all of it 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -68,7 +69,7 @@ def check_names(bindings: Any) -> list[Row]:
             end_id=-1,
             stop_words=[[5]],
             priority=0.5,
-            allotted_time_ms=1000,
+            allotted_time_ms=datetime.timedelta(milliseconds=1000),
             guided_decoding_params=b.GuidedDecodingParams(b.GuidedDecodingParams.GuideType.JSON),
         ),
         "GuideType": lambda: [

@@ -112,7 +112,7 @@ class TensorRTLLMSettings(Section):
         "or several machines",
     )
     mpi_command: str = Field(
-        "mpirun -n {world}",
+        "mpirun --bind-to none -n {world}",
         description="command that starts a runner in leader mode; {world} is the number of ranks",
     )
     kv_cache_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -146,6 +146,11 @@ class TensorRTLLMSettings(Section):
     )
     max_queue_size: Positive | None = Field(
         None, description="maximum number of requests queued in the executor; null is unlimited"
+    )
+    recv_poll_period_ms: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="milliseconds between two looks of a rank for messages in orchestrator mode; 0 polls "
+        "without pause, which takes a CPU core",
     )
     guided_decoding: bool = Field(
         False,

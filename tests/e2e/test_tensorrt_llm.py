@@ -142,6 +142,41 @@ def test_a_client_that_leaves_is_cancelled(start: Start, tmp_path: Path) -> None
         server.wait(lambda: server.metric("requests_running") == 0, patience=2)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int) -> None:
+    """One GPU: the executor throws at enqueue. An orchestrator: it answers with an error response."""
+    flags = ["--tensorrt-llm.max-queue-size", "1", "--tensorrt-llm.max-batch-size", "1"]
+    guide = {"response_format": {"type": "json_object"}}
+    with (
+        start(*flags, "--tensorrt-llm.guided-decoding", "true", world=world, itl=0.2) as server,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        body = {"prompt": "x", "max_tokens": 40, "ignore_eos": True}
+        runs = threads.submit(httpx.post, server.url + TEXT, json=body, timeout=60)
+        server.wait(lambda: server.metric("requests_running") == 1, patience=5)
+        waits = threads.submit(httpx.post, server.url + TEXT, json=body, timeout=60)
+        server.wait(lambda: len(recorded(tmp_path, "request")) == 2, patience=5)
+        message = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        refused = [
+            httpx.post(server.url + TEXT, json=body, timeout=60),
+            httpx.post(server.url + CHAT, json={**message, **guide}, timeout=60),
+            httpx.post(server.url + CHAT, json={**message, **guide, "stream": True}, timeout=60),
+        ]
+        for response in refused:
+            assert response.status_code == 429, response.text
+            assert response.json()["error"]["code"] == "queue_full"
+            assert int(response.headers["retry-after"]) >= 1
+        assert server.metric("rejected_total") == len(refused)
+        assert [one.result().status_code for one in (runs, waits)] == [200, 200]
+
+
+def test_another_failure_at_enqueue_is_a_server_error(start: Start) -> None:
+    with start(enqueue_error="CUDA error: an illegal memory access was encountered") as server:
+        response = httpx.post(server.url + TEXT, json={"prompt": "x"}, timeout=60)
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "server_error"
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_deadline_ends_the_request(start: Start, tmp_path: Path, streamed: bool) -> None:
     with start(itl=0.02) as server:

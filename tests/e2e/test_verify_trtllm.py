@@ -39,11 +39,12 @@ def test_it_fails_where_a_name_is_gone(tmp_path: Path, demo_dir: Path) -> None:
     changed = tmp_path / "fakes" / "tensorrt_llm"
     shutil.copytree(FAKES / "tensorrt_llm", changed)
     bindings = changed / "bindings" / "executor.py"
-    bindings.write_text(bindings.read_text().replace("    allotted_time_ms=None,\n", ""))
+    gone = 'SamplingConfig = lambda **_: (_ for _ in ()).throw(TypeError("no allotted_time_ms"))\n'
+    bindings.write_text(bindings.read_text() + gone)
     model = make_engine_dir(tmp_path / "m", tokenizer=demo_dir)
-    done = verify(model, model / "tokenizer", PYTHONPATH=python_path(changed.parent))
+    done = verify(model, model / "tokenizer", PYTHONPATH=python_path(changed.parent, FAKES))
     assert done.returncode == 1
-    assert "FAIL  name Request" in done.stdout
+    assert "FAIL  name SamplingConfig" in done.stdout
     assert "allotted_time_ms" in done.stdout
 
 

@@ -23,6 +23,7 @@ FLAGS = {
         "--qformat",
         "--kv_cache_dtype",
         "--calib_size",
+        "--calib_dataset",
         "--awq_block_size",
         "--tp_size",
         "--pp_size",
@@ -84,3 +85,11 @@ def test_refusals(arguments: list[str], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int4-awq"])
+def test_calibration_dataset(precision: str) -> None:
+    flags = ["--model", "/m", "--output", "/o", "--precision", precision, "--dry-run"]
+    assert "--calib_dataset" not in run(*flags).stdout
+    quantize = shlex.split(run(*flags, "--calib-dataset", "/my data").stdout.splitlines()[0])
+    assert quantize[quantize.index("--calib_dataset") + 1] == "/my data"

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import python_path
 from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.cli import main
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -47,6 +50,29 @@ def test_generate_on_the_torch_engine(demo_dir: Path, capsys: pytest.CaptureFixt
     assert captured.err.startswith("3 tokens in ")
     assert main([*arguments, "--prompt", "x", "--max-tokens", "300"]) == 1
     assert "maximum context length is 256 tokens" in capsys.readouterr().err
+
+
+def test_the_answer_is_alone_on_standard_output() -> None:
+    """Libraries print, and C++ writes to the descriptor itself."""
+    program = """if True:
+        import os
+        from trtllm_openai.commands.generate import answer_alone
+        with answer_alone() as answer:
+            print("a library's line", flush=True)
+            os.write(1, b"a line of C++\\n")
+            answer.write("the answer\\n")
+        print("afterwards")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": python_path(FAKES)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "the answer\nafterwards\n"
+    assert done.stderr == "a library's line\na line of C++\n"
 
 
 def test_generate_on_the_fake_executor_is_the_recipe(

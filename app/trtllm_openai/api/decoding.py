@@ -9,7 +9,7 @@ from trtllm_openai.api.accounting import Accounting
 from trtllm_openai.api.choice import Choice, Delta
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.errors import InvalidRequest, Overloaded
-from trtllm_openai.generation import QUEUE_TIMEOUT, StepOutput
+from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT, StepOutput
 
 
 @dataclass(slots=True)
@@ -24,22 +24,22 @@ class RequestDecoder:
     """Turns the engine deltas of a request's sequences into text deltas of its choices.
 
     `abort` ends one sequence in the engine: it is called when a stop string, which the engine does not know,
-    ended a choice. `queue_timeout` makes the error of a sequence that waited too long in the engine's queue.
+    ended a choice. `overloaded` makes the error for the code of a sequence that the engine's queue refused.
     """
 
-    __slots__ = ("_abort", "_accounting", "_by_id", "_queue_timeout", "open_choices")
+    __slots__ = ("_abort", "_accounting", "_by_id", "_overloaded", "open_choices")
 
     def __init__(
         self,
         choices: list[Choice],
         accounting: Accounting,
         abort: Callable[[str], None],
-        queue_timeout: Callable[[], Overloaded],
+        overloaded: Callable[[str], Overloaded],
     ) -> None:
         self._by_id = {choice.request.request_id: choice for choice in choices}
         self._accounting = accounting
         self._abort = abort
-        self._queue_timeout = queue_timeout
+        self._overloaded = overloaded
         self.open_choices = len(choices)
         """Choices without a finish reason."""
 
@@ -55,7 +55,7 @@ class RequestDecoder:
                 choice.prompt_logprobs = output.prompt_logprobs
                 self._accounting.begin(choice, output)
             if output.error is not None or output.error_code is not None:
-                decoded.error = self._error(output)
+                decoded.error = self.error(output)
                 break
             if output.cached_tokens:
                 self._accounting.prefix_hit(choice, output.cached_tokens)
@@ -76,15 +76,10 @@ class RequestDecoder:
         if output.finish_reason is None:  # a stop string ended it here, not in the engine
             self._abort(output.request_id)
 
-    def _error(self, output: StepOutput) -> Exception:
+    def error(self, output: StepOutput) -> Exception:
         """The client's error for an output that reports one."""
-        if output.error_code == QUEUE_TIMEOUT:
-            return self._queue_timeout()
-        if output.error_code is not None:
-            return refusal(output)
+        if output.error_code in (QUEUE_TIMEOUT, QUEUE_FULL):
+            return self._overloaded(output.error_code)
+        if output.error_code is not None:  # the engine rejects the request, such as for a bad grammar
+            return InvalidRequest(output.error or "refused", output.error_param, output.error_code)
         return ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")
-
-
-def refusal(output: StepOutput) -> InvalidRequest:
-    """The error of a request that the engine itself rejected, such as for a grammar it cannot compile."""
-    return InvalidRequest(output.error or "refused", output.error_param, output.error_code or "")

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from trtllm_openai.api.accounting import Accounting
 from trtllm_openai.api.choice import Choice, Delta
-from trtllm_openai.api.decoding import RequestDecoder, refusal
+from trtllm_openai.api.decoding import RequestDecoder
 from trtllm_openai.api.flow import FlowControl
 from trtllm_openai.api.time_limits import TimeLimits, Timers
 from trtllm_openai.errors import Overloaded
@@ -62,16 +62,16 @@ class RequestRun:
         generation: Generation,
         accounting: Accounting,
         limits: TimeLimits,
-        queue_timeout: Callable[[], Overloaded],
+        overloaded: Callable[[str], Overloaded],
         on_close: Callable[[RequestRun], None],
     ) -> None:
-        """`queue_timeout` makes the error of a sequence that waited too long in the engine's queue."""
+        """`overloaded` makes the error for the code of a sequence that the engine's queue refused."""
         self.choices = choices
         self.accounting = accounting
         self.flow = FlowControl(self._advance)
         """Back-pressure of the response: while it is paused, deltas wait in the generation."""
         self._generation = generation
-        self._decoder = RequestDecoder(choices, accounting, generation.abort, queue_timeout)
+        self._decoder = RequestDecoder(choices, accounting, generation.abort, overloaded)
         self._on_close = on_close
         self._consumer: Consumer | None = None
         self._failure: Exception | None = None  # ended it before it had a consumer
@@ -92,14 +92,17 @@ class RequestRun:
         return self.choices[0].request.guide is not None
 
     async def accepted(self) -> None:
-        """Wait until the engine has begun. Raises `InvalidRequest` if it rejects the request."""
+        """Wait until the engine has begun.
+
+        Raises `InvalidRequest` if it rejects the request, `Overloaded` if it has no place for it.
+        """
         await self._accepted.wait()
         if self._failure is not None:
             raise self._failure
         for output in self._generation.waiting:
             if output.error_code is not None:
                 self._end_reason = "error"
-                raise refusal(output)
+                raise self._decoder.error(output)
 
     def start(self, consumer: Consumer) -> None:
         """Set the consumer, which is called until its `ended` was called."""

@@ -87,6 +87,6 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
         started=spec.started,
         timed=context.settings.server_timing,
     )
-    run = RequestRun(choices, generation, accounting, limits, admission.too_late, context.runs.discard)
+    run = RequestRun(choices, generation, accounting, limits, admission.engine_refusal, context.runs.discard)
     context.runs.add(run)
     return run

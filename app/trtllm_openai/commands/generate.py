@@ -6,8 +6,13 @@ The engine runs in this process, without HTTP and without a runner process.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 import time
+from collections.abc import Iterator
+from typing import TextIO
 
 from trtllm_openai.commands import Subparsers
 from trtllm_openai.config import Settings, add_flags, load_settings
@@ -55,11 +60,38 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
-    """Stream the completion of `prompt` to stdout; returns the exit status.
+    """Stream the completion of `prompt` to stdout, and nothing else; returns the exit status.
 
     Raises `CheckpointError`, `ConfigError` or `InvalidRequest`.
     """
 
+    with answer_alone() as answer:
+        return _generate(settings, prompt, sampling, answer)
+
+
+@contextlib.contextmanager
+def answer_alone() -> Iterator[TextIO]:
+    """Standard output for the answer. Whatever else writes to it meanwhile, C++ included, goes to stderr."""
+    original = sys.stdout
+    original.flush()
+    try:
+        number = original.fileno()
+    except io.UnsupportedOperation:  # replaced by an object in memory
+        with contextlib.redirect_stdout(sys.stderr):
+            yield original
+        return
+    kept = os.dup(number)
+    os.dup2(sys.stderr.fileno(), number)
+    try:
+        with open(kept, "w", encoding=original.encoding, closefd=False) as answer:
+            yield answer
+    finally:
+        original.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def _generate(settings: Settings, prompt: str, sampling: SamplingParams, answer: TextIO) -> int:
     def progress(fraction: float, stage: str) -> None:
         if sys.stderr.isatty():
             print(f"{CLEAR_LINE}{fraction:4.0%}  {stage}", end="", file=sys.stderr, flush=True)
@@ -73,12 +105,12 @@ def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
     check_context(engine.info, len(ids), sampling.max_tokens, "prompt")
     check_capabilities(engine.info, sampling, "logprobs")
     try:
-        return _stream(engine, tokenizer, GenerationRequest("generate", ids, sampling))
+        return _stream(engine, tokenizer, GenerationRequest("generate", ids, sampling), answer)
     finally:
         engine.shutdown(SHUTDOWN_TIMEOUT_S)
 
 
-def _stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) -> int:
+def _stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest, answer: TextIO) -> int:
     decoder = ChoiceDecoder(tokenizer)
     started = time.perf_counter()
     engine.submit(request)
@@ -86,10 +118,10 @@ def _stream(engine: Engine, tokenizer: Tokenizer, request: GenerationRequest) ->
         for output in engine.step(STEP_TIMEOUT_S):
             if output.error is not None:
                 raise InvalidRequest(f"generation failed: {output.error}")
-            sys.stdout.write(decoder.push(output).text)
-            sys.stdout.flush()
+            answer.write(decoder.push(output).text)
+            answer.flush()
     seconds = time.perf_counter() - started
-    print(flush=True)
+    print(file=answer, flush=True)
     tokens = decoder.completion_tokens
     print(f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds:.1f} tokens/s", file=sys.stderr)
     return 0

@@ -22,6 +22,10 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
     """Load the engine that `settings` name. Raises `CheckpointError` or `ConfigError`."""
+
+    def vocabulary() -> list[bytes]:
+        return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()
+
     match settings.engine:
         case "synthetic":
             from trtllm_openai.engines import synthetic
@@ -36,6 +40,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
                 settings.tensorrt_llm,
                 files.eos_token_ids,
                 progress,
+                vocabulary,
             )
         case "tensorrt_llm_pytorch":
             from trtllm_openai.engines.tensorrt_llm import pytorch
@@ -49,8 +54,5 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
             )
         case "torch":
             from trtllm_openai.engines import torch
-
-            def vocabulary() -> list[bytes]:
-                return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()
 
             return torch.load(Path(files.model_dir), settings.torch, progress, vocabulary)

@@ -5,6 +5,7 @@ The structs cross process boundaries as msgpack. They hold token ids only: no te
 
 from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import (
+    QUEUE_FULL,
     QUEUE_TIMEOUT,
     Capabilities,
     EngineInfo,
@@ -18,6 +19,7 @@ from trtllm_openai.generation.types import (
 )
 
 __all__ = [
+    "QUEUE_FULL",
     "QUEUE_TIMEOUT",
     "Capabilities",
     "EngineInfo",

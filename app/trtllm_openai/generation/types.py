@@ -48,6 +48,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 QUEUE_TIMEOUT = "queue_timeout"
+"""The `error_code` of a sequence that waited too long in the engine's queue."""
+QUEUE_FULL = "queue_full"
+"""The `error_code` of a sequence that the engine's own queue had no place for."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -70,7 +73,8 @@ class StepOutput(msgspec.Struct, array_like=True):
     `prompt_logprobs`, if requested, come with the first delta: an item for each prompt token, None for the
     first, which nothing predicts; so does `queued_ms`, the time before its first step, if known.
     `error` is a sentence for the client, with finish_reason "error";
-    `error_code` and `error_param` are set when the request itself is at fault.
+    `error_code` and `error_param` are set when the request itself is at fault; the codes `QUEUE_TIMEOUT` and
+    `QUEUE_FULL` mean that the engine had no place for it.
     """
 
     request_id: str

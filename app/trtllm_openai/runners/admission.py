@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import Overloaded
+from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT
 from trtllm_openai.runners.shared_counters import SharedCounters
 
 LONGEST_RETRY = 60
@@ -60,18 +61,21 @@ class Admission:
         # An empty queue admits any request, so that none is rejected for ever.
         waiting, waiting_tokens = self._counters.totals()
         if waiting and waiting + sequences > limits.max_waiting_requests:
-            return "queue_full", f"{waiting} sequences are waiting, {limits.max_waiting_requests} may."
+            return QUEUE_FULL, f"{waiting} sequences are waiting, {limits.max_waiting_requests} may."
         if waiting and waiting_tokens + tokens > limits.max_waiting_tokens:
-            return (
-                "queue_full",
-                f"{waiting_tokens} prompt tokens are waiting, {limits.max_waiting_tokens} may.",
-            )
+            return QUEUE_FULL, f"{waiting_tokens} prompt tokens are waiting, {limits.max_waiting_tokens} may."
         return None
 
     def too_late(self) -> Overloaded:
         """The error of a sequence that exceeded the queue timeout."""
         waited = f"The request was queued for longer than {self._limits.queue_timeout:g} s."
-        return self._reject("queue_timeout", waited)
+        return self._reject(QUEUE_TIMEOUT, waited)
+
+    def engine_refusal(self, code: str) -> Overloaded:
+        """The error of a sequence that ended with the engine's `QUEUE_TIMEOUT` or `QUEUE_FULL`."""
+        if code == QUEUE_FULL:
+            return self._reject(code, "The engine's queue is full.")
+        return self.too_late()
 
     def retry_after_ms(self) -> int:
         """Milliseconds until half of the queue will have begun at the current rate; from 1 s to 60 s."""

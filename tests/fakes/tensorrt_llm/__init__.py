@@ -9,6 +9,8 @@ import os
 
 __version__ = json.loads(os.environ.get("FAKE_TRTLLM", "{}")).get("version", "1.2.1")
 
-from tensorrt_llm.llmapi import LLM, SamplingParams
+print(f"[TensorRT-LLM] TensorRT LLM version: {__version__}")  # standard output, as the real one
+
+from tensorrt_llm.llmapi import LLM, SamplingParams  # noqa: E402
 
 __all__ = ["LLM", "SamplingParams", "__version__"]

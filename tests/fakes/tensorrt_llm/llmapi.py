@@ -68,6 +68,8 @@ class SamplingParams:
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        prompt_ignore_length: int | None = None,
+        include_stop_str_in_output: bool = False,
         min_p: float | None = None,
         logprobs: int | None = None,
         guided_decoding: GuidedDecodingParams | None = None,
@@ -165,8 +167,9 @@ class RequestOutput:
         place = len(output.token_ids)
         if self._behaviour.error_after is not None and place >= self._behaviour.error_after:
             raise RequestError("Encountered an error in forward\n1 0x7f…")
+        # the PyTorch backend's sampler of 1.2.x has no use for a seed: any sampled token is another one
         greedy = sampling.top_k == 1 or (sampling.temperature is None and sampling.top_p is None)
-        token = (prompt[place % len(prompt)] + (0 if greedy else sampling.seed)) % self._vocab_size
+        token = (prompt[place % len(prompt)] + (0 if greedy else 1)) % self._vocab_size
         if sampling.embedding_bias is not None and float(sampling.embedding_bias.max()) >= 50:
             token = int(sampling.embedding_bias.argmax())
         elif place >= len(prompt) and sampling.end_id != -1:

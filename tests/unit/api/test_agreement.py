@@ -74,7 +74,9 @@ def make_run(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation)
     choice = Choice(0, GenerationRequest("r", [1], sampling), decoder)
     ticket = admission.enter("", [1])
     accounting = Accounting(METRICS, RequestRecord(), ticket, [choice], prompt_tokens=1, started=0.0)
-    return RequestRun([choice], generation, accounting, TimeLimits(), admission.too_late, lambda _: None)
+    return RequestRun(
+        [choice], generation, accounting, TimeLimits(), admission.engine_refusal, lambda _: None
+    )
 
 
 def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[StepOutput]:

@@ -13,7 +13,7 @@ from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.time_limits import TimeLimits
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import InvalidRequest, Overloaded, ShuttingDown
-from trtllm_openai.generation import QUEUE_TIMEOUT, GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT, GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners import Admission, Generation, SharedCounters
 from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.record import RequestRecord
@@ -46,7 +46,7 @@ class Fixture:
             started=time.perf_counter(),
         )
         self.run = RequestRun(
-            [choice], self.generation, accounting, limits, self.admission.too_late, self.closed.append
+            [choice], self.generation, accounting, limits, self.admission.engine_refusal, self.closed.append
         )
 
     def consume(self, deltas: list[Delta], last: bool) -> None:
@@ -114,6 +114,32 @@ def test_paused_deltas_come_together_after_resume(check: Callable[[Check], None]
         one.run.close()
         one.run.flow.resume()  # a closed run stays silent
         assert one.ends == []
+
+    check(body)
+
+
+@pytest.mark.parametrize("code", [QUEUE_TIMEOUT, QUEUE_FULL])
+@pytest.mark.parametrize("accepting", [False, True])
+def test_a_sequence_without_a_place_in_the_engine_is_overload(
+    check: Callable[[Check], None], code: str, accepting: bool
+) -> None:
+    """`accepting`: a guided stream, which waits for the engine before its response starts."""
+
+    async def body(make: Callable[..., Fixture]) -> None:
+        one = make()
+        if not accepting:
+            one.run.start(one)
+        one.put("", "error", error="no place", error_code=code)
+        if accepting:
+            with pytest.raises(Overloaded) as caught:
+                await one.run.accepted()
+            error: Exception | None = caught.value
+        else:
+            (error,) = one.ends
+        assert isinstance(error, Overloaded)
+        assert error.code == code
+        assert error.retry_after_ms >= 1000
+        one.run.close()
 
     check(body)
 

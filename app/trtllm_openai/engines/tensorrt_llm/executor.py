@@ -9,13 +9,18 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
+import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
 from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
+    QUEUE_FULL,
     EngineInfo,
     EngineStats,
     FinishReason,
@@ -25,6 +30,11 @@ from trtllm_openai.generation import (
 )
 
 log = logging.getLogger(__name__)
+QUEUE_FULL_MESSAGE = re.compile(r"max(imum)?[ _]queue[ _]size\b.*\breached|queue is full", re.IGNORECASE)
+"""Executor::Impl::enqueueRequests (cpp/tensorrt_llm/executor/executorImpl.cpp): "Maximum queue size of %d has
+been reached, please try again later"."""
+GUIDE_TIMEOUT_S = 10.0
+GUIDE_POLL_S = 0.005
 
 
 @dataclass(slots=True)
@@ -35,6 +45,14 @@ class _Live:
     ends: frozenset[int] = field(default_factory=frozenset)
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiling:
+    request: GenerationRequest
+    guide: Future[None]
+    deadline: float
+    """On the monotonic clock, in seconds."""
+
+
 class ExecutorEngine:
     """Implements `engines.base.Engine`. `bindings` is the module `tensorrt_llm.bindings.executor`.
 
@@ -42,13 +60,21 @@ class ExecutorEngine:
     versions. The request is over for us at once, and what still arrives for it is dropped.
     """
 
-    def __init__(self, info: EngineInfo, executor: Any, bindings: Any) -> None:
+    def __init__(
+        self, info: EngineInfo, executor: Any, bindings: Any, guides: GuideChecker | None = None
+    ) -> None:
+        """`guides` compiles each guide before its request is enqueued: a guide that XGrammar rejects
+        inside the executor would end every active request.
+        """
         self.info = info
         self._executor = executor
         self._bindings = bindings
         self._ids: dict[str, int] = {}
         self._live: dict[int, _Live] = {}
         self._aborted: list[str] = []
+        self._failed: list[StepOutput] = []
+        self._guides = guides
+        self._compiling: dict[str, _Compiling] = {}
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -61,10 +87,22 @@ class ExecutorEngine:
                 "prompt",
                 "context_length_exceeded",
             )
+        if request.guide is not None and self._guides is not None:
+            deadline = time.monotonic() + GUIDE_TIMEOUT_S
+            self._compiling[request.request_id] = _Compiling(
+                request, self._guides.check(request.guide), deadline
+            )
+        else:
+            self._enqueue(request)
+
+    def _enqueue(self, request: GenerationRequest) -> None:
         try:
             number = self._executor.enqueue_request(self._request(request))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise InvalidRequest(f"TensorRT-LLM refuses the request: {first_line(error)}") from error
+        except RuntimeError as error:  # the executor's own failure, reported by the next step
+            self._failed.append(_failure(request.request_id, error))
+            return
         self._ids[request.request_id] = number
         ends = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
@@ -73,12 +111,15 @@ class ExecutorEngine:
         self._stats.prompt_tokens += len(request.prompt_token_ids)
 
     def abort(self, request_id: str) -> None:
-        if request_id in self._ids:
+        if request_id in self._ids or request_id in self._compiling:
             self._aborted.append(request_id)
 
     def step(self, timeout: float) -> list[StepOutput]:
         outputs: dict[int, StepOutput] = {}
-        cancelled = self._cancel_aborted()
+        cancelled = self._cancel_aborted() + self._enqueue_compiled()
+        cancelled, self._failed = cancelled + self._failed, []
+        if self._compiling:
+            timeout = min(timeout, GUIDE_POLL_S)
         wait = datetime.timedelta(seconds=0 if cancelled else timeout)
         for response in self._executor.await_responses(timeout=wait):
             number = response.request_id
@@ -104,11 +145,13 @@ class ExecutorEngine:
 
     def shutdown(self, timeout_s: float) -> None:
         """Blocks until the executor's workers are gone; the owner of the process bounds it."""
+        if self._guides is not None:
+            self._guides.close()
         self._executor.shutdown()
 
     def _request(self, request: GenerationRequest) -> Any:
         bindings = self._bindings
-        mapped = to_executor(request.sampling, self.info.eos_token_ids)
+        mapped = to_executor(request.sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
         extra: dict[str, Any] = {}
         if mapped.stop_words:
             extra["stop_words"] = mapped.stop_words
@@ -117,7 +160,7 @@ class ExecutorEngine:
         if request.priority is not None:
             extra["priority"] = request.priority
         if request.allotted_ms is not None:
-            extra["allotted_time_ms"] = request.allotted_ms
+            extra["allotted_time_ms"] = datetime.timedelta(milliseconds=request.allotted_ms)
         if request.guide is not None:
             extra["guided_decoding_params"] = guided_decoding_params(request.guide, bindings)
         return bindings.Request(
@@ -138,18 +181,53 @@ class ExecutorEngine:
         outputs = []
         for request_id in self._aborted:
             number = self._ids.get(request_id)
-            if number is not None:
+            if compiling := self._compiling.pop(request_id, None):
+                compiling.guide.cancel()
+                outputs.append(StepOutput(request_id, [], "abort"))
+            elif number is not None:
                 self._executor.cancel_request(number)
                 self._forget(number)
                 outputs.append(StepOutput(request_id, [], "abort"))
         self._aborted.clear()
         return outputs
 
+    def _enqueue_compiled(self) -> list[StepOutput]:
+        """Enqueue the requests that have a compiled guide; refuse bad guides and slow ones."""
+        refused = []
+        for request_id, one in list(self._compiling.items()):
+            late = time.monotonic() >= one.deadline
+            if not one.guide.done() and not late:
+                continue
+            del self._compiling[request_id]
+            try:
+                if not one.guide.done():
+                    one.guide.cancel()
+                    raise InvalidRequest(
+                        f"The guide takes more than {GUIDE_TIMEOUT_S:g} s to compile.",
+                        one.request.guide.param if one.request.guide else None,
+                    )
+                one.guide.result()
+                self._enqueue(one.request)
+            except InvalidRequest as error:
+                refused.append(
+                    StepOutput(
+                        request_id,
+                        [],
+                        "error",
+                        error=str(error),
+                        error_code=error.code,
+                        error_param=error.param,
+                    )
+                )
+        return refused
+
     def _take(self, number: int, response: Any, output: StepOutput) -> None:
         """Add a response to the step's output of its request."""
         live = self._live[number]
         if response.has_error():  # a method; touching `result` of such a response raises
-            output.finish_reason, output.error = "error", first_line(response.error_msg)
+            failure = _failure(output.request_id, response.error_msg)
+            output.finish_reason = failure.finish_reason
+            output.error, output.error_code = failure.error, failure.error_code
             self._forget(number)
             return
         result = response.result
@@ -159,7 +237,7 @@ class ExecutorEngine:
         self._stats.generated_tokens += len(tokens)
         if live.request.sampling.logprobs is not None and tokens:
             output.logprobs = (output.logprobs or []) + _logprobs(tokens, result.log_probs, live.generated)
-        if not live.cached_told and (cached := self._cached_tokens(result)):
+        if not live.cached_told and (cached := self._cached_tokens(live, result)):
             live.cached_told = True
             output.cached_tokens = cached
         if result.is_final:
@@ -183,15 +261,24 @@ class ExecutorEngine:
         if output.finish_reason == "stop" and output.token_ids and output.token_ids[-1] in live.ends:
             output.stop_token_id = output.token_ids[-1]
 
-    def _cached_tokens(self, result: Any) -> int:
+    def _cached_tokens(self, live: _Live, result: Any) -> int:
+        """Tokens of reused KV blocks. At most the prompt: a partly reused block counts whole."""
         metrics = getattr(result, "request_perf_metrics", None)
         if metrics is None:
             return 0
-        return int(metrics.kv_cache_metrics.num_reused_blocks) * self.info.kv_block_size
+        tokens = int(metrics.kv_cache_metrics.num_reused_blocks) * self.info.kv_block_size
+        return min(tokens, len(live.request.prompt_token_ids))
 
     def _forget(self, number: int) -> None:
         live = self._live.pop(number)
         del self._ids[live.request.request_id]
+
+
+def _failure(request_id: str, error: object) -> StepOutput:
+    """A request's failure inside the executor; the code `queue_full` when `max_queue_size` was met."""
+    message = first_line(error)
+    code = QUEUE_FULL if QUEUE_FULL_MESSAGE.search(message) else None
+    return StepOutput(request_id, [], "error", error=message, error_code=code)
 
 
 def _logprobs(tokens: list[int], log_probs: Any, generated: int) -> list[TokenLogprobs]:

@@ -30,17 +30,20 @@ def guided_decoding_config(tokenizer_dir: Path, eos_token_ids: tuple[int, ...], 
     )
 
 
+def guide_text(guide: Guide) -> str:
+    """The text that XGrammar compiles for `guide`."""
+    # The executor's own JSON guide accepts any JSON value, also a bare number.
+    return '{"type":"object"}' if guide.kind == "json_object" else guide.text
+
+
 def guided_decoding_params(guide: Guide, bindings: Any) -> Any:
-    """A request's guide in the executor's terms."""
-    kinds = bindings.GuidedDecodingParams.GuideType
-    match guide.kind:
-        case "json_object":
-            return bindings.GuidedDecodingParams(kinds.JSON)
-        case "json_schema":
-            return bindings.GuidedDecodingParams(kinds.JSON_SCHEMA, guide.text)
-        case "regex":
-            return bindings.GuidedDecodingParams(kinds.REGEX, guide.text)
-        case "grammar":
-            return bindings.GuidedDecodingParams(kinds.EBNF_GRAMMAR, guide.text)
-        case "structural_tag":
-            return bindings.GuidedDecodingParams(kinds.STRUCTURAL_TAG, guide.text)
+    """`guide` as the executor's `GuidedDecodingParams`."""
+    types = bindings.GuidedDecodingParams.GuideType
+    by_kind: dict[GuideKind, Any] = {
+        "json_object": types.JSON_SCHEMA,
+        "json_schema": types.JSON_SCHEMA,
+        "regex": types.REGEX,
+        "grammar": types.EBNF_GRAMMAR,
+        "structural_tag": types.STRUCTURAL_TAG,
+    }
+    return bindings.GuidedDecodingParams(by_kind[guide.kind], guide_text(guide))

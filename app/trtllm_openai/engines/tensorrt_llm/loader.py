@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trtllm_openai.checkpoints.metadata import read_json
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.tensorrt_llm import guide_check
 from trtllm_openai.engines.tensorrt_llm.engine_dir import (
     EngineDir,
     check_gpus,
@@ -31,8 +36,12 @@ def load(
     settings: TensorRTLLMSettings,
     eos_token_ids: tuple[int, ...],
     progress: Progress,
+    vocabulary: Callable[[], list[bytes]],
 ) -> ExecutorEngine:
-    """Load the engine in `engine_dir` on this process's GPUs. Raises `CheckpointError` or `ConfigError`."""
+    """Load the engine in `engine_dir` on this process's GPUs. Raises `CheckpointError` or `ConfigError`.
+
+    `vocabulary` gives each token's bytes by id; it is called only with guided decoding.
+    """
     progress(0.0, "reading the engine's configuration")
     engine = read_engine_dir(engine_dir)
     package, bindings = import_bindings()
@@ -41,28 +50,51 @@ def load(
     if mode != "leader":  # there, the ranks may be on other machines
         check_gpus(engine, visible_gpus())
     progress(0.1, f"loading {engine.architecture} on {engine.world_size} GPU(s)")
+    eos_token_ids = eos_token_first(tokenizer_dir, eos_token_ids)
     config = executor_config(engine, settings, mode, package, bindings)
     if settings.guided_decoding:
         config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
+    if mode == "orchestrator":  # spawned ranks do not count as slots of this machine
+        os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
     executor = bindings.Executor(str(engine_dir), bindings.ModelType.DECODER_ONLY, config)
     if mode == "leader" and not executor.can_enqueue_requests():
         executor.shutdown()  # blocks until the leader stops
         raise SystemExit(0)
+    guides = None
+    if settings.guided_decoding and guide_check.available():
+        guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
     progress(1.0, "ready")
-    return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings)
+    return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings, guides)
 
 
 def import_bindings() -> tuple[Any, Any]:
     """`tensorrt_llm` and its executor bindings. Raises `ConfigError` where they cannot be imported."""
     try:
-        package = importlib.import_module("tensorrt_llm")
-        bindings = importlib.import_module("tensorrt_llm.bindings.executor")
+        with contextlib.redirect_stdout(sys.stderr):  # importing prints; standard output is the answer's
+            package = importlib.import_module("tensorrt_llm")
+            bindings = importlib.import_module("tensorrt_llm.bindings.executor")
     except ImportError as error:
         raise ConfigError(
             f"engine: tensorrt_llm cannot be imported here ({error}); use NVIDIA's TensorRT-LLM image, or "
             "--engine torch for a Hugging Face checkpoint"
         ) from None
     return package, bindings
+
+
+def eos_token_first(tokenizer_dir: Path, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """`eos_token_ids` with the tokenizer's own `eos_token` first, if it is among them.
+
+    The executor knows one end id, and `min_tokens` suppresses only that: it has to be the token that ends a
+    chat answer (Llama 3: <|eot_id|>, not the first of generation_config.json).
+    """
+    described, vocabulary = tokenizer_dir / "tokenizer_config.json", tokenizer_dir / "tokenizer.json"
+    if not described.is_file() or not vocabulary.is_file():
+        return eos_token_ids
+    token = read_json(described).get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    added = read_json(vocabulary).get("added_tokens") or []
+    first = [one["id"] for one in added if one.get("content") == text and one["id"] in eos_token_ids]
+    return tuple(dict.fromkeys((*first, *eos_token_ids)))
 
 
 def launch_mode(engine: EngineDir, settings: TensorRTLLMSettings) -> str:
@@ -86,6 +118,8 @@ def executor_config(
         optional["max_batch_size"] = min(settings.max_batch_size, engine.max_batch_size)
     if settings.max_queue_size is not None:
         optional["max_queue_size"] = settings.max_queue_size
+    if settings.recv_poll_period_ms:
+        optional["recv_poll_period_ms"] = settings.recv_poll_period_ms
     if mode != "process":
         optional["parallel_config"] = parallel_config(engine, mode, package, bindings)
     policies = bindings.CapacitySchedulerPolicy
@@ -105,6 +139,8 @@ def executor_config(
         enable_chunked_context=settings.enable_chunked_context and engine.paged_context_fmha,
         # Said always: left out, an engine built for more runs at 8192.
         max_num_tokens=min(settings.max_num_tokens or engine.max_num_tokens, engine.max_num_tokens),
+        # Normalized values are those after the top_k cut: 0.0 for every greedy token.
+        normalize_log_probs=False,
         gpu_weights_percent=settings.gpu_weights_percent,
         **optional,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ class LLMEngine:
 
     def _sampling(self, request: GenerationRequest) -> Any:
         sampling = request.sampling
-        mapped = to_executor(sampling, self.info.eos_token_ids)
+        mapped = to_executor(sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
         extra: dict[str, Any] = {}
         if mapped.embedding_bias:
             extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
@@ -189,6 +190,7 @@ class LLMEngine:
             end_id=mapped.end_id,
             pad_id=max(mapped.end_id, 0),
             detokenize=False,
+            include_stop_str_in_output=True,  # else token_ids lack the stop token that logprobs has
             **mapped.config,
             **extra,
         )
@@ -230,6 +232,7 @@ def load(
         **optional,
     )
     progress(1.0, "ready")
+    complete_sampler = has_complete_sampler(package.__version__)
     info = EngineInfo(
         engine="tensorrt_llm_pytorch",
         architecture=(config.get("architectures") or ["unknown"])[0],
@@ -241,10 +244,10 @@ def load(
         max_batch_size=settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE,
         capabilities=Capabilities(
             max_logprobs=MAX_LOGPROBS,
-            seed=True,
+            seed=complete_sampler,
             logit_bias=True,
-            min_p=True,
-            penalties=True,
+            min_p=complete_sampler,
+            penalties=complete_sampler,
             min_tokens=True,
             guides=GUIDES if settings.guided_decoding else (),
         ),
@@ -253,6 +256,16 @@ def load(
     return LLMEngine(info, llm, package, llmapi)
 
 
+def has_complete_sampler(version: str) -> bool:
+    """Whether the PyTorch backend of this version applies `seed`, `min_p` and the penalties.
+
+    Its sampler accepts them up to 1.2.x and ignores them; they are refused there instead.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= COMPLETE_SAMPLER
+
+
+COMPLETE_SAMPLER = (1, 3)
 DEFAULT_MAX_BATCH_SIZE = 2048
 """The LLM's own when it is not said."""
 

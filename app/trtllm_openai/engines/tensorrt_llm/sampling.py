@@ -29,8 +29,14 @@ class ExecutorSampling:
     """Token id to bias; the executor takes a float32 tensor of the vocabulary's size."""
 
 
-def to_executor(sampling: SamplingParams, eos_token_ids: tuple[int, ...]) -> ExecutorSampling:
-    """Map every parameter. What an engine cannot do was refused before (`Capabilities`)."""
+def to_executor(
+    sampling: SamplingParams, eos_token_ids: tuple[int, ...], prompt_length: int
+) -> ExecutorSampling:
+    """Map every parameter. `Capabilities` has refused before what an engine cannot do.
+
+    The first of `eos_token_ids` becomes the end id, the only one that `min_tokens` suppresses.
+    Penalties count generated tokens only: `prompt_length` tokens are ignored.
+    """
     config: dict[str, Any] = {}
     if sampling.temperature == 0:
         config["top_k"] = 1
@@ -50,6 +56,8 @@ def to_executor(sampling: SamplingParams, eos_token_ids: tuple[int, ...]) -> Exe
         config["presence_penalty"] = sampling.presence_penalty
     if sampling.frequency_penalty:
         config["frequency_penalty"] = sampling.frequency_penalty
+    if config.keys() & {"repetition_penalty", "presence_penalty", "frequency_penalty"}:
+        config["prompt_ignore_length"] = prompt_length
     ends = () if sampling.ignore_eos else eos_token_ids
     stops = dict.fromkeys((*ends[1:], *sampling.stop_token_ids))
     return ExecutorSampling(

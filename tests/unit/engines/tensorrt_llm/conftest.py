@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine_dir import make_engine_dir
+from tests.fakes.shim import require_shim
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
+from trtllm_openai.text.tokenizer import Tokenizer
 
 FAKES = Path(__file__).parents[3] / "fakes"
 EOS = (2, 4)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shim() -> None:
+    require_shim()
 
 
 @pytest.fixture
@@ -38,6 +45,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             TensorRTLLMSettings(**(settings or {})),
             EOS,
             lambda *_: None,
+            lambda: Tokenizer.load(tokenizer or directory).vocabulary(),
         )
 
     yield make

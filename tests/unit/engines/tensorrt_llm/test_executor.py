@@ -1,5 +1,6 @@
 """The Engine contract over the strict fake of the executor bindings."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import load
+from trtllm_openai.engines.tensorrt_llm import executor, guide_check, load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
+from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, GuideKind, SamplingParams, StepOutput
 
 Make = Callable[..., ExecutorEngine]
 PROMPT = [10, 11, 12, 13]
+TAG = '{"type":"structural_tag","format":{"type":"const_string","value":"x"}}'
 
 
 def request(name: str, prompt: list[int] = PROMPT, **sampling: Any) -> GenerationRequest:
@@ -39,7 +42,8 @@ def finish(engine: ExecutorEngine, count: int, patience: float = 5.0) -> dict[st
                 one.logprobs = (one.logprobs or []) + output.logprobs
             one.cached_tokens += output.cached_tokens
             one.finish_reason, one.stop_token_id = output.finish_reason, output.stop_token_id
-            one.error = output.error
+            one.error, one.error_code = output.error, output.error_code
+            one.error_param = output.error_param
             done += output.finish_reason is not None
     return whole
 
@@ -52,17 +56,19 @@ def test_requests_in_flight_together(engine: Make, burst: int) -> None:
     outputs = finish(subject, 20)
     for i in range(20):
         one = outputs[str(i)]
-        assert one.token_ids == [100 + i, 200 + i, 2]
-        assert (one.finish_reason, one.stop_token_id) == ("stop", 2)
+        assert (one.token_ids, one.finish_reason) == ([100 + i, 200 + i], "stop")
     assert subject.stats().running == 0
-    assert subject.stats().generated_tokens == 60
+    assert subject.stats().generated_tokens == 40
 
 
-def test_end_token_that_is_not_among_the_tokens(engine: Make) -> None:
-    subject = engine(end_token_included=False)
+@pytest.mark.parametrize("included", [False, True])
+def test_end_token_that_may_be_among_the_tokens(engine: Make, included: bool) -> None:
+    subject = engine(end_token_included=included)
     subject.submit(request("a"))
     one = finish(subject, 1)["a"]
-    assert (one.token_ids, one.finish_reason, one.stop_token_id) == (PROMPT, "stop", None)
+    assert (one.token_ids, one.finish_reason, one.stop_token_id) == (
+        ([*PROMPT, 2], "stop", 2) if included else (PROMPT, "stop", None)
+    )
 
 
 def test_every_end(engine: Make) -> None:
@@ -89,10 +95,10 @@ def test_bias_logprobs_and_reuse(engine: Make) -> None:
     logprobs = outputs["logprobs"].logprobs
     assert logprobs is not None
     assert [(one.token_id, one.logprob) for one in logprobs] == list(
-        zip([*PROMPT, 2], [-0.25, -0.5, -0.75, -1.0, -0.25], strict=True)
+        zip(PROMPT, [-0.25, -0.5, -0.75, -1.0], strict=True)
     )
     subject.submit(request("again", long, max_tokens=4))
-    assert finish(subject, 1)["again"].cached_tokens == 96
+    assert finish(subject, 1)["again"].cached_tokens == 100  # four blocks of 32, the last one in part
 
 
 @pytest.mark.parametrize("final", [True, False])
@@ -121,18 +127,81 @@ def test_errors_are_one_sentence(engine: Make) -> None:
         subject.submit(request("b", max_tokens=1024))
     with pytest.raises(InvalidRequest, match="empty"):
         subject.submit(request("c", []))
-    subject.info = msgspec.structs.replace(subject.info, max_seq_len=5000)  # past our own check
-    with pytest.raises(InvalidRequest, match=r"refuses the request.*exceed max_seq_len$"):
-        subject.submit(request("d", max_tokens=1024))
 
 
-def test_full_queue_is_an_error_of_the_request(engine: Make) -> None:
-    subject = engine(settings={"max_queue_size": 1, "max_batch_size": 1})
+@pytest.mark.parametrize("world", [1, 2])
+def test_full_queue_has_a_code_of_its_own(engine: Make, world: int) -> None:
+    """One GPU: the binding throws at enqueue. An orchestrator: it answers with an error."""
+    subject = engine(world=world, settings={"max_queue_size": 1, "max_batch_size": 1})
     for i in range(4):
         subject.submit(request(str(i)))
-    errors = [one.error for one in finish(subject, 4).values() if one.error]
-    assert errors
-    assert all("Maximum queue size" in str(error) for error in errors)
+    outputs = finish(subject, 4).values()
+    full = [one for one in outputs if one.error]
+    assert full
+    assert {one.error_code for one in full} == {"queue_full"}
+
+
+def test_another_failure_at_enqueue_is_not_the_requests_fault(engine: Make) -> None:
+    subject = engine(enqueue_error="CUDA error")
+    subject.submit(request("a"))
+    one = finish(subject, 1)["a"]
+    assert (one.finish_reason, one.error_code) == ("error", None)
+    assert "CUDA error" in str(one.error)
+
+
+def test_a_bad_guide_ends_its_own_request_only(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir, itl=0.01)
+    for i in range(3):
+        subject.submit(request(str(i), max_tokens=30, ignore_eos=True))
+    subject.step(0.05)
+    bad = Guide("regex", "(", "guided_regex")
+    subject.submit(msgspec.structs.replace(request("bad"), guide=bad))
+    outputs = finish(subject, 4, patience=30)
+    assert (outputs["bad"].error_code, outputs["bad"].error_param) == ("invalid_value", "guided_regex")
+    assert [outputs[str(i)].finish_reason for i in range(3)] == ["length"] * 3
+    assert len(record(tmp_path, "request")) == 3
+
+
+def test_a_guide_that_compiles_too_slowly_is_refused(
+    engine: Make, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    monkeypatch.setattr(executor, "GUIDE_TIMEOUT_S", 0.05)
+    release = threading.Event()
+    monkeypatch.setattr(guide_check, "_compile", lambda *_: release.wait(10))
+    try:
+        subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", "a+")))
+        one = finish(subject, 1)["a"]
+    finally:
+        release.set()
+    assert one.error_code == "invalid_value"
+    assert "takes more than" in str(one.error)
+
+
+def test_without_xgrammar_guides_are_not_checked(
+    engine: Make, demo_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guide_check, "find_spec", lambda _: None)
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    assert [one.message for one in caplog.records if "xgrammar is not installed" in one.message]
+    subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", "(")))
+    assert "forwardAsync" in str(finish(subject, 1, patience=30)["a"].error)  # the executor's own error
+
+
+def test_each_kind_of_guide_is_checked(engine: Make, demo_dir: Path) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    bad: dict[GuideKind, str] = {
+        "json_schema": '{"type": "nothing"}',
+        "regex": "(",
+        "grammar": "root ::= missing",
+        "structural_tag": "{}",
+    }
+    for kind, text in bad.items():
+        subject.submit(msgspec.structs.replace(request(kind), guide=Guide(kind, text, "guide")))
+    subject.submit(msgspec.structs.replace(request("json_object"), guide=Guide("json_object")))
+    outputs = finish(subject, 5, patience=30)
+    assert {kind: outputs[kind].error_code for kind in bad} == dict.fromkeys(bad, "invalid_value")
+    assert outputs["json_object"].finish_reason == "stop"
 
 
 def test_facts_and_capabilities(engine: Make) -> None:
@@ -159,7 +228,7 @@ def test_without_chunked_context_a_prompt_must_fit_a_step(engine: Make) -> None:
 def test_orchestrator_of_four_ranks(engine: Make, tmp_path: Path) -> None:
     subject = engine(world=4)
     subject.submit(request("a"))
-    assert finish(subject, 1)["a"].token_ids == [*PROMPT, 2]
+    assert finish(subject, 1)["a"].token_ids == PROMPT
     assert record(tmp_path, "init")[0]["world"] == 4
     assert subject.info.tensor_parallel == 4
 
@@ -179,13 +248,13 @@ def test_too_few_gpus_and_another_version(
 
     sys.modules.pop("tensorrt_llm", None)
     with pytest.raises(CheckpointError, match=r"built by TensorRT-LLM 1\.2\.1, but 1\.1\.0"):
-        load(tmp_path / "model" / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None)
+        load(tmp_path / "model" / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None, list)
 
 
 def test_not_installed_is_said(tmp_path: Path) -> None:
     directory = make_engine_dir(tmp_path)
     with pytest.raises(ConfigError, match=r"tensorrt_llm cannot be imported.*--engine torch"):
-        load(directory / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None)
+        load(directory / "engine", tmp_path, TensorRTLLMSettings(), EOS, lambda *_: None, list)
 
 
 def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,16 +282,19 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
             "max_batch_size": 99,
             "max_num_tokens": 1000,
             "max_queue_size": 7,
+            "recv_poll_period_ms": 5,
             "gpu_weights_percent": 0.8,
         }
     )
     config = seen[0][2]
+    assert config.normalize_log_probs is False
+    assert config.recv_poll_period_ms == 5
     assert config.kv_cache_config.free_gpu_memory_fraction == 0.5
     assert config.kv_cache_config.max_tokens == 4096
     assert config.kv_cache_config.enable_block_reuse is False
     assert config.scheduler_config.capacity_scheduler_policy.name == "MAX_UTILIZATION"
     assert (config.max_batch_size, config.max_num_tokens, config.max_queue_size) == (8, 1000, 7)
-    assert config.gpu_weights_percent == 0.8
+    assert config.gpu_weights_percent == pytest.approx(0.8)
     assert config.enable_chunked_context is True
 
 
@@ -253,21 +325,54 @@ def test_guided_decoding(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
         Guide("json_object"),
         Guide("json_schema", "{}"),
         Guide("regex", "a+"),
-        Guide("grammar", "r ::= x"),
-        Guide("structural_tag", "{}"),
+        Guide("grammar", 'root ::= "x"'),
+        Guide("structural_tag", TAG),
     ]
     for i, guide in enumerate(guides):
         subject.submit(msgspec.structs.replace(request(str(i)), guide=guide))
-    finish(subject, 5)
-    assert [fact["guide"] for fact in record(tmp_path, "request")] == [
-        ["JSON", None],
-        ["JSON_SCHEMA", "{}"],
-        ["REGEX", "a+"],
-        ["EBNF_GRAMMAR", "r ::= x"],
-        ["STRUCTURAL_TAG", "{}"],
-    ]
+    finish(subject, 5, patience=30)
+    assert sorted(fact["guide"] for fact in record(tmp_path, "request")) == sorted(
+        [
+            ["JSON_SCHEMA", '{"type":"object"}'],
+            ["JSON_SCHEMA", "{}"],
+            ["REGEX", "a+"],
+            ["EBNF_GRAMMAR", 'root ::= "x"'],
+            ["STRUCTURAL_TAG", TAG],
+        ]
+    )
 
 
 def test_guided_decoding_needs_a_tokenizer_file(engine: Make) -> None:
     with pytest.raises(ConfigError, match=r"tensorrt_llm\.guided_decoding"):
         engine(settings={"guided_decoding": True})
+
+
+def test_the_tokenizers_eos_token_is_the_end_id(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
+    """Only the end id is held back by min_tokens."""
+    subject = engine(tokenizer=demo_dir)
+    subject.submit(request("a"))
+    finish(subject, 1)
+    assert record(tmp_path, "request")[0]["end_id"] == 2
+    directory = tmp_path / "tokenizer"
+    directory.mkdir()
+    (directory / "tokenizer_config.json").write_text('{"eos_token": "<|eot|>"}')
+    (directory / "tokenizer.json").write_text('{"added_tokens": [{"id": 4, "content": "<|eot|>"}]}')
+    assert eos_token_first(directory, (2, 4)) == (4, 2)
+    assert eos_token_first(directory, (2, 3)) == (2, 3)
+
+
+def test_importing_prints_nothing_on_standard_output(
+    engine: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine()
+    printed = capsys.readouterr()
+    assert "TensorRT LLM version" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("value", [1000, "1000", [1000]])
+def test_the_shim_takes_a_timedelta_only(engine: Make, value: object) -> None:
+    """An int is what the server once sent: nanobind refuses it."""
+    subject = engine()
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        subject._bindings.Request([1], 1, allotted_time_ms=value)

@@ -16,6 +16,7 @@ from trtllm_openai.engines.tensorrt_llm import pytorch
 from trtllm_openai.engines.tensorrt_llm.pytorch import LLMEngine
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
+from trtllm_openai.generation.build import check_capabilities
 
 Make = Callable[..., LLMEngine]
 PROMPT = [10, 11, 12]
@@ -69,14 +70,14 @@ def test_every_end(engine: Make) -> None:
     subject.submit(request("ignored", max_tokens=9, ignore_eos=True))
     subject.submit(request("stop token", stop_token_ids=(11,)))
     subject.submit(request("bias", logit_bias={77: 100.0}, max_tokens=2))
-    subject.submit(request("seeded", temperature=1.0, seed=3, max_tokens=2))
+    subject.submit(request("sampled", temperature=1.0, max_tokens=2))
     outputs = finish(subject, 6)
     assert (outputs["stop"].token_ids, outputs["stop"].stop_token_id) == ([*PROMPT, 2], 2)
     assert (outputs["length"].token_ids, outputs["length"].finish_reason) == ([10, 11], "length")
     assert outputs["ignored"].token_ids == PROMPT * 3
     assert (outputs["stop token"].token_ids, outputs["stop token"].stop_token_id) == ([10, 11], 11)
     assert outputs["bias"].token_ids == [77, 77]
-    assert outputs["seeded"].token_ids == [13, 14]
+    assert outputs["sampled"].token_ids == [11, 12]
     assert subject.stats().running == 0
 
 
@@ -132,6 +133,38 @@ def test_guides_need_the_setting(engine: Make) -> None:
     for i, guide in enumerate(guides):
         subject.submit(msgspec.structs.replace(request(str(i)), guide=guide))
     assert all(one.finish_reason == "stop" for one in finish(subject, 4).values())
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"seed": 3},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5},
+    ],
+)
+def test_1_2_refuses_by_name_what_its_sampler_ignores(engine: Make, sampling: dict[str, Any]) -> None:
+    info = engine().info
+    with pytest.raises(InvalidRequest) as caught:
+        check_capabilities(info, request("a", **sampling).sampling, "logprobs")
+    assert (caught.value.param, caught.value.code) == (*sampling, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("version", "complete"),
+    [
+        ("1.1.0", False),
+        ("1.2.1", False),
+        ("1.2.1+local", False),
+        ("1.3.0rc15", True),
+        ("1.10.0", True),
+        ("2.0", True),
+    ],
+)
+def test_sampler_by_version(version: str, complete: bool) -> None:
+    assert pytorch.has_complete_sampler(version) is complete
 
 
 def test_not_installed(demo_dir: Path) -> None:

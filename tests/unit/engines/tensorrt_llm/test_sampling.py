@@ -11,7 +11,7 @@ EOS = (128001, 128008, 128009)
 
 
 def mapped(**sampling: Any) -> Any:
-    return to_executor(SamplingParams(max_tokens=5, **{"seed": 1, **sampling}), EOS)
+    return to_executor(SamplingParams(max_tokens=5, **{"seed": 1, **sampling}), EOS, 7)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def mapped(**sampling: Any) -> Any:
                 "repetition_penalty": 1.1,
                 "presence_penalty": 0.5,
                 "frequency_penalty": -0.5,
+                "prompt_ignore_length": 7,
             },
         ),
     ],
@@ -61,5 +62,5 @@ def test_ends() -> None:
     ignored = mapped(ignore_eos=True, stop_token_ids=(5,))
     assert (ignored.end_id, ignored.stop_words) == (-1, [[5]])
     assert mapped(ignore_eos=True).stop_words is None
-    nothing = to_executor(SamplingParams(max_tokens=1), ())
+    nothing = to_executor(SamplingParams(max_tokens=1), (), 7)
     assert (nothing.end_id, nothing.stop_words) == (-1, None)
