@@ -62,7 +62,7 @@ def test_a_long_text_leaves_the_event_loop(
         threads.append(work)
         return await to_thread(work)
 
-    monkeypatch.setattr(conversation.asyncio, "to_thread", seen)
+    monkeypatch.setattr(asyncio, "to_thread", seen)
     for text, used in (("short", 0), ("a " * conversation.TOKENIZE_OFF_LOOP, 1)):
         ids = asyncio.run(encode(model, text, add_special_tokens=False))
         assert ids == demo_tokenizer.encode(text, add_special_tokens=False)

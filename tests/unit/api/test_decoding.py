@@ -39,7 +39,7 @@ class Decoding:
             self.metrics, RequestRecord(), ticket, self.choices, prompt_tokens=2, started=0.0
         )
         self.decoder = RequestDecoder(
-            self.choices, accounting, self.aborted.append, lambda: Overloaded("late", "queue_timeout", 1)
+            self.choices, accounting, self.aborted.append, lambda code: Overloaded("late", code, 1)
         )
 
     def output(self, name: str, text: str, reason: Any = None, **fields: Any) -> StepOutput:

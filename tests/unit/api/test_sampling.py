@@ -58,7 +58,7 @@ def test_without_max_tokens_the_rest_of_the_context() -> None:
 )
 def test_an_engine_without_the_feature(fields: dict[str, Any], options: dict[str, int], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        params(fields, **options)  # type: ignore[arg-type]
+        params(fields, **options)
     assert caught.value.param == param
 
 

@@ -66,7 +66,7 @@ def test_a_pool_that_refuses_leaves_nothing_waiting(demo_tokenizer: Tokenizer) -
     def submit(_: list[GenerationRequest]) -> Generation:
         raise PoolError("no runner", loading=True)
 
-    served.pool.submit = submit  # type: ignore[method-assign]
+    served.pool.submit = submit  # type: ignore[method-assign, assignment]
     with pytest.raises(PoolError):
         start_run(served.context, served.context.loaded(), spec([[1]]))
     assert served.context.admission.waiting == 0

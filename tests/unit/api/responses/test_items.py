@@ -55,7 +55,7 @@ def test_the_chat_request_that_asks_the_same() -> None:
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     body = ResponsesRequest(
         input="Hi",
-        temperature=0.5,  # type: ignore[call-arg]
+        temperature=0.5,
         max_output_tokens=7,
         tools=[tool],
         text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
@@ -106,7 +106,7 @@ def test_parameters_have_the_names_of_this_endpoint(chat: str | None, here: str 
 
 def test_an_answer_continues_without_its_reasoning() -> None:
     content = [{"type": "output_text", "text": "Hello"}]
-    output = [
+    output: list[dict[str, Any]] = [
         {"type": "reasoning", "content": []},
         {"type": "message", "role": "assistant", "content": content, "status": "completed"},
         {"type": "function_call", "call_id": "1", "name": "f", "arguments": '{"a": 1}'},

@@ -58,7 +58,7 @@ def test_what_is_being_generated_is_not_evicted() -> None:
     async def main() -> None:
         store = ResponseStore(1, Peers())
         task = asyncio.create_task(asyncio.sleep(60))
-        running = put(store, task)  # type: ignore[arg-type]
+        running = put(store, task)
         other = put(store)
         assert await known(store, running)
         assert not await known(store, other)
@@ -72,7 +72,7 @@ def test_close_cancels_everything() -> None:
     async def main() -> None:
         store = ResponseStore(5, Peers())
         task = asyncio.create_task(asyncio.sleep(60))
-        put(store, task)  # type: ignore[arg-type]
+        put(store, task)
         put(store)
         store.close()
         await asyncio.gather(task, return_exceptions=True)
