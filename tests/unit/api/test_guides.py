@@ -117,5 +117,5 @@ def test_a_schema_names_the_wrong_part() -> None:
 
 def test_the_depth_of_a_schema_is_bounded() -> None:
     assert schema_guide(deep(MAX_DEPTH - 1), "s").kind == "json_schema"
-    with pytest.raises(InvalidRequest, match="nested more than"):
+    with pytest.raises(InvalidRequest, match="nested deeper than"):
         schema_guide(deep(MAX_DEPTH), "s")
