@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
+from trtllm_openai.api.responses.store import Operation, StoredAnswer
 from trtllm_openai.config import Settings
 from trtllm_openai.runners import SequencePool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.model import ServedModel, open_served_model
 from trtllm_openai.telemetry.values import Snapshot
-
-Operation = Literal["get", "delete", "cancel"]
-StoredAnswer = Callable[[Operation, str], Awaitable[bytes | None]]
-"""Apply an operation to a stored response: `(operation, id)` to its JSON, None if it is not stored here."""
 
 
 class Deployment(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trtllm_openai.api.responses.store import Operation
 from trtllm_openai.runners.state import RunnerReport
-from trtllm_openai.serve.deployment import Operation
 from trtllm_openai.telemetry.values import Snapshot
 
 

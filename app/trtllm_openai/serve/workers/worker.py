@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trtllm_openai.api.responses.store import Operation, StoredAnswer
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import PoolError, Unanswered
 from trtllm_openai.runners import SequencePool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.runners.state import RunnerReport
-from trtllm_openai.serve.deployment import Operation, StoredAnswer
 from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.channel import Channel
