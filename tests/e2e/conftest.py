@@ -44,6 +44,15 @@ class RunningServer:
         """Process ids of its children that run this module, e.g. trtllm_openai.engine_host."""
         return [pid for pid in children(self.process.pid) if module in _command(pid)]
 
+    def cpu_seconds(self) -> float:
+        """Processor time that it and its children have used."""
+        ticks = sum(
+            int(field)
+            for pid in (self.process.pid, *children(self.process.pid))
+            for field in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+        )
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def wait(self, condition: Callable[[], bool], patience: float) -> float:
         """Poll until `condition` holds; returns the seconds it took."""
         started = time.monotonic()

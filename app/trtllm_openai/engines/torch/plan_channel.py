@@ -76,5 +76,5 @@ class PlanChannel:
         while (taken := self._counts[1 : self._size]).min() <= oldest:
             if time.monotonic() - since > SEND_TIMEOUT_S:
                 late = int(taken.argmin()) + 1
-                raise RuntimeError(f"rank {late} has not received a step for {SEND_TIMEOUT_S:.0f} seconds")
+                raise RuntimeError(f"rank {late} has not received a step for {SEND_TIMEOUT_S:g} seconds")
             time.sleep(0)

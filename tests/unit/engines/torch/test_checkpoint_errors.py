@@ -31,7 +31,7 @@ def change(directory: Path, **values: Any) -> None:
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "GPT2LMHeadModel: it knows LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3",
+            "GPT2LMHeadModel; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3",
         ),
         ({"architectures": []}, "unknown"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),

@@ -72,7 +72,7 @@ def test_what_is_left_over_is_named(directory: Path) -> None:
     subject.take("a", 4, 6)
     subject.drop("b")
     subject.drop("unknown")
-    with pytest.raises(CheckpointError, match=r"does not have: c\.$"):
+    with pytest.raises(CheckpointError, match=r"does not use: c\.$"):
         subject.check_all_taken()
     subject.take("c", 2, 2)
     subject.check_all_taken()  # inv_freq follows from the configuration
