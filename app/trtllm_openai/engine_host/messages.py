@@ -74,8 +74,12 @@ decode_to_runner = msgspec.msgpack.Decoder(ToRunner).decode
 decode_from_runner = msgspec.msgpack.Decoder(FromRunner).decode
 
 
-SPEC_VARIABLE = "TRTLLM_OPENAI_LAUNCH_SPEC"
-"""Environment variable with the `LaunchSpec` as JSON, where standard input does not reach every rank."""
+SPEC_VARIABLE = "OMPI_TRTLLM_OPENAI_LAUNCH_SPEC"
+"""Environment variable with the `LaunchSpec` as JSON, where standard input does not reach every rank.
+
+Open MPI's mpirun hands variables on to other machines if their names begin with OMPI_; srun and Hydra hand on
+all of them.
+"""
 
 
 class LaunchSpec(msgspec.Struct):
@@ -93,6 +97,8 @@ class LaunchSpec(msgspec.Struct):
     """CUDA_VISIBLE_DEVICES of the process; None leaves it as it is."""
     command: tuple[str, ...] = ()
     """Command that starts the ranks of the runner, e.g. mpirun -n 4."""
+    has_ranks: bool = False
+    """Its engine consists of MPI processes, started by `command` or by itself: they are watched."""
     secret: str = ""
     """Shared secret that authenticates TCP connections."""
 

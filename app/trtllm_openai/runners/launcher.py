@@ -23,6 +23,7 @@ import msgspec
 from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.processes.address import UnixAddress
 from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.ranks import RankWatch
 
 LONGEST_TEMPORARY = 57
 """Bytes of a temporary directory's path that leave room for a socket: its path has at most 107."""
@@ -42,11 +43,17 @@ class RunnerHandle(Protocol):
     async def wait(self) -> int:
         """Wait for the end of the process. Returns its exit status, -N if signal N killed it."""
 
+    async def lost(self) -> str:
+        """Wait until a process dies that it needs, while it lives itself. Returns which one, and how."""
+
     def terminate(self) -> None:
         """Ask it to end."""
 
     def kill(self) -> None:
         """Kill it, and every process that it started. Also after it has ended, for those it left behind."""
+
+    async def cleared(self, timeout_s: float) -> None:
+        """After `kill`, wait until nothing of it holds a GPU any more, for so many seconds."""
 
 
 class Launcher(Protocol):
@@ -60,11 +67,17 @@ class Launcher(Protocol):
 
 
 class SubprocessHandle:
-    """A runner process of this machine, the leader of a process group. Implements `RunnerHandle`."""
+    """A runner process of this machine, the leader of a process group. Implements `RunnerHandle`.
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+    MPI ranks are in process groups of their own: `ranks` watches, and kills, those of an engine that has any.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, address: str, ranks: RankWatch | None = None
+    ) -> None:
         self.address = address
         self._process = process
+        self._ranks = ranks
 
     @property
     def pid(self) -> int | None:
@@ -73,6 +86,12 @@ class SubprocessHandle:
     async def wait(self) -> int:
         return await self._process.wait()
 
+    async def lost(self) -> str:
+        if self._ranks is not None:
+            return await self._ranks.lost()
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
         if self._process.stdin is not None:
@@ -80,6 +99,12 @@ class SubprocessHandle:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+        if self._ranks is not None:
+            self._ranks.kill()
+
+    async def cleared(self, timeout_s: float) -> None:
+        if self._ranks is not None:
+            await self._ranks.cleared(timeout_s)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -104,7 +129,8 @@ async def spawn(spec: LaunchSpec) -> SubprocessHandle:
     assert process.stdin is not None
     if not spec.command:
         process.stdin.write(encoded + b"\n")
-    return SubprocessHandle(process, spec.address)
+    ranks = RankWatch(process.pid, launcher=bool(spec.command)) if spec.has_ranks else None
+    return SubprocessHandle(process, spec.address, ranks)
 
 
 class SubprocessLauncher:

@@ -185,16 +185,20 @@ class RunnerProcess(Runner):
         launched = time.monotonic()
         connection = self.connect(endpoint)
         late = asyncio.get_running_loop().call_later(self._load_timeout, self._check_loaded)
-        exited = asyncio.create_task(handle.wait())
-        events = {exited, *(asyncio.create_task(one.wait()) for one in (self._failed, connection.ended))}
+        exited, lost = asyncio.create_task(handle.wait()), asyncio.create_task(handle.lost())
+        events = {
+            exited,
+            lost,
+            *(asyncio.create_task(one.wait()) for one in (self._failed, connection.ended)),
+        }
         try:
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             if exited.done() and connection.connected:  # its last message may still be in the socket
                 await _wait(connection.ended.wait(), LAST_MESSAGE_TIMEOUT_S)
-            elif not self._failed.is_set():  # a broken connection; the exit status says more about it
+            elif not self._failed.is_set():  # a broken connection or a lost rank: its end may say more
                 await _wait(asyncio.shield(exited), LAST_MESSAGE_TIMEOUT_S)
             self._proven |= self.info is not None and time.monotonic() - launched > STABLE_AFTER_S
-            self._fail(_how_it_ended(exited))
+            self._fail(_how_it_ended(exited, lost), kill=lost.done())
             self.disconnect(RUNNER_LOST, lost=True)  # before the process ends: its sequences move on now
             await self._end(handle, exited)
         except asyncio.CancelledError:
@@ -216,6 +220,7 @@ class RunnerProcess(Runner):
                 log.warning("runner %d did not end within %g s; killing it", self.index, EXIT_TIMEOUT_S)
         handle.kill()
         await exited
+        await handle.cleared(EXIT_TIMEOUT_S)
 
     def _check_loaded(self) -> None:
         if self.phase in (Phase.STARTING, Phase.LOADING):
@@ -228,7 +233,9 @@ async def _wait(event: Awaitable[object], timeout_s: float) -> None:
             await event
 
 
-def _how_it_ended(exited: asyncio.Task[int]) -> Failed:
+def _how_it_ended(exited: asyncio.Task[int], lost: asyncio.Task[str]) -> Failed:
+    if lost.done():
+        return Failed(lost.result(), final=False)
     if not exited.done():
         return Failed("it closed its connection", final=False)
     status = exited.result()

@@ -27,7 +27,7 @@ class ModelLocation:
     """Directories and wire name of a model, and what one runner of it needs.
 
     `gpus_per_replica` is 0 for an engine that runs on the CPU. `command` is prepended to the runner's command
-    line, such as mpirun with its options.
+    line, such as mpirun with its options. `has_ranks`: its engine consists of MPI processes.
     """
 
     model_dir: Path
@@ -35,6 +35,7 @@ class ModelLocation:
     name: str
     gpus_per_replica: int
     command: tuple[str, ...] = ()
+    has_ranks: bool = False
 
     def files(self, tokenizer: Tokenizer) -> ModelFiles:
         """The model as a runner needs it; `tokenizer` was read from `tokenizer_dir`."""
@@ -55,7 +56,13 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
             each = settings.torch.tensor_parallel_size
         elif settings.engine == "tensorrt_llm_pytorch":
             each = settings.tensorrt_llm.tensor_parallel_size
-        return ModelLocation(model_dir, tokenizer or model_dir, name, settings.gpus_per_replica or each)
+        return ModelLocation(
+            model_dir,
+            tokenizer or model_dir,
+            name,
+            settings.gpus_per_replica or each,
+            has_ranks=settings.engine == "tensorrt_llm_pytorch",
+        )
     engine_dir, beside = checkpoints.find_engine(settings.model)
     if tokenizer is None and not beside.is_dir():
         raise CheckpointError(
@@ -71,6 +78,7 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
         engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
         settings.gpus_per_replica or engine.world_size,
         command,
+        has_ranks=engine.world_size > 1,
     )
 
 
@@ -103,6 +111,7 @@ async def open_served_model(
             files=location.files(tokenizer),
             gpus=visible,
             command=location.command,
+            has_ranks=location.has_ranks,
         )
         for index, visible in enumerate(gpus)
     ]

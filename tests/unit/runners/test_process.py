@@ -35,6 +35,9 @@ class FakeHandle:
         self.signals: list[str] = []
         self._stubborn = stubborn
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.lost_rank: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()  # from the GPUs
+        self.gone.set()
 
     @property
     def pid(self) -> int | None:
@@ -42,6 +45,12 @@ class FakeHandle:
 
     async def wait(self) -> int:
         return await self._exited
+
+    async def lost(self) -> str:
+        return await self.lost_rank
+
+    async def cleared(self, timeout_s: float) -> None:
+        await self.gone.wait()
 
     def exit(self, status: int) -> None:
         """The process ends by itself; the system closes its connections."""
@@ -199,6 +208,7 @@ def test_each_launch_has_its_own_secret(tmp_path: Path) -> None:
         (lambda handle: handle.exit(-9), "it was killed by signal 9"),
         (lambda handle: handle.peer.drop(), "it closed its connection"),
         (lambda handle: handle.peer.send(Failed("CUDA error", final=False)), "CUDA error"),
+        (lambda handle: handle.lost_rank.set_result("rank 1 ended"), "rank 1 ended"),
     ],
 )
 def test_a_failure_has_its_reason_and_moves_sequences(
@@ -230,6 +240,38 @@ def test_the_last_message_says_more_than_the_exit_status(tmp_path: Path) -> None
             handle.exit(1)
             await until(subject.has_failed)
             assert subject.failure() == "out of memory"
+
+    run(test())
+
+
+def test_what_a_runner_says_is_more_than_that_it_lost_a_rank(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            handle = await subject.ready()
+            handle.lost_rank.set_result("rank 0 ended")  # it is seen first
+            await asyncio.sleep(0)
+            subject.peer.send(Failed("out of memory", final=False))
+            await until(subject.has_failed)
+            assert subject.failure() == "out of memory"
+
+    run(test())
+
+
+def test_a_runner_without_one_of_its_ranks_is_killed_and_replaced_once_all_of_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            await until(lambda: subject.launcher.handles and subject.peer.accepted)  # it loads
+            (handle,) = subject.launcher.handles
+            handle.gone.clear()
+            handle.lost_rank.set_result("rank 1 was killed by signal 9")
+            await until(lambda: handle.signals)
+            assert handle.signals[0] == "kill"  # it could not end by itself
+            await asyncio.sleep(0.3)
+            assert len(subject.launcher.handles) == 1  # a rank still holds a GPU
+            handle.gone.set()
+            await subject.ready(2)
 
     run(test())
 

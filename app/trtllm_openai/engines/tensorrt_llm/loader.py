@@ -25,7 +25,7 @@ from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Capabilities, EngineInfo
-from trtllm_openai.processes.mpi import RANK_VARIABLES, mpi_rank
+from trtllm_openai.processes.mpi import RANK_VARIABLES, mpi_rank, prepare_to_spawn
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ def load(
     """
     progress(0.0, "reading the engine's configuration")
     engine = read_engine_dir(engine_dir)
+    if engine.world_size > 1 and settings.launch == "orchestrator":
+        prepare_to_spawn()  # importing the bindings starts MPI
     package, bindings = import_bindings()
     check_version(engine, package.__version__)
     mode = launch_mode(engine, settings)
@@ -54,8 +56,6 @@ def load(
     config = executor_config(engine, settings, mode, package, bindings)
     if settings.guided_decoding:
         config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
-    if mode == "orchestrator":  # spawned ranks do not count as slots of this machine
-        os.environ.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
     executor = bindings.Executor(str(engine_dir), bindings.ModelType.DECODER_ONLY, config)
     if mode == "leader" and not executor.can_enqueue_requests():
         executor.shutdown()  # blocks until the leader stops
@@ -154,6 +154,8 @@ def parallel_config(engine: EngineDir, mode: str, package: Any, bindings: Any) -
             communication_mode=bindings.CommunicationMode.LEADER,
         )
     worker = Path(package.__file__).parent / "bin" / "executorWorker"
+    if not os.access(worker, os.X_OK):  # Open MPI would wait for it for ever
+        raise ConfigError(f"tensorrt_llm.launch: orchestrator needs {worker}, which is not there")
     return bindings.ParallelConfig(
         communication_type=bindings.CommunicationType.MPI,
         communication_mode=bindings.CommunicationMode.ORCHESTRATOR,

@@ -30,6 +30,7 @@ from trtllm_openai.generation import (
     StepOutput,
     TokenLogprobs,
 )
+from trtllm_openai.processes.mpi import prepare_to_spawn
 
 MAX_LOGPROBS = 20
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "cancelled": "abort"}
@@ -205,6 +206,7 @@ def load(
 ) -> LLMEngine:
     """Load the Hugging Face checkpoint in `model_dir`. Raises `CheckpointError` or `ConfigError`."""
     config = read_json(model_dir / "config.json")
+    prepare_to_spawn()  # importing the package starts MPI, and the LLM's ranks are spawned
     try:
         package = importlib.import_module("tensorrt_llm")
         llmapi = importlib.import_module("tensorrt_llm.llmapi")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorrt_llm_shim
+from tensorrt_llm.bindings import ranks
 
 shim: Any = tensorrt_llm_shim.load()
 BatchingType = shim.BatchingType
@@ -62,6 +63,7 @@ class Behaviour:
         options = json.loads(os.environ.get("FAKE_TRTLLM", "{}"))
         options.pop("version", None)
         self.itl = options.pop("itl", 0.002)  # seconds between tokens
+        self.rank_load = options.pop("rank_load", 0.0)  # seconds that spawned ranks load
         self.init_hang = options.pop("init_hang", False)
         self.shutdown_hang = options.pop("shutdown_hang", False)
         self.stall_after = options.pop("stall_after", None)  # tokens; then a rank is dead: silence
@@ -119,8 +121,11 @@ class Backend:
             world=world,
             rank=self._rank,
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
-            oversubscribe=os.environ.get("OMPI_MCA_rmaps_base_oversubscribe"),  # noqa: SIM112
         )
+        self._spawned: ranks.Spawned | None = None
+        if self._orchestrator:
+            worker = parallel.orchestrator_config.worker_executable_path
+            self._spawned = ranks.Spawned(worker, world, self._behaviour.rank_load)
         if self._behaviour.init_hang:
             time.sleep(3600)
         self._ids = 0
@@ -220,6 +225,8 @@ class Backend:
         parent = os.getppid()
         while self._rank and os.getppid() == parent:  # until the launcher ends this rank
             time.sleep(0.05)
+        if self._spawned is not None:
+            self._spawned.end()
         self._shut_down = True
 
     def _check_usable(self) -> None:
@@ -237,6 +244,8 @@ class Backend:
             sequence.activated = time.monotonic()
         if not self._active or time.monotonic() < self._due:
             return
+        if self._spawned is not None and self._spawned.lost():
+            return  # silence for all requests
         self._due = time.monotonic() + self._behaviour.itl
         if error := self._bad_guide():
             # executor/executorImpl.cpp, forwardAsync: an exception ends every active request
