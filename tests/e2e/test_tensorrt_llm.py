@@ -6,7 +6,9 @@ ran on TensorRT-LLM.
 
 import json
 import os
+import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,8 @@ import pytest
 from tests.conftest import python_path
 from tests.e2e.conftest import RunningServer, children, serve
 from tests.fakes.engine_dir import make_engine_dir
+from tests.fakes.open_mpi import AS_ROOT, open_mpi_missing, other_machine
+from trtllm_openai.processes.ranks import read_process
 
 FAKES = Path(__file__).parents[1] / "fakes"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -208,6 +212,94 @@ def test_a_dead_rank_is_noticed_and_the_runner_replaced(start: Start, tmp_path: 
         server.wait(lambda: server.metric("runner_restarts_total") == 1, patience=10)
         server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=20)
     assert len(recorded(tmp_path, "init")) == 2
+
+
+def ranks_of(server: RunningServer) -> list[int]:
+    """The spawned ranks of the runner."""
+    return [pid for pid in _descendants(server.process.pid) if _name(pid) == "executorWorker"]
+
+
+def test_a_killed_rank_is_noticed_at_once(start: Start) -> None:
+    """Idle, loading and streaming: long before `stall_timeout` or `load_timeout`."""
+    with start(world=3, rank_load=1.0, itl=0.02) as server:
+
+        def kill_a_rank(restarts: int) -> None:
+            ranks = ranks_of(server)
+            os.kill(ranks[1], signal.SIGKILL)
+            took = server.wait(lambda: server.metric("runner_restarts_total") == restarts, patience=8)
+            print(f"replaced after {took:.2f} s")
+            server.wait(lambda: not any(map(_alive, ranks)), patience=2)
+
+        kill_a_rank(1)  # it was idle
+        server.wait(lambda: len(ranks_of(server)) == 3, patience=20)
+        kill_a_rank(2)  # it was loading
+        server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=30)
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}
+        with ThreadPoolExecutor(1) as threads:
+            streams = threads.submit(stream, server, body)
+            server.wait(lambda: server.metric("requests_running") == 1, patience=10)
+            kill_a_rank(3)
+            assert streams.result()[-1]["error"]["type"] == "server_error"
+        server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=30)
+        assert stream(server, {"prompt": "one two", "temperature": 0})
+        failures = [line for line in server.stderr if "runner 0 failed: rank " in line]
+        assert len(failures) == 3
+        assert all("(executorWorker, process " in line for line in failures)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A temporary directory whose path leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(prefix="here-") as path:
+        yield Path(path)
+
+
+@pytest.mark.skipif(bool(open_mpi_missing()), reason=open_mpi_missing())
+def test_ranks_on_two_machines(
+    start: Start, tmp_path: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real mpirun. The other machine has neither this one's environment nor its temporary files."""
+    for name, value in AS_ROOT.items():
+        monkeypatch.setenv(name, value)
+    there = tmp_path / "there"
+    there.mkdir()
+    here = short_dir
+    monkeypatch.setenv("TMPDIR", str(here))
+    installed = {
+        "PYTHONPATH": python_path(FAKES),
+        "FAKE_TRTLLM": json.dumps({"record": str(tmp_path / "record")}),
+    }
+    command = [*other_machine(there, hides=here, **installed), "-n", "{world}"]
+    with start(
+        "--tensorrt-llm.launch", "leader", "--tensorrt-llm.mpi-command", shlex.join(command), world=2
+    ) as server:
+        assert list(here.glob("trtllm-openai-*/runner-0-0.sock"))
+        assert stream(server, {"prompt": "one two", "temperature": 0})
+        server.wait(lambda: len(recorded(tmp_path, "init")) == 2, patience=30)
+        assert sorted((one["rank"], one["gpus"]) for one in recorded(tmp_path, "init")) == [
+            (0, "0,1"),
+            (1, None),
+        ]
+        far = [pid for pid in _descendants(server.process.pid) if f"TMPDIR={there}" in _environment(pid)]
+        rank = next(pid for pid in far if "OMPI_COMM_WORLD_RANK=1" in _environment(pid))
+        os.kill(rank, signal.SIGKILL)
+        took = server.wait(lambda: server.metric("runner_restarts_total") == 1, patience=8)
+        print(f"replaced after {took:.2f} s")
+        server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=30)
+        assert stream(server, {"prompt": "one two", "temperature": 0})
+        assert [line for line in server.stderr if f"runner 0 failed: rank 1 (python, process {rank})" in line]
+
+
+def _name(pid: int) -> str:
+    process = read_process(pid)
+    return process.name if process is not None else ""
+
+
+def _environment(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def test_an_engine_that_never_loads(start: Start) -> None:

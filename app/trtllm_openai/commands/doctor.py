@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import resource
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from trtllm_openai.config import Settings, add_flags, load_settings
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
+from trtllm_openai.processes.mpi import RANK_VARIABLES
 from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -26,6 +29,8 @@ T = TypeVar("T")
 SHM = Path("/dev/shm")
 MIN_SHM = 2**30
 """Bytes. NCCL keeps the buffers between the ranks of one engine there."""
+AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+BINDING = "OMPI_MCA_hwloc_base_binding_policy"
 MIN_OPEN_FILES = 4096
 """Each client connection takes one file descriptor."""
 
@@ -65,8 +70,9 @@ def examine(settings: Settings) -> list[Finding]:
             _shared_memory(),
             _locked_memory(),
         ]
-        if engine is not None and engine.world_size > 1 and settings.tensorrt_llm.launch == "leader":
-            findings.append(_mpi(settings))
+        if engine is not None and engine.world_size > 1:
+            leads = settings.tensorrt_llm.launch == "leader"
+            findings.append(_leader_mpi(settings) if leads else _orchestrator_mpi())
     elif settings.engine == "tensorrt_llm_pytorch":
         findings += [_driver(), _package(None), _shared_memory(), _locked_memory()]
     elif settings.engine == "torch":
@@ -163,12 +169,51 @@ def _torch(settings: Settings) -> Finding:
     return Finding("torch", f"{torch.__version__} on {where}")
 
 
-def _mpi(settings: Settings) -> Finding:
-    command = settings.tensorrt_llm.mpi_command.split()[0]
-    found = shutil.which(command)
+def _leader_mpi(settings: Settings) -> Finding:
+    words = shlex.split(settings.tensorrt_llm.mpi_command)
+    found = shutil.which(words[0])
     if found is None:
         return Finding(
-            "MPI", f"{command} is not installed", "install Open MPI, or set tensorrt_llm.mpi_command"
+            "MPI", f"{words[0]} is not installed", "install Open MPI, or set tensorrt_llm.mpi_command"
+        )
+    program = Path(found).name
+    if program in ("mpirun", "mpiexec", "orterun"):
+        allowed = "--allow-run-as-root" in words or all(os.environ.get(name) == "1" for name in AS_ROOT)
+        if os.geteuid() == 0 and not allowed:
+            return Finding(
+                "MPI",
+                f"{found} refuses to run as root",
+                f"run as another user, as our image does, or set {'=1 and '.join(AS_ROOT)}=1",
+            )
+        if "--bind-to" not in words and "none" not in os.environ.get(BINDING, ""):
+            return Finding(
+                "MPI",
+                f"{found} binds each rank to a core or a NUMA node",
+                "add --bind-to none to tensorrt_llm.mpi_command",
+            )
+    if program == "srun" and not any(word.startswith(("--kill-on-bad-exit", "-K")) for word in words):
+        return Finding(
+            "MPI",
+            f"{found} leaves the other ranks running when one dies",
+            "add --kill-on-bad-exit=1 to tensorrt_llm.mpi_command",
+        )
+    return Finding("MPI", found)
+
+
+def _orchestrator_mpi() -> Finding:
+    started_by = next((name for name in RANK_VARIABLES if name in os.environ), None)
+    if started_by is not None and started_by != "SLURM_PROCID":
+        return Finding(
+            "MPI",
+            f"this is a rank of another MPI job: {started_by} is set",
+            "start the server without mpirun, or set tensorrt_llm.launch to leader",
+        )
+    found = shutil.which("orted")
+    if found is None:
+        return Finding(
+            "MPI",
+            "Open MPI 4's orted is not in PATH: ranks cannot be spawned",
+            "use NVIDIA's TensorRT-LLM image 1.2.1, or install Open MPI 4",
         )
     return Finding("MPI", found)
 

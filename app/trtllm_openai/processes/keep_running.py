@@ -1,7 +1,6 @@
 """Keep one process running: start it again with exponential backoff, give it up after repeated failures.
 
-One policy for runners, HTTP workers and the ranks of an engine. Ranks cannot be restarted one by one: with
-`max_failures=1` the first end is reported and nothing is started again.
+One policy for runners and HTTP workers. The ranks of an engine are not restarted one by one: docs/runners.md.
 """
 
 from __future__ import annotations

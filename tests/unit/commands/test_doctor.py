@@ -64,8 +64,10 @@ def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pyte
     settings: dict[str, Any] = {
         "engine": "tensorrt_llm",
         "model": str(tmp_path),
-        "tensorrt_llm": {"launch": "leader", "mpi_command": f"{FAKES}/mpirun -n {{world}}"},
+        "tensorrt_llm": {"launch": "leader", "mpi_command": f"{FAKES}/mpirun --bind-to none -n {{world}}"},
     }
+    for name in doctor.AS_ROOT:
+        monkeypatch.setenv(name, "1")
     try:
         findings = found(Settings(**settings))
         assert "built by TensorRT-LLM 1.2.1, but 1.1.0 is installed" in findings["tensorrt_llm"].fix
@@ -75,3 +77,62 @@ def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pyte
         assert "need 4, but there are 3" in too_many["GPUs"].fix
     finally:
         sys.modules.pop("tensorrt_llm", None)
+
+
+def executable(path: Path) -> str:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "user", "environment", "fact", "fix"),
+    [
+        ("mpirun --bind-to none", 0, {}, "refuses to run as root", "as another user, as our image does"),
+        ("mpirun --bind-to none", 0, {"OMPI_ALLOW_RUN_AS_ROOT": "1"}, "refuses", "ROOT_CONFIRM=1"),
+        ("mpirun --bind-to none", 0, dict.fromkeys(doctor.AS_ROOT, "1"), "mpirun", ""),
+        ("mpirun --bind-to none --allow-run-as-root", 0, {}, "mpirun", ""),
+        ("mpirun --bind-to none", 1000, {}, "mpirun", ""),
+        ("mpirun -n 2", 1000, {}, "binds each rank to a core", "--bind-to none"),
+        ("srun --mpi=pmix", 0, {}, "leaves the other ranks running", "--kill-on-bad-exit=1"),
+        ("srun --kill-on-bad-exit=1", 0, {}, "srun", ""),
+        ("absent", 1000, {}, "absent is not installed", "install Open MPI"),
+        ("", 0, {}, "orted", ""),
+        ("", 0, {"PMIX_RANK": "0"}, "a rank of another MPI job: PMIX_RANK is set", "without mpirun"),
+        ("", 0, {"SLURM_PROCID": "0"}, "orted", ""),
+    ],
+)
+def test_mpi_and_its_traps(
+    tmp_path: Path,
+    demo_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    user: int,
+    environment: dict[str, str],
+    fact: str,
+    fix: str,
+) -> None:
+    """Without a command ranks are spawned."""
+    for name in ("mpirun", "srun", "orted"):
+        executable(tmp_path / name)
+    for name in (*doctor.AS_ROOT, *doctor.RANK_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    make_engine_dir(tmp_path / "m", world=2, tokenizer=demo_dir)
+    launch: dict[str, Any] = {"launch": "leader", "mpi_command": command} if command else {}
+    finding = found(Settings(engine="tensorrt_llm", model=str(tmp_path / "m"), tensorrt_llm=launch))["MPI"]
+    assert fact in finding.fact
+    assert fix in finding.fix
+    assert bool(fix) is bool(finding.fix)
+
+
+def test_without_open_mpi_no_ranks_can_be_spawned(
+    tmp_path: Path, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    make_engine_dir(tmp_path / "m", world=2, tokenizer=demo_dir)
+    finding = found(Settings(engine="tensorrt_llm", model=str(tmp_path / "m")))["MPI"]
+    assert "orted is not in PATH" in finding.fact

@@ -54,7 +54,7 @@ def test_one_that_was_asked_to_end_is_not_started_again() -> None:
     assert keep([CRASH, None]) == (None, 2, [1])
 
 
-def test_ranks_are_never_started_again() -> None:
+def test_one_failure_can_be_too_many() -> None:
     assert keep([CRASH], max_failures=1) == (CRASH, 1, [])
 
 

@@ -5,7 +5,6 @@ A small MPI program (`spawner.c`) is in the place of TensorRT-LLM's executor and
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -17,25 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.open_mpi import AS_ROOT, open_mpi_missing, other_machine
 from tests.unit.processes.test_ranks import lives, until
 from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
 from trtllm_openai.processes.ranks import SETTLED_S, RankWatch, read_process
 
 SOURCE = Path(__file__).with_name("spawner.c")
 NOTICED_S = 2.0
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
-def missing() -> str:
-    """Why these tests cannot run here."""
-    lacks = [name for name in ("mpicc", "mpirun") if shutil.which(name) is None]
-    if lacks:
-        return f"no {' and no '.join(lacks)}: apt-get install openmpi-bin libopenmpi-dev"
-    version = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
-    return "" if "(Open MPI) 4." in version else f"not Open MPI 4: {version.splitlines()[:1]}"
-
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = pytest.mark.skipif(bool(open_mpi_missing()), reason=open_mpi_missing())
 
 
 @pytest.fixture(scope="module")
@@ -186,17 +176,6 @@ def test_mpirun_names_each_rank_and_hands_on_our_variables_alone(tmp_path: Path)
         check=True,
     )
     assert sorted(done.stdout.splitlines()) == ['0 {"a": "b c"} too', '1 {"a": "b c"} ']
-
-
-def other_machine(tmp_path: Path) -> list[str]:
-    """mpirun for this machine and another one, which is reached by a shell with an environment of its own."""
-    agent = tmp_path / "agent"
-    agent.write_text(
-        f'#!/bin/sh\nhost=$1; shift\nexec env -i PATH="$PATH" HOME=/ TMPDIR={tmp_path} sh -c "$*"\n'
-    )
-    agent.chmod(0o755)
-    here = os.uname().nodename
-    return ["mpirun", "--bind-to", "none", "--mca", "plm_rsh_agent", str(agent), "--host", f"{here}:1,far:1"]
 
 
 def test_a_process_reaped_is_seen_in_its_parent() -> None:

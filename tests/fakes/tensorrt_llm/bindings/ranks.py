@@ -23,7 +23,7 @@ class Spawned:
     def __init__(self, worker: str, world: int, load_s: float) -> None:
         if world >= SLOTS and AT_START.get("OMPI_MCA_rmaps_base_oversubscribe") != "1":
             print("There are not enough slots available in the system", file=sys.stderr, flush=True)
-            os._exit(50)  # MPI_ERRORS_ARE_FATAL
+            raise SystemExit(50)  # MPI_ERRORS_ARE_FATAL
         self._daemon = subprocess.Popen(
             [sys.executable, "-S", "-E", str(DAEMON), worker, str(world), str(load_s)],
             stdin=subprocess.PIPE,
@@ -40,4 +40,5 @@ class Spawned:
         return bool(select.select([self._daemon.stdout], [], [], 0)[0])
 
     def end(self) -> None:
-        self._daemon.communicate()
+        if self._daemon.poll() is None:
+            self._daemon.communicate()

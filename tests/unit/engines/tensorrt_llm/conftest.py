@@ -13,6 +13,7 @@ from tests.fakes.shim import require_shim
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
+from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
 from trtllm_openai.text.tokenizer import Tokenizer
 
 FAKES = Path(__file__).parents[3] / "fakes"
@@ -29,6 +30,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     """Makes an engine over the fake: `engine(world=…, settings={…}, build={…}, **behaviour)`."""
     monkeypatch.syspath_prepend(FAKES)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    forget_what_is_set(monkeypatch, *SPAWN_ENVIRONMENT)
+    spawned: list[ExecutorEngine] = []
 
     def make(
         world: int = 1,
@@ -39,7 +42,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     ) -> ExecutorEngine:
         monkeypatch.setenv("FAKE_TRTLLM", json.dumps({"record": str(tmp_path / "record"), **behaviour}))
         directory = make_engine_dir(tmp_path / "model", world, **(build or {}))
-        return load(
+        made = load(
             directory / "engine",
             tokenizer or directory,
             TensorRTLLMSettings(**(settings or {})),
@@ -47,10 +50,22 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             lambda *_: None,
             lambda: Tokenizer.load(tokenizer or directory).vocabulary(),
         )
+        if world > 1:
+            spawned.append(made)
+        return made
 
     yield make
+    for one in spawned:
+        one.shutdown(1.0)
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:
         del sys.modules[name]
+
+
+def forget_what_is_set(monkeypatch: pytest.MonkeyPatch, *variables: str) -> None:
+    """Undo, after the test, what it or the code sets in the environment."""
+    for name in variables:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def record(tmp_path: Path, what: str) -> list[dict[str, Any]]:

@@ -233,6 +233,21 @@ def test_orchestrator_of_four_ranks(engine: Make, tmp_path: Path) -> None:
     assert subject.info.tensor_parallel == 4
 
 
+def test_what_open_mpi_is_told_before_it_starts_can_be_set_otherwise(
+    engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_MCA_rmaps_base_oversubscribe", "0")
+    with pytest.raises(SystemExit):  # as Open MPI does: there are fewer slots than ranks
+        engine(world=4)
+
+
+def test_a_missing_worker_is_said(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPI_Comm_spawn would not return."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "executorWorker")
+    with pytest.raises(ConfigError, match=r"orchestrator needs .*bin/executorWorker, which is not there"):
+        engine(world=2)
+
+
 def test_leader_without_mpi_is_said(engine: Make) -> None:
     with pytest.raises(ConfigError, match=r"tensorrt_llm\.mpi_command.*OMPI_COMM_WORLD_RANK"):
         engine(world=2, settings={"launch": "leader"})

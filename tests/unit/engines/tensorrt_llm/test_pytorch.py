@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.engines.tensorrt_llm.conftest import EOS, FAKES
+from tests.unit.engines.tensorrt_llm.conftest import EOS, FAKES, forget_what_is_set
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import pytorch
 from trtllm_openai.engines.tensorrt_llm.pytorch import LLMEngine
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
 from trtllm_openai.generation.build import check_capabilities
+from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
 
 Make = Callable[..., LLMEngine]
 PROMPT = [10, 11, 12]
@@ -25,6 +26,7 @@ PROMPT = [10, 11, 12]
 @pytest.fixture
 def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.syspath_prepend(FAKES)
+    forget_what_is_set(monkeypatch, *SPAWN_ENVIRONMENT)
     made: list[LLMEngine] = []
 
     def make(settings: dict[str, Any] | None = None, **behaviour: Any) -> LLMEngine:
