@@ -37,6 +37,7 @@ class Spawned:
 
     def lost(self) -> bool:
         """Whether a rank has died since."""
+        assert self._daemon.stdout is not None
         return bool(select.select([self._daemon.stdout], [], [], 0)[0])
 
     def end(self) -> None:
