@@ -330,6 +330,14 @@ def test_tensor_parallel_4(start: Start, tmp_path: Path, mode: str) -> None:
         assert sorted(fact["rank"] for fact in recorded(tmp_path, "init")) == ranks
         pids = _descendants(server.process.pid)
         assert len(pids) >= (5 if mode == "leader" else 1)
+        if mode == "leader":
+            rank = next(pid for pid in pids if "OMPI_COMM_WORLD_RANK=2" in _environment(pid))
+            os.kill(rank, signal.SIGKILL)
+            server.wait(lambda: server.metric("runner_restarts_total") == 1, patience=8)
+            assert [
+                line for line in server.stderr if f"runner 0 failed: rank 2 (python, process {rank})" in line
+            ]
+            pids += _descendants(server.process.pid)
     time.sleep(0.2)
     assert not [pid for pid in pids if _alive(pid)]
 

@@ -49,7 +49,11 @@ def follow(spec: LaunchSpec) -> int:
     """Run a rank other than the leader: load, and wait until the leader ends."""
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index} follower", settings.log_format)
-    load_engine(settings, spec.files, lambda *_: None)
+    try:
+        load_engine(settings, spec.files, lambda *_: None)
+    except (CheckpointError, ConfigError) as error:  # of this machine: the leader may be on another
+        log.error("rank %s cannot start: %s", mpi_rank(), error)
+        return CANNOT_START
     return 0
 
 

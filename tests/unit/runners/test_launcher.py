@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import msgspec
 import pytest
 
 from tests.unit.runners.test_pool import drain, pool, request, run, spec, until
-from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.engine_host.loader import ModelFiles
+from trtllm_openai.engine_host.messages import CANNOT_START, SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.processes.authentication import new_secret
+from trtllm_openai.processes.environment import child_environment
 from trtllm_openai.runners import RunnerPool
 from trtllm_openai.runners import process as process_module
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
@@ -126,6 +129,26 @@ def test_the_specification_reaches_ranks_in_the_environment_and_goes_no_further(
 
     run(test())
     assert SPEC_VARIABLE not in os.environ
+
+
+def test_a_rank_that_cannot_start_says_so(tmp_path: Path) -> None:
+    """It may be on another machine than the leader, which waits for it; mpirun ends when it does."""
+    files = ModelFiles(str(tmp_path), "", 100, (2,))
+    launch = msgspec.structs.replace(spec("tensorrt_llm"), command=("mpirun",), files=files)
+    told = {SPEC_VARIABLE: msgspec.json.encode(launch).decode(), "OMPI_COMM_WORLD_RANK": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "trtllm_openai.engine_host"],
+        env=child_environment(**told),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == CANNOT_START
+    assert "rank 1 cannot start: " in done.stderr, done.stderr
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 HANGS_AT_EXIT = """
