@@ -31,6 +31,7 @@ DAEMON = "orted"
 LAUNCHERS = frozenset({DAEMON, "prted", "prte", "prterun", "mpirun", "mpiexec", "orterun", "hydra_pmi_proxy"})
 """Names of processes whose children may be ranks."""
 OF_A_RANK = (*RANK_VARIABLES, "PMIX_NAMESPACE")
+DAEMON_EXIT_TIMEOUT_S = 1.0
 SETTLED_S = 1.0
 """Age at which a daemon has started all that it needs for itself."""
 
@@ -120,17 +121,25 @@ class RankWatch:
         return ""
 
     def kill(self) -> None:
-        """Kill the ranks. Their daemon ends, and removes its files, once `root` has ended."""
+        """Kill the ranks. Their daemon ends, and removes its files, when `root` has ended; see `cleared`."""
         for rank in self.ranks:
             _kill(rank)
 
     async def cleared(self, timeout_s: float) -> None:
-        """Wait until all ranks and launchers have ended; kill what is left after so many seconds."""
-        deadline = time.monotonic() + timeout_s
+        """After `kill`, wait until all ranks have ended, for so many seconds: a driver takes its time.
+
+        Launchers, which remove their files, have `DAEMON_EXIT_TIMEOUT_S` of it before they are killed too.
+        """
+        started = time.monotonic()
         while left := [one for one in (*self._launchers.values(), *self.ranks) if _lives(one)]:
-            if time.monotonic() > deadline:
-                for one in left:
-                    _kill(one)
+            waited = time.monotonic() - started
+            if waited > min(timeout_s, DAEMON_EXIT_TIMEOUT_S):
+                for launcher in [one for one in left if one.pid in self._launchers]:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._descend(launcher, True)  # it may have started more since the last look
+                    _kill(launcher)
+                self.kill()
+            if waited > timeout_s:
                 return
             await asyncio.sleep(CLEARED_POLL_S)
 

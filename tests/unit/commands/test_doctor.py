@@ -10,6 +10,7 @@ from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.cli import main
 from trtllm_openai.commands import doctor
 from trtllm_openai.config import Settings
+from trtllm_openai.processes.mpi import RANK_VARIABLES
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
@@ -115,7 +116,7 @@ def test_mpi_and_its_traps(
     """Without a command ranks are spawned."""
     for name in ("mpirun", "srun", "orted"):
         executable(tmp_path / name)
-    for name in (*doctor.AS_ROOT, *doctor.RANK_VARIABLES):
+    for name in (*doctor.AS_ROOT, *RANK_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

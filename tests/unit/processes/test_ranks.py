@@ -19,7 +19,7 @@ from trtllm_openai.processes.ranks import RankWatch, read_process
 FAKES = Path(__file__).parents[2] / "fakes"
 WORKER = FAKES / "tensorrt_llm" / "bin" / "executorWorker"
 SPAWN = f"{sys.executable} -S -E {FAKES}/tensorrt_llm/bin/orted {WORKER} 3 0"
-ENGINE = f"exec 3<&0; {SPAWN} <&3 & while true; do sleep 0.01; done"
+ENGINE = f"exec 3<&0; setsid {SPAWN} <&3 & while true; do sleep 0.01; done"
 """An engine: its ranks are beneath a daemon, and it starts a helper now and then."""
 
 
@@ -159,7 +159,8 @@ def test_all_ranks_are_killed_and_waited_for() -> None:
         assert lives(found[0])
         watch.kill()
         until(lambda: not any(lives(rank.pid) for rank in watch.ranks))
-        asyncio.run(watch.cleared(0.0))  # the daemon waits for the end of its standard input
+        os.kill(found[0], signal.SIGSTOP)  # a daemon that does not end by itself
+        asyncio.run(watch.cleared(0.0))
         until(lambda: not any(map(lives, found)))
 
 
