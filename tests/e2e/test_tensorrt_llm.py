@@ -23,7 +23,7 @@ from tests.conftest import python_path
 from tests.e2e.conftest import RunningServer, children, serve
 from tests.fakes.engine_dir import make_engine_dir
 from tests.fakes.open_mpi import AS_ROOT, open_mpi_missing, other_machine
-from trtllm_openai.processes.ranks import read_process
+from trtllm_openai.processes.ranks import POLL_S, read_process
 
 FAKES = Path(__file__).parents[1] / "fakes"
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -221,7 +221,7 @@ def ranks_of(server: RunningServer) -> list[int]:
 
 def test_a_killed_rank_is_noticed_at_once(start: Start) -> None:
     """Idle, loading and streaming: long before `stall_timeout` or `load_timeout`."""
-    with start(world=3, rank_load=1.0, itl=0.02) as server:
+    with start(world=3, rank_load=2.0, itl=0.02) as server:
 
         def kill_a_rank(restarts: int) -> None:
             ranks = ranks_of(server)
@@ -232,6 +232,7 @@ def test_a_killed_rank_is_noticed_at_once(start: Start) -> None:
 
         kill_a_rank(1)  # it was idle
         server.wait(lambda: len(ranks_of(server)) == 3, patience=20)
+        time.sleep(3 * POLL_S)  # Open MPI's daemon, unlike the fake, has run for long when it starts them
         kill_a_rank(2)  # it was loading
         server.wait(lambda: httpx.get(server.url + "/health/ready").status_code == 200, patience=30)
         body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ LAUNCHERS = frozenset({DAEMON, "prted", "prte", "prterun", "mpirun", "mpiexec", 
 """Names of processes whose children may be ranks."""
 OF_A_RANK = (*RANK_VARIABLES, "PMIX_NAMESPACE")
 DAEMON_EXIT_TIMEOUT_S = 1.0
+ENDED_BY_LAUNCHER = f"was killed by signal {int(signal.SIGTERM)}"
 SETTLED_S = 1.0
 """Age at which a daemon has started all that it needs for itself."""
 
@@ -87,14 +89,19 @@ class RankWatch:
         stop = threading.Event()
 
         def watch() -> None:
+            ends: dict[int, int] = {}
             try:
-                while not stop.wait(POLL_S):
+                while not stop.is_set() and self._root is not None and _lives(self._root):
                     if reason := self.look():
                         with contextlib.suppress(RuntimeError):  # the loop is closed
                             loop.call_soon_threadsafe(_resolve, found, reason)
                         return
+                    self._sleep(ends)
             except FileNotFoundError as error:
                 log.warning("dead ranks are noticed by stall_timeout alone: %s", error)
+            finally:
+                for descriptor in ends.values():
+                    os.close(descriptor)
 
         # Not the loop's own executor: a read of /proc can hang with the process that it is about.
         threading.Thread(target=watch, name="rank watch", daemon=True).start()
@@ -143,10 +150,27 @@ class RankWatch:
                 return
             await asyncio.sleep(CLEARED_POLL_S)
 
+    def _sleep(self, ends: dict[int, int]) -> None:
+        """Sleep for `POLL_S`, or until a rank ends: its launcher ends the others within milliseconds.
+
+        `ends`: a descriptor for each rank, which becomes readable then; new ones are added.
+        """
+        poller = select.poll()
+        for rank in self.ranks:
+            with contextlib.suppress(OSError):  # it has ended, or the kernel has no such descriptors
+                if rank.pid not in ends:
+                    ends[rank.pid] = os.pidfd_open(rank.pid)
+                poller.register(ends[rank.pid], select.POLLIN)
+        poller.poll(POLL_S * 1000)
+
     def _first_loss(self) -> str:
-        for rank, number in self._ranks.values():
-            if not _lives(rank):
-                return f"rank {number} ({rank.name}, process {rank.pid}) {_how(rank)}"
+        lost = [
+            f"rank {number} ({rank.name}, process {rank.pid}) {_how(rank)}"
+            for rank, number in self._ranks.values()
+            if not _lives(rank)
+        ]
+        if lost:  # a launcher ends the others, with SIGTERM
+            return min(lost, key=lambda reason: reason.endswith(ENDED_BY_LAUNCHER))
         for launcher in list(self._launchers.values()):
             if reason := self._loss_of(launcher):
                 return reason

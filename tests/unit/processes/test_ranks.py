@@ -110,6 +110,7 @@ def test_how_a_rank_ended_is_told_while_that_is_known(number: signal.Signals, ho
     with running(f"exec {sys.executable} -S -c '{NEVER_WAITS}'") as pid:
         watch = watch_of(pid, 2, launcher=True)
         victim = next(rank for rank in watch.ranks if rank.name == "sh")
+        until(lambda: ranks._children(victim.pid))  # its trap is set
         os.kill(victim.pid, number)
         until(lambda: not lives(victim.pid))
         assert watch.look() == f"rank 1 (sh, process {victim.pid}) {how}"
@@ -165,17 +166,20 @@ def test_all_ranks_are_killed_and_waited_for() -> None:
 
 
 def test_the_loss_comes_to_the_loop_and_the_watch_ends() -> None:
-    async def test(pid: int) -> str:
+    async def test(pid: int) -> None:
         watch = watch_of(pid, 3)
         waits = asyncio.create_task(watch.lost())
         await asyncio.sleep(2 * ranks.POLL_S)
         assert not waits.done()
-        os.kill(watch.ranks[0].pid, signal.SIGKILL)
+        victim = watch.ranks[-1]
+        number = rank_number(victim.pid)
+        os.kill(victim.pid, signal.SIGKILL)  # the daemon then ends the others
         async with asyncio.timeout(20):
-            return await waits
+            reason = await waits
+        assert reason.startswith(f"rank {number} (executorWorker, process {victim.pid}) ")
 
     with running(ENGINE) as pid:
-        assert asyncio.run(test(pid)).startswith("rank ")
+        asyncio.run(test(pid))
 
 
 def test_nobody_watches_when_nobody_waits() -> None:
