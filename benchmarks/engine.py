@@ -156,7 +156,7 @@ def print_int8(directory: Path, tokenizer: Tokenizer, arguments: argparse.Namesp
         engine.submit(GenerationRequest("text", prompt, SamplingParams(max_tokens=0, prompt_logprobs=0)))
         outputs: list[StepOutput] = []
         while not outputs:
-            outputs = engine.step(0.01)
+            outputs = [one for one in engine.step(0.01) if one.finish_reason is not None]
         given = outputs[0].prompt_logprobs or []
         scores.append([one.logprob for one in given if one is not None])
     changes = [abs(one - other) for one, other in zip(*scores, strict=True)]

@@ -165,7 +165,7 @@ class LimitSettings(Section):
     """Limits on queued and running requests. Above a queue limit: 429 with retry-after."""
 
     max_waiting_requests: Positive = Field(
-        512, description="maximum number of sequences without a first token yet"
+        512, description="maximum number of sequences that no engine has begun with"
     )
     max_waiting_tokens: Positive = Field(
         2_000_000, description="maximum number of prompt tokens of those sequences"
@@ -174,7 +174,7 @@ class LimitSettings(Section):
         None, description="maximum number of concurrent requests per API key; null is unlimited"
     )
     queue_timeout: Timeout = Field(
-        60.0, description="seconds a sequence may wait in the engine's queue; null is unlimited"
+        60.0, description="seconds until the engine begins with a request; null is unlimited"
     )
     first_token_timeout: Timeout = Field(
         None, description="seconds until the first token, then the response is 504; null is unlimited"

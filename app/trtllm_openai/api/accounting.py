@@ -83,7 +83,7 @@ class Accounting:
             self.cached_tokens += tokens
 
     def observe_output(self, now: float) -> bool:
-        """The engine produced output at `now`. Returns whether it was the request's first."""
+        """The engine produced tokens at `now`. Returns whether they were the request's first."""
         if self._first_token is not None:
             return False
         self._first_token = now

@@ -9,7 +9,7 @@ from trtllm_openai.api.accounting import Accounting
 from trtllm_openai.api.choice import Choice, Delta
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.errors import InvalidRequest, Overloaded
-from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT, StepOutput
+from trtllm_openai.generation import QUEUE_FULL, StepOutput
 
 
 @dataclass(slots=True)
@@ -50,15 +50,13 @@ class RequestDecoder:
             choice = self._by_id[output.request_id]
             if choice.decoder.finished:
                 continue
-            if not choice.begun:
-                choice.begun = True
-                choice.prompt_logprobs = output.prompt_logprobs
-                self._accounting.begin(choice, output)
+            if output.cached_tokens:
+                self._accounting.prefix_hit(choice, output.cached_tokens)
+            if not choice.begun and not self._begin(choice, output):
+                continue
             if output.error is not None or output.error_code is not None:
                 decoded.error = self.error(output)
                 break
-            if output.cached_tokens:
-                self._accounting.prefix_hit(choice, output.cached_tokens)
             try:
                 delta = choice.decoder.push(output)
             except (ApiError, InvalidRequest, Overloaded) as error:
@@ -69,6 +67,15 @@ class RequestDecoder:
             decoded.deltas.append((choice, delta))
         return decoded
 
+    def _begin(self, choice: Choice, output: StepOutput) -> bool:
+        """Account for a choice's first outputs. Returns False for one that only says that it has begun."""
+        self._accounting.begin(choice, output)
+        if not output.token_ids and output.finish_reason is None:
+            return False
+        choice.begun = True
+        choice.prompt_logprobs = output.prompt_logprobs
+        return True
+
     def _finish(self, choice: Choice, output: StepOutput, reason: str) -> None:
         self.open_choices -= 1
         choice.finish_reason = reason
@@ -78,8 +85,8 @@ class RequestDecoder:
 
     def error(self, output: StepOutput) -> Exception:
         """The client's error for an output that reports one."""
-        if output.error_code in (QUEUE_TIMEOUT, QUEUE_FULL):
-            return self._overloaded(output.error_code)
+        if output.error_code == QUEUE_FULL:
+            return self._overloaded(QUEUE_FULL)
         if output.error_code is not None:  # the engine rejects the request, such as for a bad grammar
             return InvalidRequest(output.error or "refused", output.error_param, output.error_code)
         return ApiError(500, f"Generation failed: {output.error}.", code="generation_failed")

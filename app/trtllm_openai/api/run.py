@@ -21,6 +21,7 @@ from trtllm_openai.api.decoding import RequestDecoder
 from trtllm_openai.api.flow import FlowControl
 from trtllm_openai.api.time_limits import TimeLimits, Timers
 from trtllm_openai.errors import Overloaded
+from trtllm_openai.generation import QUEUE_TIMEOUT
 from trtllm_openai.runners import Generation
 
 
@@ -65,7 +66,7 @@ class RequestRun:
         overloaded: Callable[[str], Overloaded],
         on_close: Callable[[RequestRun], None],
     ) -> None:
-        """`overloaded` makes the error for the code of a sequence that the engine's queue refused."""
+        """`overloaded` makes the error for the code of a request that found no place in the engine."""
         self.choices = choices
         self.accounting = accounting
         self.flow = FlowControl(self._advance)
@@ -78,8 +79,10 @@ class RequestRun:
         self._end_reason = "client_gone"  # unless something else ends it before it is complete
         self._accepted = asyncio.Event()  # set when the engine has produced output or the run has ended
         self._context = contextvars.copy_context()  # the request's; callbacks come from elsewhere
-        self._timers = Timers(limits, accounting.started, self._expire)
-        generation.listener = functools.partial(self._context.run, self._advance)
+        self._timers = Timers(
+            limits, accounting.started, self._expire, functools.partial(overloaded, QUEUE_TIMEOUT)
+        )
+        generation.listener = functools.partial(self._context.run, self._begin)
 
     @property
     def live(self) -> int:
@@ -124,6 +127,12 @@ class RequestRun:
         self.accounting.close(self._end_reason, self._decoder.open_choices)
         self._decoder.open_choices = 0
 
+    def _begin(self) -> None:
+        """The engine's first output, which may say no more than that it has begun."""
+        self._timers.begun()
+        self._generation.listener = functools.partial(self._context.run, self._advance)
+        self._advance()
+
     def _advance(self) -> None:
         """Pass the text of the buffered deltas to the consumer."""
         consumer = self._consumer
@@ -137,12 +146,12 @@ class RequestRun:
             return
         now = time.perf_counter()
         accounting, decoder = self.accounting, self._decoder
-        if accounting.observe_output(now):
-            self._timers.first_token_came()
         try:
             decoded = decoder.decode(outputs)
             failure = decoded.error
             if decoded.deltas:
+                if accounting.observe_output(now):
+                    self._timers.first_token_came()
                 accounting.observe_deltas(decoded.deltas, now)
                 consumer.consume(decoded.deltas, not decoder.open_choices)
         except Exception as error:

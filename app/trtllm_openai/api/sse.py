@@ -7,6 +7,7 @@ headers of sse-starlette's `EventSourceResponse`; `SseResponse` says why its bod
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from trtllm_openai.api.disconnect import DisconnectWatcher
+from trtllm_openai.api.errors import answer_to
 from trtllm_openai.api.step_coroutine import when_unblocked
 
 DONE = b"data: [DONE]\n\n"
@@ -91,6 +93,9 @@ class Flow(Protocol):
 class SseWriter:
     """Sends frames with an ASGI `send`, from any callback. Must be closed.
 
+    The response begins, with the message `start`, at the first frame or ping: what fails before can still be
+    an ordinary error response (`refuse`).
+
     `push` runs `send` on the spot. It usually completes at once. When it has to wait because the socket's
     buffer is full, `flow` is paused until the socket has drained and the send is complete.
     """
@@ -103,16 +108,25 @@ class SseWriter:
         "_send",
         "_sending",
         "_tail",
+        "begun",
         "complete",
         "ended",
+        "refusal",
     )
 
-    def __init__(self, send: Send, flow: Flow, ping_interval_s: float) -> None:
+    def __init__(self, start: Message, send: Send, flow: Flow, ping_interval_s: float) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the last frame was sent, `stop` was called or a send failed (with its error)."""
         self.complete = False
         """Whether the last frame was sent."""
-        self._send: Callable[[Message], Coroutine[Any, Any, None]] = send  # type: ignore[assignment]
+        self.begun = False
+        """Whether the response's status was sent."""
+        self.refusal: Exception | None = None
+        """The error that is sent instead of a response that has not begun."""
+        # Replaced by `send` at the first frame, so that later ones pay nothing for it.
+        self._send: Callable[[Message], Coroutine[Any, Any, None]] = functools.partial(
+            self._begin, start, send
+        )
         self._flow = flow
         self._sending: Coroutine[Any, Any, None] | None = None  # a send that waits for the socket
         self._tail: bytes | None = None  # the last frames, once there are any
@@ -129,6 +143,11 @@ class SseWriter:
         if self._sending is None:
             self._step(self._finish(tail))
 
+    def refuse(self, error: Exception) -> None:
+        """End a response that has not begun with an ordinary error response."""
+        self.refusal = error
+        self.stop()
+
     def stop(self, error: BaseException | None = None) -> None:
         """End the response where it is, with `error` if one is given."""
         if self.ended.done():
@@ -139,12 +158,18 @@ class SseWriter:
             self.ended.set_result(None)
 
     def close(self) -> None:
-        """Cancel the ping timer and a pending send, and let go of `flow`, which may refer to this writer."""
+        """Cancel the ping timer and a pending send, and let go of what may refer to this writer."""
         self._pinger.cancel()
         if self._sending is not None:
             self._sending.close()
             self._sending = None
-        del self._flow
+        del self._flow, self._send
+
+    async def _begin(self, start: Message, send: Send, message: Message) -> None:
+        self.begun = True
+        self._send = send  # type: ignore[assignment]
+        await send(start)
+        await send(message)
 
     async def _finish(self, tail: bytes) -> None:
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})
@@ -217,14 +242,12 @@ class SseResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
         state["complete"] = False
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         source = self._source
         writer: SseWriter | None = None
         watcher: DisconnectWatcher | None = None
         try:
-            await send(
-                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-            writer = SseWriter(send, source.flow, self._ping_interval_s)
+            writer = SseWriter(start, send, source.flow, self._ping_interval_s)
             watcher = DisconnectWatcher(receive, writer.stop)
             source.start(writer)
             await writer.ended
@@ -235,3 +258,6 @@ class SseResponse(Response):
                 state["complete"] = writer.complete
                 writer.close()
             source.close()
+        if writer.refusal is not None:
+            await answer_to(writer.refusal)(scope, receive, send)
+            state["complete"] = True

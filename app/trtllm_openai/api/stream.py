@@ -86,6 +86,9 @@ class StreamFormatter(ABC):
             self._writer.push(frames)
 
     def ended(self, error: Exception | None) -> None:
+        if error is not None and not self._writer.begun:
+            self._writer.refuse(error)
+            return
         self._writer.finish(self._last + (self.tail() if error is None else self.failure(error)))
 
 
@@ -139,7 +142,7 @@ class ChunkFormatter(StreamFormatter):
 class RunStream:
     """A run as the source of an SSE response, which owns it; implements `api.sse.StreamSource`.
 
-    `make_formatter` makes the run's consumer around the response's writer; it may push opening frames.
+    `make_formatter` makes the run's consumer around the response's writer.
     """
 
     __slots__ = ("_make_formatter", "_run", "_started")

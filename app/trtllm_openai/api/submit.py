@@ -64,7 +64,6 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
                 cache_salt=spec.cache_salt,
                 allotted_ms=limits.engine_ms,
                 guide=spec.guide,
-                queue_ms=limits.queue_ms,
             )
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))

@@ -48,40 +48,58 @@ class TimeLimits:
     first_token_timeout_s: float | None = None
     engine_ms: int | None = None
     """Milliseconds after which the engine itself gives up on a sequence."""
-    queue_ms: int | None = None
-    """Milliseconds that a sequence may wait in the engine's queue."""
+    queue_timeout_s: float | None = None
+    """Until the engine reports that it has begun with the request's first sequence."""
 
     @classmethod
     def of(cls, settings: LimitSettings, requested_s: float | None) -> TimeLimits:
         """The configured limits; `requested_s`, the client's own timeout, replaces `request_timeout`."""
         timeout = settings.request_timeout if requested_s is None else min(requested_s, LONGEST_TIMEOUT)
-        queue = settings.queue_timeout
         return cls(
             timeout,
             settings.first_token_timeout or None,
             None if timeout is None else round((timeout + ENGINE_GRACE_S) * 1000),
-            None if queue is None else round(queue * 1000),
+            settings.queue_timeout,
         )
 
 
 class Timers:
-    """Calls `expire` with a 504 when the request or its first token takes too long. Must be closed."""
+    """Calls `expire` with a 504 when the request or its first token takes too long, and with the error that
+    `queued_too_long` makes when the engine does not begin in time. Must be closed.
 
-    __slots__ = ("_first_token", "_request")
+    They hold for every engine: one may keep a request in its own queue and say nothing about it.
+    """
 
-    def __init__(self, limits: TimeLimits, started: float, expire: Callable[[ApiError], None]) -> None:
+    __slots__ = ("_first_token", "_queue", "_request")
+
+    def __init__(
+        self,
+        limits: TimeLimits,
+        started: float,
+        expire: Callable[[Exception], None],
+        queued_too_long: Callable[[], Exception],
+    ) -> None:
         """`started`: when the request arrived, by `time.perf_counter`."""
         loop = asyncio.get_running_loop()
         arrived = loop.time() - (time.perf_counter() - started)
         self._request: asyncio.TimerHandle | None = None
         self._first_token: asyncio.TimerHandle | None = None
+        self._queue: asyncio.TimerHandle | None = None
         timeout, first = limits.request_timeout_s, limits.first_token_timeout_s
+        queue = limits.queue_timeout_s
         if timeout is not None:
             late = "The request took longer than its timeout."
             self._request = loop.call_at(arrived + timeout, expire, ApiError(504, late, code="timeout"))
         if first is not None and (timeout is None or first < timeout):
             late = "The first token took longer than the first-token timeout."
             self._first_token = loop.call_at(arrived + first, expire, ApiError(504, late, code="timeout"))
+        if queue is not None and (timeout is None or queue < timeout):
+            self._queue = loop.call_at(arrived + queue, lambda: expire(queued_too_long()))
+
+    def begun(self) -> None:
+        """The engine has begun: cancel the queue timer."""
+        if self._queue is not None:
+            self._queue.cancel()
 
     def first_token_came(self) -> None:
         """Cancel the first-token timer."""
@@ -89,7 +107,7 @@ class Timers:
             self._first_token.cancel()
 
     def close(self) -> None:
-        """Cancel both timers. Idempotent."""
-        for timer in (self._request, self._first_token):
+        """Cancel all timers. Idempotent."""
+        for timer in (self._request, self._first_token, self._queue):
             if timer is not None:
                 timer.cancel()

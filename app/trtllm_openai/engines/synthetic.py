@@ -15,13 +15,15 @@ from trtllm_openai.config import SyntheticSettings
 from trtllm_openai.engines.base import Progress
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
-    QUEUE_TIMEOUT,
     Capabilities,
     EngineInfo,
     EngineStats,
     GenerationRequest,
     StepOutput,
 )
+
+SLOW_TTFT_S = 1.0
+"""From this time to the first token on, the engine says when it has begun with a sequence."""
 
 
 @dataclass(slots=True)
@@ -77,12 +79,14 @@ class SyntheticEngine:
     def step(self, timeout: float) -> list[StepOutput]:
         outputs = self._drop_aborted()
         now = time.monotonic()
-        outputs += self._drop_late(now)
         while self._waiting and len(self._running) < self._settings.max_batch_size:
             sequence = self._waiting.popleft()
             sequence.due = now + self._settings.ttft
             sequence.queued_ms = (now - sequence.submitted) * 1000
             self._running[sequence.request.request_id] = sequence
+            if self._settings.ttft >= SLOW_TTFT_S:
+                outputs.append(StepOutput(sequence.request.request_id, [], queued_ms=sequence.queued_ms))
+                sequence.queued_ms = None
         if self._running and not outputs:
             wait = min(sequence.due for sequence in self._running.values()) - now
             if wait > 0:
@@ -114,24 +118,6 @@ class SyntheticEngine:
             gone += dropped
         self._aborted.clear()
         return [StepOutput(request_id, [], "abort") for request_id in gone]
-
-    def _drop_late(self, now: float) -> list[StepOutput]:
-        late = []
-        while self._waiting:  # all have the same queue timeout, so the head expires first
-            request, submitted = self._waiting[0].request, self._waiting[0].submitted
-            if request.queue_ms is None or (now - submitted) * 1000 <= request.queue_ms:
-                break
-            self._waiting.popleft()
-            late.append(
-                StepOutput(
-                    request.request_id,
-                    [],
-                    "error",
-                    error="the request timed out in the queue",
-                    error_code=QUEUE_TIMEOUT,
-                )
-            )
-        return late
 
     def _advance(self, sequence: _Sequence) -> StepOutput:
         token = sequence.token

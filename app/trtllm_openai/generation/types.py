@@ -26,8 +26,7 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `request_id` is unique among all live requests of a pool.
 
-    `allotted_ms`: milliseconds after which the engine ends it by itself. `queue_ms`: milliseconds it may wait
-    for its first step; then it ends with the error code `QUEUE_TIMEOUT`. The fields with a `Parameter` belong
+    `allotted_ms`: milliseconds after which the engine ends it by itself. The fields with a `Parameter` belong
     to the parameter table, like those of `SamplingParams`.
     """
 
@@ -40,7 +39,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     allotted_ms: int | None = None
     guide: Guide | None = None
-    queue_ms: int | None = None
     cache_salt: Annotated[
         str | None,
         Parameter("KV blocks are shared only among requests with the same salt.", capability="cache_salt"),
@@ -48,7 +46,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 QUEUE_TIMEOUT = "queue_timeout"
-"""The `error_code` of a sequence that waited too long in the engine's queue."""
+"""The code of a request with which no engine began in time."""
 QUEUE_FULL = "queue_full"
 """The `error_code` of a sequence that the engine's own queue had no place for."""
 
@@ -72,9 +70,10 @@ class StepOutput(msgspec.Struct, array_like=True):
     requested. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
     `prompt_logprobs`, if requested, come with the first delta: an item for each prompt token, None for the
     first, which nothing predicts; so does `queued_ms`, the time before its first step, if known.
-    `error` is a sentence for the client, with finish_reason "error";
-    `error_code` and `error_param` are set when the request itself is at fault; the codes `QUEUE_TIMEOUT` and
-    `QUEUE_FULL` mean that the engine had no place for it.
+    An output without tokens and finish_reason says that the engine has begun: it is sent, if at all, for a
+    sequence whose first token takes longer than a step.
+    `error` is a sentence for the client, with finish_reason "error"; `error_code` and `error_param` are set
+    when the request itself is at fault; the code `QUEUE_FULL` means that the engine had no place for it.
     """
 
     request_id: str

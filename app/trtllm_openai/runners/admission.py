@@ -67,12 +67,12 @@ class Admission:
         return None
 
     def too_late(self) -> Overloaded:
-        """The error of a sequence that exceeded the queue timeout."""
+        """The error of a request that exceeded the queue timeout."""
         waited = f"The request was queued for longer than {self._limits.queue_timeout:g} s."
         return self._reject(QUEUE_TIMEOUT, waited)
 
     def engine_refusal(self, code: str) -> Overloaded:
-        """The error of a sequence that ended with the engine's `QUEUE_TIMEOUT` or `QUEUE_FULL`."""
+        """The error of a request that found no place in the engine: `QUEUE_FULL` or `QUEUE_TIMEOUT`."""
         if code == QUEUE_FULL:
             return self._reject(code, "The engine's queue is full.")
         return self.too_late()

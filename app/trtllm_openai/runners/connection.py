@@ -64,7 +64,7 @@ class RunnerConnection:
         self._loop = asyncio.get_running_loop()
         self._socket: FramedSocket | None = None
         self._generations: dict[str, Generation] = {}
-        self._unstarted: dict[str, GenerationRequest] = {}  # no output yet: may begin again elsewhere
+        self._unstarted: dict[str, GenerationRequest] = {}  # no token yet: may begin again elsewhere
         self._connecting: asyncio.Task[None] | None = None
 
     @property
@@ -188,7 +188,7 @@ class RunnerConnection:
         listening = []
         for output in outputs:
             generation = generations.get(output.request_id)
-            if unstarted:
+            if unstarted and (output.token_ids or output.finish_reason is not None):
                 unstarted.pop(output.request_id, None)
             if generation is None:
                 continue

@@ -10,7 +10,7 @@ from trtllm_openai.api.decoding import RequestDecoder
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import InvalidRequest, Overloaded
-from trtllm_openai.generation import QUEUE_TIMEOUT, GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.generation import QUEUE_FULL, GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners import Admission, SharedCounters
 from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.record import RequestRecord
@@ -91,8 +91,8 @@ def test_a_refusal_names_the_parameter(decoding: Decoding) -> None:
     assert (str(error), error.param, error.code) == ("no", "guided_regex", "bad")
 
 
-def test_the_engines_queue_timeout_is_an_overload(decoding: Decoding) -> None:
-    late = decoding.output("a", "", "error", error="x", error_code=QUEUE_TIMEOUT)
+def test_the_engines_full_queue_is_an_overload(decoding: Decoding) -> None:
+    late = decoding.output("a", "", "error", error="x", error_code=QUEUE_FULL)
     assert isinstance(decoding.decoder.decode([late]).error, Overloaded)
 
 

@@ -120,16 +120,19 @@ def test_paused_deltas_come_together_after_resume(check: Callable[[Check], None]
 
 @pytest.mark.parametrize("code", [QUEUE_TIMEOUT, QUEUE_FULL])
 @pytest.mark.parametrize("accepting", [False, True])
-def test_a_sequence_without_a_place_in_the_engine_is_overload(
+def test_a_request_without_a_place_in_the_engine_is_overload(
     check: Callable[[Check], None], code: str, accepting: bool
 ) -> None:
     """`accepting`: a guided stream, which waits for the engine before its response starts."""
 
     async def body(make: Callable[..., Fixture]) -> None:
-        one = make()
+        one = make(TimeLimits(queue_timeout_s=0.01) if code == QUEUE_TIMEOUT else None)
         if not accepting:
             one.run.start(one)
-        one.put("", "error", error="no place", error_code=code)
+        if code == QUEUE_FULL:
+            one.put("", "error", error="no place", error_code=code)
+        elif not accepting:
+            await asyncio.sleep(0.1)
         if accepting:
             with pytest.raises(Overloaded) as caught:
                 await one.run.accepted()
@@ -202,7 +205,7 @@ def test_first_token_cancels_its_timer(check: Callable[[Check], None]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(QUEUE_TIMEOUT, Overloaded), ("bad_grammar", InvalidRequest), (None, ApiError)]
+    ("code", "kind"), [(QUEUE_FULL, Overloaded), ("bad_grammar", InvalidRequest), (None, ApiError)]
 )
 def test_engine_errors(check: Callable[[Check], None], code: str | None, kind: type[Exception]) -> None:
     async def body(make: Callable[..., Fixture]) -> None:
@@ -212,6 +215,35 @@ def test_engine_errors(check: Callable[[Check], None], code: str | None, kind: t
         assert [type(error) for error in one.ends] == [kind]
         one.run.close()
         assert one.cancelled("error") == 1
+
+    check(body)
+
+
+@pytest.mark.parametrize("accepting", [False, True])
+def test_an_engine_that_has_begun_ends_the_wait_in_the_queue(
+    check: Callable[[Check], None], accepting: bool
+) -> None:
+    """Its first output may bring no token yet: that is no text, and no time to first token."""
+
+    async def body(make: Callable[..., Fixture]) -> None:
+        one = make(TimeLimits(queue_timeout_s=0.05))
+        if not accepting:
+            one.run.start(one)
+        one.put("", queued_ms=3.0)
+        if accepting:
+            await one.run.accepted()
+            one.run.start(one)
+        assert one.admission.waiting == 0
+        assert one.run.accounting.timings() is None
+        await asyncio.sleep(0.1)
+        assert (one.texts, one.ends) == ([], [])
+        one.put("Hello", "stop", prompt_logprobs=[None])
+        assert (one.texts, one.ends) == (["Hello"], [None])
+        assert one.run.choices[0].prompt_logprobs == [None]
+        timings = one.run.accounting.timings()
+        assert timings is not None
+        assert timings.queue == pytest.approx(0.003)
+        one.run.close()
 
     check(body)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.sse import DONE, PING, ChunkFrames, SseResponse, SseWriter, event
 
 HEAD = {"id": 'a"b', "object": "o", "created": 1, "model": "m/\\é"}
@@ -178,6 +179,33 @@ def test_nothing_is_left_to_the_garbage_collector(leaves: bool) -> None:
         assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_error_before_the_first_frame_is_an_ordinary_response(begun: bool) -> None:
+    client, source = Client(), Source(ends=False)
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        statuses.extend(filter(None, [message.get("status")]))
+        client.received += message.get("body", b"")
+
+    def start(writer: SseWriter) -> None:
+        if begun:
+            writer.push(PING)
+        assert writer.begun is begun
+        if begun:
+            writer.finish(DONE)
+        else:
+            writer.refuse(ApiError(429, "Full.", code="queue_full"))
+
+    client.send = send  # type: ignore[method-assign]
+    source.start = start  # type: ignore[method-assign]
+    client.run(source)
+    assert statuses == [200 if begun else 429]
+    assert (b"queue_full" in client.received) is not begun
+    assert client.complete
+    assert source.calls == ["close"]
 
 
 def test_no_ping_while_a_send_is_pending() -> None:

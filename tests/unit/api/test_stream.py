@@ -61,6 +61,11 @@ class Writer:
     def __init__(self) -> None:
         self.pushed: list[bytes] = []
         self.tail = b""
+        self.begun = True
+        self.refusal: Exception | None = None
+
+    def refuse(self, error: Exception) -> None:
+        self.refusal = error
 
     def push(self, frames: bytes) -> None:
         self.pushed.append(frames)
@@ -109,6 +114,14 @@ def test_an_error_is_the_last_event(demo_tokenizer: Tokenizer) -> None:
     made.ended(InvalidRequest("no", "stop"))
     (event,) = events(writer.tail)
     assert event["error"]["param"] == "stop"
+
+
+def test_an_error_before_the_first_event_is_no_event(demo_tokenizer: Tokenizer) -> None:
+    made, writer = formatter(demo_tokenizer, [choice(demo_tokenizer, 0)])
+    writer.begun = False
+    error = InvalidRequest("no", "stop")
+    made.ended(error)
+    assert (writer.refusal, writer.tail) == (error, b"")
 
 
 def test_shutdown_cuts_every_open_choice(demo_tokenizer: Tokenizer) -> None:

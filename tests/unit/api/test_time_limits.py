@@ -36,7 +36,7 @@ def test_a_clients_timeout_replaces_the_configured_one() -> None:
     settings = LimitSettings(request_timeout=60, queue_timeout=1.5, first_token_timeout=7)
     assert TimeLimits.of(settings, None).request_timeout_s == 60
     limits = TimeLimits.of(settings, 90.0)
-    assert (limits.request_timeout_s, limits.first_token_timeout_s, limits.queue_ms) == (90, 7, 1500)
+    assert (limits.request_timeout_s, limits.first_token_timeout_s, limits.queue_timeout_s) == (90, 7, 1.5)
     assert limits.engine_ms == (90 + ENGINE_GRACE_S) * 1000, "the engine's comes after ours"
     assert TimeLimits.of(settings, 1e12).request_timeout_s == LONGEST_TIMEOUT
 
@@ -46,40 +46,53 @@ def test_no_limits() -> None:
     assert TimeLimits.of(settings, None) == TimeLimits()
 
 
+QUEUED = "in the queue"
+
+
+def queued_too_long() -> Exception:
+    return ApiError(429, QUEUED)
+
+
 @pytest.mark.parametrize(
-    ("limits", "first_token", "message"),
+    ("limits", "seen", "status", "message"),
     [
-        (TimeLimits(request_timeout_s=0.01), True, "its timeout"),
-        (TimeLimits(request_timeout_s=9, first_token_timeout_s=0.01), False, "The first token"),
-        (TimeLimits(request_timeout_s=9, first_token_timeout_s=0.01), True, None),
-        (TimeLimits(request_timeout_s=0.01, first_token_timeout_s=9), False, "its timeout"),
+        (TimeLimits(request_timeout_s=0.01), "token", 504, "its timeout"),
+        (TimeLimits(request_timeout_s=9, first_token_timeout_s=0.01), "", 504, "The first token"),
+        (TimeLimits(request_timeout_s=9, first_token_timeout_s=0.01), "begun", 504, "The first token"),
+        (TimeLimits(request_timeout_s=9, first_token_timeout_s=0.01), "token", 0, ""),
+        (TimeLimits(request_timeout_s=0.01, first_token_timeout_s=9), "", 504, "its timeout"),
+        (TimeLimits(queue_timeout_s=0.01, first_token_timeout_s=9), "", 429, QUEUED),
+        (TimeLimits(queue_timeout_s=0.01, first_token_timeout_s=9), "begun", 0, ""),
+        (TimeLimits(queue_timeout_s=9, request_timeout_s=0.01), "", 504, "its timeout"),
     ],
 )
-def test_timers(limits: TimeLimits, first_token: bool, message: str | None) -> None:
-    async def main() -> list[ApiError]:
-        errors: list[ApiError] = []
-        timers = Timers(limits, time.perf_counter(), errors.append)
-        if first_token:
+def test_timers(limits: TimeLimits, seen: str, status: int, message: str) -> None:
+    async def main() -> list[Exception]:
+        errors: list[Exception] = []
+        timers = Timers(limits, time.perf_counter(), errors.append, queued_too_long)
+        if seen:
+            timers.begun()
+        if seen == "token":
             timers.first_token_came()
         await asyncio.sleep(0.1)
         timers.close()
         timers.close()
         return errors
 
-    errors = asyncio.run(main())
-    assert [(error.status, error.code) for error in errors] == ([(504, "timeout")] if message else [])
-    assert not message or message in errors[0].message
+    errors = [error for error in asyncio.run(main()) if isinstance(error, ApiError)]
+    assert [error.status for error in errors] == ([status] if status else [])
+    assert all(message in error.message for error in errors)
 
 
 def test_time_counts_from_the_arrival_and_closed_timers_are_silent() -> None:
     async def main() -> None:
-        errors: list[ApiError] = []
-        limits = TimeLimits(request_timeout_s=10)
-        late = Timers(limits, time.perf_counter() - 11, errors.append)
+        errors: list[Exception] = []
+        limits = TimeLimits(request_timeout_s=10, queue_timeout_s=10)
+        late = Timers(limits, time.perf_counter() - 11, errors.append, queued_too_long)
         await asyncio.sleep(0.01)
         assert len(errors) == 1, "the time before the timers were made counts"
         late.close()
-        closed = Timers(limits, time.perf_counter() - 11, errors.append)
+        closed = Timers(limits, time.perf_counter() - 11, errors.append, queued_too_long)
         closed.close()
         await asyncio.sleep(0.01)
         assert len(errors) == 1

@@ -49,6 +49,19 @@ def test_same_seed_same_tokens() -> None:
     assert tokens(4) == tokens(4) != tokens(5)
 
 
+def test_it_says_that_it_has_begun_when_the_first_token_takes_long() -> None:
+    subject = engine(ttft=1.0)
+    subject.submit(request("a", max_tokens=1))
+    begun, last = run(subject)["a"]
+    assert (begun.token_ids, begun.finish_reason) == ([], None)
+    assert begun.queued_ms is not None
+    assert last.finish_reason == "length"
+    assert last.queued_ms is None
+    quick = engine()
+    quick.submit(request("a", max_tokens=1))
+    assert len(run(quick)["a"]) == 1
+
+
 def test_batch_bound_makes_the_rest_wait() -> None:
     subject = engine(max_batch_size=2)
     for name in "abc":

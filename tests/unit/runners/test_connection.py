@@ -134,17 +134,18 @@ def test_outputs_sent_before_the_end_are_delivered_before_it_is_reported(tmp_pat
 
 
 @pytest.mark.parametrize(("lost", "adopts"), [(True, True), (True, False), (False, True)])
-def test_a_lost_sequence_without_output_may_be_adopted(tmp_path: Path, lost: bool, adopts: bool) -> None:
+def test_a_lost_sequence_without_tokens_may_be_adopted(tmp_path: Path, lost: bool, adopts: bool) -> None:
     async def test() -> None:
         async with connected(tmp_path) as (peer, subject):
             subject.adopts = adopts
-            started, unstarted = subject.submit("started"), subject.submit("unstarted")
-            peer.send(Outputs([StepOutput("started", [1])]))
+            started, unstarted, begun = map(subject.submit, ("started", "unstarted", "begun"))
+            peer.send(Outputs([StepOutput("begun", []), StepOutput("started", [1])]))
             await until(lambda: started.waiting)
             subject.connection.close("the runner was lost", lost=lost)
             assert [output.error for output in started.take()] == [None, "the runner was lost"]
             moves = lost and adopts
-            assert subject.adopted == (["unstarted"] if moves else [])
+            assert subject.adopted == (["unstarted", "begun"] if moves else [])
+            assert len(begun.take()) == (1 if moves else 2)
             assert [output.error for output in unstarted.take()] == ([] if moves else ["the runner was lost"])
             assert not subject.connection.connected
             assert subject.connection.load == 0

@@ -204,21 +204,29 @@ class _EventFormatter(StreamFormatter):
     def __init__(self, writer: SseWriter, response: _ResponseRun) -> None:
         super().__init__(writer)
         self._response = response
-        writer.push(_frames(response.writer.begin()))
+        self._opened = False
 
     def frames(self, deltas: list[Delta]) -> bytes:
-        return _frames(self._response.events(deltas))
+        return self._opening() + _frames(self._response.events(deltas))
 
     def tail(self) -> bytes:
         return b""
 
     def failure(self, error: Exception) -> bytes:
+        opening = self._opening()
         fault = from_exception(error)
         writer = self._response.writer
         writer.fail("failed", fault.code, fault.message)
         detail = fault.detail()
         event = {**detail, "type": "error", "sequence_number": writer.next_number(), "error": detail}
-        return _frames([event])
+        return opening + _frames([event])
+
+    def _opening(self) -> bytes:
+        """The first events, once: they come with the first text, so that a refusal is no stream."""
+        if self._opened:
+            return b""
+        self._opened = True
+        return _frames(self._response.writer.begin())
 
 
 class _Collector:

@@ -25,7 +25,7 @@ from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled
 from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation import QUEUE_TIMEOUT, EngineInfo, EngineStats, GenerationRequest, StepOutput
+from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ class TorchEngine:
                     raise
                 return outputs + self._land() + self._relieve(plan)
             outputs += self._land()
+            if launched is not None:
+                outputs += _begun(plan)
             self._flying = launched
             if launched is not None and not self._may_fly(launched):
                 outputs += self._land()
@@ -185,22 +187,19 @@ class TorchEngine:
         return [self._end(sequence, output)]
 
     def _end_expired(self) -> list[StepOutput]:
-        """End requests past their queue timeout or time limit. Checked every `EXPIRY_INTERVAL` seconds."""
+        """End requests past their time limit. Checked every `EXPIRY_INTERVAL` seconds."""
         now = time.monotonic()
         if now < self._expiry_due:
             return []
         self._expiry_due = now + EXPIRY_INTERVAL
         outputs = []
         for request_id, sequence in list(self._live.items()):
-            if sequence.out_of_time(now):
-                error, code = "the request exceeded its time limit", None
-            elif sequence.late(now):
-                error, code = "the request timed out in the queue", QUEUE_TIMEOUT
-            else:
+            if not sequence.out_of_time(now):
                 continue
             del self._live[request_id]
             self._withdraw(sequence)
-            outputs.append(StepOutput(request_id, [], "error", error=error, error_code=code))
+            late = "the request exceeded its time limit"
+            outputs.append(StepOutput(request_id, [], "error", error=late))
         return outputs
 
     def _withdraw(self, sequence: Sequence) -> None:
@@ -293,6 +292,17 @@ class TorchEngine:
         del self._live[output.request_id]
         self._scheduler.remove(sequence)
         return output
+
+
+def _begun(plan: Plan) -> list[StepOutput]:
+    """Say that sequences have left the queue whose prefill takes further steps."""
+    outputs = []
+    for chunk in plan.prefill:
+        sequence = chunk.sequence
+        if sequence.queued_ms is not None and sequence.prefilling:
+            outputs.append(StepOutput(sequence.request.request_id, [], queued_ms=sequence.queued_ms))
+            sequence.queued_ms = None
+    return outputs
 
 
 def _no_token(output: StepOutput, matcher: GuideMatcher | None) -> StepOutput:

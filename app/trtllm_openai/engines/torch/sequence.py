@@ -61,11 +61,6 @@ class Sequence:
             self.prompt_logprobs = [None]
         self.seed = secrets.randbits(64) if seed is None else seed
 
-    def late(self, now: float) -> bool:
-        """Whether it exceeded its queue timeout before its first admission."""
-        limit = self.request.queue_ms
-        return limit is not None and self.cached_tokens is None and (now - self.submitted) * 1000 > limit
-
     def out_of_time(self, now: float) -> bool:
         """Whether it exceeded its time limit."""
         limit = self.request.allotted_ms

@@ -15,7 +15,6 @@ from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import ConfigError, InvalidRequest
-from trtllm_openai.generation import QUEUE_TIMEOUT
 
 PROMPT = range(3, 12)
 
@@ -87,14 +86,13 @@ def test_abort_waiting_and_running(engine: TorchEngine) -> None:
     assert engine.step(0) == []
 
 
-def test_what_waits_or_runs_too_long_is_ended(engine: TorchEngine) -> None:
+def test_what_takes_too_long_is_ended(engine: TorchEngine) -> None:
     long = [request(f"run {i}", PROMPT, max_tokens=100, ignore_eos=True) for i in range(3)]
     short = [
         msgspec.structs.replace(request("slow", PROMPT, max_tokens=110), allotted_ms=60),
-        msgspec.structs.replace(request("late", PROMPT), queue_ms=60),
         msgspec.structs.replace(request("slow and waits", PROMPT), allotted_ms=60),
         msgspec.structs.replace(
-            request("patient", PROMPT, max_tokens=20, ignore_eos=True), queue_ms=60_000, allotted_ms=60_000
+            request("patient", PROMPT, max_tokens=20, ignore_eos=True), allotted_ms=60_000
         ),
     ]
     for one in long + short:
@@ -102,14 +100,24 @@ def test_what_waits_or_runs_too_long_is_ended(engine: TorchEngine) -> None:
     engine.step(0)
     time.sleep(0.2)
     ended = {one.request_id: one for one in engine.step(0) if one.finish_reason == "error"}
-    assert {name: (one.error, one.error_code) for name, one in ended.items()} == {
-        "slow": ("the request exceeded its time limit", None),
-        "late": ("the request timed out in the queue", QUEUE_TIMEOUT),
-        "slow and waits": ("the request exceeded its time limit", None),
-    }
+    late = "the request exceeded its time limit"
+    assert {name: one.error for name, one in ended.items()} == {"slow": late, "slow and waits": late}
     rest = finish(engine, {"run 0", "run 1", "run 2", "patient"})
     assert rest["patient"].finish_reason == "length"
     assert engine.stats().kv_blocks_used == 0
+
+
+def test_a_prefill_of_several_steps_says_that_it_has_begun(checkpoint: Callable[[str], Path]) -> None:
+    engine = make_engine(checkpoint("llama"), max_num_tokens=36)
+    engine.submit(request("long", range(3, 90), max_tokens=2))
+    engine.submit(request("short", range(3, 6), max_tokens=2))  # one chunk is 4 tokens here
+    outputs = [one for _ in range(40) for one in engine.step(0)]
+    first, *rest = [one for one in outputs if one.request_id == "long"]
+    assert (first.token_ids, first.finish_reason) == ([], None)
+    assert first.queued_ms is not None
+    assert [len(one.token_ids) for one in rest] == [1, 1]
+    assert rest[0].queued_ms is None
+    assert all(one.token_ids for one in outputs if one.request_id == "short")
 
 
 def test_computing_again_instead_of_keeping(
@@ -201,7 +209,7 @@ def test_a_step_without_memory_is_taken_again(
 
     monkeypatch.setattr(executor_module, "sample", fail)
     ends = finish(engine, {"old", "new"})
-    assert first == []
+    assert not any(one.token_ids for one in first)
     assert (ends["new"].finish_reason, ends["new"].token_ids) == ("error", [])
     assert ends["old"].token_ids == alone.token_ids
     assert ends["old"].prompt_logprobs == alone.prompt_logprobs

@@ -21,7 +21,7 @@ def run(engine: TorchEngine, request: GenerationRequest) -> list[StepOutput]:
     deadline = time.monotonic() + 60
     while not outputs or outputs[-1].finish_reason is None:
         assert time.monotonic() < deadline
-        outputs += engine.step(0.05)
+        outputs += [one for one in engine.step(0.05) if one.token_ids or one.finish_reason is not None]
     return outputs
 
 

@@ -19,15 +19,6 @@ def test_priority_ranks_first_then_arrival() -> None:
     assert ranked == [high, later_high, plain, middle, low]
 
 
-def test_the_queue_limit_holds_until_it_runs() -> None:
-    waits = new(queue_ms=500)
-    assert not waits.late(waits.submitted + 0.4)
-    assert waits.late(waits.submitted + 0.6)
-    waits.cached_tokens = 0  # it was admitted
-    assert not waits.late(waits.submitted + 1000)
-    assert not new().late(1e12)
-
-
 def test_the_time_limit_holds_also_while_it_runs() -> None:
     one = new(allotted_ms=500)
     one.cached_tokens = 0
