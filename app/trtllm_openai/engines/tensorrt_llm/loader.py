@@ -56,13 +56,15 @@ def load(
     config = executor_config(engine, settings, mode, package, bindings)
     if settings.guided_decoding:
         config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
+    guides = None
+    if settings.guided_decoding and (mode != "leader" or mpi_rank() == 0) and guide_check.available():
+        guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
     executor = bindings.Executor(str(engine_dir), bindings.ModelType.DECODER_ONLY, config)
     if mode == "leader" and not executor.can_enqueue_requests():
         executor.shutdown()  # blocks until the leader stops
         raise SystemExit(0)
-    guides = None
-    if settings.guided_decoding and guide_check.available():
-        guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
+    if guides is not None:
+        guides.wait_until_ready()
     progress(1.0, "ready")
     return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings, guides)
 
