@@ -131,8 +131,9 @@ def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
 
         long = {"prompt": "word " * 200, "temperature": 0, "max_tokens": 2}
         http.post(TEXT, json=long)
-        cached = http.post(TEXT, json=long).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
-        assert cached > 100
+        usage = http.post(TEXT, json=long).json()["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert 100 < cached <= usage["prompt_tokens"], "a block that matches in part counts whole"
     assert recorded(tmp_path, "shutdown")
     assert recorded(tmp_path, "request")[0]["sampling"]["top_k"] == 1
 
@@ -165,6 +166,9 @@ def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int) 
             httpx.post(server.url + TEXT, json=body, timeout=60),
             httpx.post(server.url + CHAT, json={**message, **guide}, timeout=60),
             httpx.post(server.url + CHAT, json={**message, **guide, "stream": True}, timeout=60),
+            httpx.post(server.url + CHAT, json={**message, "stream": True}, timeout=60),
+            httpx.post(server.url + TEXT, json={**body, "stream": True}, timeout=60),
+            httpx.post(server.url + "/v1/responses", json={"input": "x", "stream": True}, timeout=60),
         ]
         for response in refused:
             assert response.status_code == 429, response.text
@@ -174,9 +178,93 @@ def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int) 
         assert [one.result().status_code for one in (runs, waits)] == [200, 200]
 
 
-def test_another_failure_at_enqueue_is_a_server_error(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("limit", "status", "code"), [("queue", 429, "queue_timeout"), ("first-token", 504, "timeout")]
+)
+def test_timeouts_hold_for_what_waits_in_the_executors_queue(
+    start: Start, tmp_path: Path, limit: str, status: int, code: str
+) -> None:
+    """The executor looks at a queued request only once it is active: nothing comes from it in time."""
+    flags = [f"--limits.{limit}-timeout", "1", "--tensorrt-llm.max-batch-size", "1"]
+    if limit == "queue":
+        flags += ["--tensorrt-llm.guided-decoding", "true"]
+    guide = {"response_format": {"type": "json_object"}} if limit == "queue" else {}
+    with start(*flags, itl=0.02) as server:
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}
+        with httpx.stream("POST", server.url + TEXT, json={**body, "stream": True}, timeout=60) as runs:
+            lines = runs.iter_lines()
+            next(lines)
+            message = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+            asked: list[tuple[str, dict[str, Any]]] = [
+                (TEXT, body),
+                (TEXT, {**body, "stream": True}),
+                (CHAT, {**message, **guide}),
+                (CHAT, {**message, **guide, "stream": True}),
+                ("/v1/responses", {"input": "x", "stream": True}),
+            ]
+            with ThreadPoolExecutor(len(asked)) as threads:
+                late = list(
+                    threads.map(lambda one: httpx.post(server.url + one[0], json=one[1], timeout=60), asked)
+                )
+            for response in late:
+                assert response.status_code == status, response.text
+                assert response.json()["error"]["code"] == code
+                assert ("retry-after" in response.headers) == (status == 429)
+            server.wait(lambda: len(recorded(tmp_path, "cancel")) == len(asked), patience=5)
+            assert server.metric("requests_running") == 1
+        # What was cancelled in the queue leaves it when its turn comes, and holds nobody up.
+        server.wait(lambda: httpx.post(server.url + TEXT, json={**body, "max_tokens": 2}).is_success, 10)
+
+
+def test_a_client_that_leaves_the_executors_queue(start: Start, tmp_path: Path) -> None:
+    with start("--tensorrt-llm.max-batch-size", "1", itl=0.02) as server:
+        body = {"prompt": "x", "max_tokens": 100, "ignore_eos": True, "stream": True}
+        with ThreadPoolExecutor(1) as threads:
+            runs = threads.submit(stream, server, body)
+            server.wait(lambda: server.metric("requests_running") == 1, patience=5)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(server.url + TEXT, json=body, timeout=0.2)
+            server.wait(lambda: len(recorded(tmp_path, "cancel")) == 1, patience=5)
+            after = httpx.post(server.url + TEXT, json={"prompt": "one two", "temperature": 0}, timeout=60)
+            assert after.json()["choices"][0]["text"] == "one two"
+            assert runs.result()[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_streams_beside_bad_and_stuck_guides_end_whole(start: Start, tmp_path: Path) -> None:
+    """Inside the executor one of these would end every active request."""
+    bad = {
+        "guided_json": {"type": "nothing"},
+        "guided_regex": "(",
+        "guided_grammar": "root ::= missing",
+    }
+    stuck = {"guided_regex": "x".join(["(.{0,1000}){0,1000}"] * 6_000)}
+    with (
+        start("--tensorrt-llm.guided-decoding", "true", itl=0.05) as server,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
+        streams = [threads.submit(stream, server, body) for _ in range(3)]
+        server.wait(lambda: server.metric("requests_running") == 3, patience=10)
+        held = threads.submit(httpx.post, server.url + TEXT, json=body | stuck, timeout=60)
+        for param, guide in bad.items():
+            refused = httpx.post(server.url + TEXT, json={**body, param: guide}, timeout=60)
+            assert refused.status_code == 400, refused.text
+            assert refused.json()["error"]["param"].startswith(param)
+        good = httpx.post(server.url + TEXT, json={**body, "max_tokens": 2, "guided_regex": "a+"}, timeout=60)
+        assert good.status_code == 200
+        assert held.result().status_code == 400
+        assert "too complex" in held.result().json()["error"]["message"]
+        for one in streams:
+            *_, last = one.result()
+            assert last["choices"][0]["finish_reason"] == "length"
+        assert len(recorded(tmp_path, "request")) == 4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_another_failure_at_enqueue_is_a_server_error(start: Start, streamed: bool) -> None:
     with start(enqueue_error="CUDA error: an illegal memory access was encountered") as server:
-        response = httpx.post(server.url + TEXT, json={"prompt": "x"}, timeout=60)
+        body = {"prompt": "x", "stream": streamed}
+        response = httpx.post(server.url + TEXT, json=body, timeout=60)
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
 

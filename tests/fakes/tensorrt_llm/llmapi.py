@@ -149,6 +149,7 @@ class RequestOutput:
         self._sampling, self._behaviour, self._vocab_size = sampling, behaviour, vocab_size
         self.finished = False
         self._aborted = False
+        self._made = 0
         self.outputs = [
             SimpleNamespace(index=0, token_ids=[], token_ids_diff=[], logprobs_diff=[], finish_reason=None)
         ]
@@ -164,7 +165,7 @@ class RequestOutput:
             raise StopAsyncIteration
         await asyncio.sleep(self._behaviour.itl)
         output, sampling, prompt = self.outputs[0], self._sampling, self.prompt_token_ids
-        place = len(output.token_ids)
+        place = self._made
         if self._behaviour.error_after is not None and place >= self._behaviour.error_after:
             raise RequestError("Encountered an error in forward\n1 0x7f…")
         # the PyTorch backend's sampler of 1.2.x has no use for a seed: any sampled token is another one
@@ -174,13 +175,16 @@ class RequestOutput:
             token = int(sampling.embedding_bias.argmax())
         elif place >= len(prompt) and sampling.end_id != -1:
             token = sampling.end_id
-        output.token_ids.append(token)
-        output.token_ids_diff = [token]
+        stops = token == sampling.end_id or token in (sampling.stop_token_ids or [])
+        self._made += 1
+        # executor/result.py cuts the stop token from token_ids, and from nothing else
+        output.token_ids_diff = [] if stops and not sampling.include_stop_str_in_output else [token]
+        output.token_ids += output.token_ids_diff
         others = {
             token + i: SimpleNamespace(logprob=-0.5 - i, rank=i + 1) for i in range(sampling.logprobs or 0)
         }
         output.logprobs_diff = [others] if sampling.logprobs else []
-        if token == sampling.end_id or token in (sampling.stop_token_ids or []):
+        if stops:
             output.finish_reason = "stop"
         elif place + 1 >= sampling.max_tokens:
             output.finish_reason = "length"

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorrt_llm_shim
 from tensorrt_llm.bindings import ranks
+from tensorrt_llm.guides import Follower
 
 shim: Any = tensorrt_llm_shim.load()
 BatchingType = shim.BatchingType
@@ -74,6 +75,7 @@ class Behaviour:
         # kernels/samplingTopPKernels.cu: the sequence length does not grow when END_ID is generated
         self.end_token_included = options.pop("end_token_included", False)
         self.record = options.pop("record", None)  # file that notes what was asked of the executor
+        self.wrong = set(options.pop("wrong", []))  # what it does not do as TensorRT-LLM does, by name
         if options:
             raise ValueError(f"unknown behaviour {options}")
 
@@ -89,6 +91,7 @@ class _Sequence:
         self.made: list[int] = []
         self.sent = 0
         self.guide_compiled = request.guided_decoding_params is None
+        self.follower: Follower | None = None
         self.activated = 0.0
 
 
@@ -108,7 +111,7 @@ class Backend:
         self._max_queue = executor_config.max_queue_size
         self._normalize = executor_config.normalize_log_probs
         self._guided = executor_config.guided_decoding_config
-        self._compiler: Any = None
+        self._compiler: Any = self._make_compiler() if self._guided is not None else None
         world = config["pretrained_config"]["mapping"]["world_size"]
         self._rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
         parallel = executor_config.parallel_config
@@ -182,12 +185,13 @@ class Backend:
             allotted_time_ms=None if allotted is None else round(allotted.total_seconds() * 1000),
             guide=self._guide(request.guided_decoding_params),
         )
-        if self._max_queue is not None and len(self._waiting) >= self._max_queue:
+        full = self._max_queue is not None and len(self._waiting) >= self._max_queue
+        if full and "queue" not in self._behaviour.wrong:
             # executor/executorImpl.cpp, enqueueRequests: a leader throws, an orchestrator sends a response
-            full = f"Maximum queue size of {self._max_queue} has been reached, please try again later"
+            text = f"Maximum queue size of {self._max_queue} has been reached, please try again later"
             if not self._orchestrator:
-                raise RuntimeError(f"[TensorRT-LLM][ERROR] {full}\n1 0x7f…")
-            self._ready.append(Response(self._ids, full))
+                raise RuntimeError(f"[TensorRT-LLM][ERROR] {text}\n1 0x7f…")
+            self._ready.append(Response(self._ids, text))
             return self._ids
         self._waiting[self._ids] = _Sequence(request, self._reused_blocks(request.input_token_ids))
         return self._ids
@@ -196,7 +200,9 @@ class Backend:
         """executor/executorImpl.cpp, terminateCancelledRequests: seen only once the request is active."""
         self._check_usable()
         self._note("cancel", id=request_id)
-        if request_id in self._active or request_id in self._waiting:
+        if (request_id in self._active or request_id in self._waiting) and (
+            "cancel" not in self._behaviour.wrong
+        ):
             self._cancelled.add(request_id)
 
     def await_responses(self, milliseconds: int | None) -> list[Any]:
@@ -239,7 +245,7 @@ class Backend:
 
     def _iterate(self) -> None:
         while self._waiting and len(self._active) < self._max_batch:
-            number = max(self._waiting, key=lambda n: (self._waiting[n].request.priority, -n))
+            number = max(self._waiting, key=self._rank_of)
             sequence = self._active[number] = self._waiting.pop(number)
             sequence.activated = time.monotonic()
         if not self._active or time.monotonic() < self._due:
@@ -273,39 +279,49 @@ class Backend:
         }
         self._iterations.append(shim.IterationStats(json.dumps(facts)))
 
+    def _rank_of(self, number: int) -> tuple[float, int]:
+        if "priority" in self._behaviour.wrong:
+            return 0.0, -number
+        return self._waiting[number].request.priority, -number
+
     def _bad_guide(self) -> str | None:
         """batch_manager/guidedDecoder.cpp, GuidedDecoder::build: XGrammar throws for such a guide."""
         for sequence in self._active.values():
             if sequence.guide_compiled:
                 continue
             try:
-                self._compile(sequence.request.guided_decoding_params)
+                compiled = self._compile(sequence.request.guided_decoding_params)
             except Exception as error:
                 return f"Encountered an error in forwardAsync function: {error}"
             sequence.guide_compiled = True
+            if "guides" not in self._behaviour.wrong:
+                config = self._guided
+                sequence.follower = Follower(
+                    compiled, config.encoded_vocab, self._vocab, config.stop_token_ids
+                )
         return None
 
-    def _compile(self, params: Any) -> None:
+    def _make_compiler(self) -> Any:
         import xgrammar
 
-        if self._compiler is None:
-            info = xgrammar.TokenizerInfo(
-                self._guided.encoded_vocab,
-                vocab_size=self._vocab,
-                stop_token_ids=self._guided.stop_token_ids,
-            )
-            self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        info = xgrammar.TokenizerInfo(
+            self._guided.encoded_vocab, vocab_size=self._vocab, stop_token_ids=self._guided.stop_token_ids
+        )
+        return xgrammar.GrammarCompiler(info, max_threads=1)
+
+    def _compile(self, params: Any) -> Any:
         match params.guide_type.name:
             case "JSON":
-                self._compiler.compile_builtin_json_grammar()
+                return self._compiler.compile_builtin_json_grammar()
             case "JSON_SCHEMA":
-                self._compiler.compile_json_schema(params.guide)
+                return self._compiler.compile_json_schema(params.guide)
             case "REGEX":
-                self._compiler.compile_regex(params.guide)
+                return self._compiler.compile_regex(params.guide)
             case "EBNF_GRAMMAR":
-                self._compiler.compile_grammar(params.guide)
+                return self._compiler.compile_grammar(params.guide)
             case "STRUCTURAL_TAG":
-                self._compiler.compile_structural_tag(params.guide)
+                return self._compiler.compile_structural_tag(params.guide)
+        raise ValueError(f"unknown kind of guide {params.guide_type.name}")
 
     def _advance(self, number: int, sequence: _Sequence) -> None:
         behaviour, tokens = self._behaviour, []
@@ -333,10 +349,14 @@ class Backend:
         request, sampling = sequence.request, sequence.request.sampling_config
         index, prompt = len(sequence.made), sequence.prompt
         greedy = sampling.top_k == 1 or (sampling.temperature is None and sampling.top_p is None)
-        token = (prompt[index % len(prompt)] + (0 if greedy else sampling.seed)) % self._vocab
-        if sequence.favourite is not None:
+        shift = 0 if greedy or "seed" in self._behaviour.wrong else sampling.seed
+        token = (prompt[index % len(prompt)] + shift) % self._vocab
+        least = 0 if "min_tokens" in self._behaviour.wrong else sampling.min_tokens or 0
+        if sequence.follower is not None:
+            token = sequence.follower.next()
+        elif sequence.favourite is not None:
             token = sequence.favourite
-        elif index >= len(prompt) and request.end_id != -1 and index >= (sampling.min_tokens or 0):
+        elif index >= len(prompt) and request.end_id != -1 and index >= least:
             token = request.end_id
         if token == request.end_id:
             return token, FinishReason.END_ID
@@ -353,7 +373,8 @@ class Backend:
         result.finish_reasons = [reason]
         if sequence.request.output_config.return_log_probs:
             # layers/topKSamplingLayer.cu with normalize_log_probs: a value after the cut, 0.0 at top_k 1
-            certain = self._normalize and sequence.request.sampling_config.top_k == 1
+            normalize = self._normalize or "normalize_log_probs" in self._behaviour.wrong
+            certain = normalize and sequence.request.sampling_config.top_k == 1
             result.log_probs = [[0.0 if certain else -0.25 * (1 + i % 4) for i in range(sequence.sent)]]
         if sequence.request.output_config.return_perf_metrics:
             cache, metrics = shim.KvCacheMetrics(), shim.RequestPerfMetrics()
@@ -364,7 +385,7 @@ class Backend:
 
     def _reused_blocks(self, prompt: list[int]) -> int:
         """batch_manager/kvCacheManager.cpp: a partly matching block counts as reused."""
-        if not self._reuse:
+        if not self._reuse or "reuse" in self._behaviour.wrong:
             return 0
         blocks = [tuple(prompt[:end]) for end in range(self._block, len(prompt), self._block)]
         reused = sum(block in self._seen_blocks for block in blocks)
