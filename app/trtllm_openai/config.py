@@ -31,6 +31,8 @@ Seconds = Annotated[float, Field(ge=0)]
 LONGEST_TIMEOUT = 7 * 86_400.0
 """Seconds. Event loops overflow on very large timeouts."""
 Timeout = Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] | None
+Lookahead = tuple[Positive, Positive, Annotated[int, Field(ge=0)]]
+"""Window, n-gram and verification set size."""
 
 
 class Section(BaseModel):
@@ -158,6 +160,24 @@ class TensorRTLLMSettings(Section):
     )
     gpu_weights_percent: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="fraction of the weights kept on the GPU, for engines built with weight streaming"
+    )
+    lora_adapters: dict[Annotated[str, Field(min_length=1)], str] = Field(
+        {},
+        description="LoRA adapters of an engine directory: model id in the API to the directory with its "
+        "converted weights (model.lora_weights.npy, model.lora_config.npy)",
+    )
+    lora_host_cache_bytes: Positive | None = Field(
+        None,
+        description="host memory of each rank for adapters in use; null is TensorRT-LLM's own value (1 GiB)",
+    )
+    lora_gpu_cache_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="fraction of free GPU memory for adapters in use; null is TensorRT-LLM's own value",
+    )
+    lookahead: Lookahead | None = Field(
+        None,
+        description="window, n-gram and verification set size of an engine built for lookahead decoding; "
+        "null takes those that make up the max_draft_len of its build",
     )
 
 
@@ -316,6 +336,11 @@ class Settings(BaseSettings):
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The LoRA adapters of the configured engine: model id to directory."""
+        return self.tensorrt_llm.lora_adapters if self.engine == "tensorrt_llm" else {}
 
     @property
     def http_workers(self) -> int:

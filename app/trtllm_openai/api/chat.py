@@ -52,7 +52,7 @@ async def create_chat_completion(request: Request) -> Response:
     check_supported(body)
     usage = UsageOptions.of(body)
     headers = ignored_params(body)
-    model = context.loaded()
+    model = context.loaded(body.model)
     conversation = await prepare(model, body, _max_tokens(body))
     run = start_chat(request, body, model, conversation, started)
     head: dict[str, Any] = {
@@ -79,7 +79,7 @@ async def render_chat_completion(request: Request) -> RenderResponse:
     body = await read_body(request, ChatRequest)
     context.check_model(body.model)
     check_supported(body)
-    model = context.loaded()
+    model = context.loaded(body.model)
     conversation = await prepare(model, body, _max_tokens(body))
     return RenderResponse(
         prompt=conversation.prompt,

@@ -54,7 +54,7 @@ async def create_completion(request: Request) -> Response:
     body = await read_body(request, CompletionRequest)
     context.check_model(body.model)
     n, best_of = _counts(body)
-    model = context.loaded()
+    model = context.loaded(body.model)
     info = model.info
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     texts, prompts = await _prompts(model, body)

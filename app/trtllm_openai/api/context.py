@@ -6,8 +6,8 @@ reach it as `request.app.state.context`. Nothing here knows how the process was 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from trtllm_openai.api.errors import ApiError
@@ -45,13 +45,17 @@ class ActiveRun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """The served model once an engine is ready: everything a request needs to reach the runners."""
+    """The served model once an engine is ready: everything a request needs to reach the runners.
+
+    `adapter`: the LoRA adapter whose model id was asked for; None for the model itself.
+    """
 
     id: str
     tokenizer: Tokenizer
     chat: ChatFormat
     pool: SequencePool
     info: EngineInfo
+    adapter: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,24 +98,35 @@ class ServerContext:
         """The engine's limits and capabilities, or None before an engine was ready."""
         return self.pool.info if self.pool is not None else None
 
+    @property
+    def adapters(self) -> Collection[str]:
+        """Names of the LoRA adapters, each a model id beside `model_id`."""
+        return self.settings.adapters
+
     def check_model(self, model: str | None) -> None:
         """Raise `ApiError` 404 for a model that is not served here; None stands for the served one."""
-        if model is not None and model != self.model_id:
+        if model is not None and model != self.model_id and model not in self.adapters:
+            served = ", ".join(f"'{name}'" for name in (self.model_id, *self.adapters))
             raise ApiError(
                 404,
-                f"The model '{model}' does not exist; this server has '{self.model_id}'.",
+                f"The model '{model}' does not exist; this server has {served}.",
                 param="model",
                 code="model_not_found",
             )
 
-    def loaded(self) -> LoadedModel:
-        """The served model. Raises `PoolError` before an engine was ready."""
+    def loaded(self, model: str | None = None) -> LoadedModel:
+        """The served model, with the adapter if `model`, which `check_model` has accepted, is the id of one.
+
+        Raises `PoolError` before an engine was ready.
+        """
         pool = self.pool
         if pool is None or pool.info is None or self.tokenizer is None or self.chat is None:
             raise self.not_ready()
         if self._loaded is None or self._loaded.info is not pool.info:
             self._loaded = LoadedModel(self.model_id, self.tokenizer, self.chat, pool, pool.info)
-        return self._loaded
+        if model is None or model == self.model_id:
+            return self._loaded
+        return replace(self._loaded, id=model, adapter=model)
 
     def not_ready(self) -> PoolError:
         """The error of a request that arrives before start-up is complete."""

@@ -105,7 +105,7 @@ class RequestLayer:
             headers = Headers(scope=scope)
             record.trace_context = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
             if not record.detached:
-                tracer.record(record, self._context.model_id)
+                tracer.record(record, record.model or self._context.model_id)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         """The error of a request that is rejected before its route is called."""

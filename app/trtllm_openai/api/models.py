@@ -14,8 +14,11 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> ModelList:
-    """The served model. Answers from the first moment; max_model_len is null until an engine is ready."""
-    return ModelList(data=[_card(request.app.state.context)])
+    """The served model and its LoRA adapters. Answers from the first moment; max_model_len is null until an
+    engine is ready.
+    """
+    context: ServerContext = request.app.state.context
+    return ModelList(data=[_card(context, id) for id in (context.model_id, *context.adapters)])
 
 
 @router.get("/v1/models/{model:path}")
@@ -23,7 +26,7 @@ async def get_model(request: Request, model: str) -> ModelCard:
     """One model by its id."""
     context: ServerContext = request.app.state.context
     context.check_model(model)
-    return _card(context)
+    return _card(context, model)
 
 
 def _engine(context: ServerContext, info: EngineInfo) -> EngineCard:
@@ -41,12 +44,14 @@ def _engine(context: ServerContext, info: EngineInfo) -> EngineCard:
     )
 
 
-def _card(context: ServerContext) -> ModelCard:
+def _card(context: ServerContext, model: str) -> ModelCard:
     info = context.engine_info
     return ModelCard(
-        id=context.model_id,
+        id=model,
         created=context.created,
         owned_by="trtllm-openai-server",
+        root=context.model_id,
+        parent=context.model_id if model != context.model_id else None,
         max_model_len=info.max_seq_len if info else None,
         trtllm_openai=_engine(context, info) if info else None,
     )

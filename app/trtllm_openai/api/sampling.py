@@ -10,7 +10,7 @@ from typing import Any
 from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, SamplingParams
-from trtllm_openai.generation.build import check_capabilities, check_context, unsupported
+from trtllm_openai.generation.build import check_capabilities, check_context, greedy_only, unsupported
 from trtllm_openai.generation.parameters import PARAMETERS, SAMPLING, converted
 from trtllm_openai.protocol.common import SamplingFields
 from trtllm_openai.protocol.responses import ResponsesRequest
@@ -47,11 +47,23 @@ def sampling_params(
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
     fields = vars(body)
     given = {name: value for name in _NAMES if (value := fields[name]) is not None}
+    if not info.capabilities.sampling:
+        _default_to_greedy(given, info)
     sampling = SamplingParams(
         max_tokens=allowed, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **converted(given)
     )
     check_capabilities(info, sampling, logprobs_param)
     return sampling
+
+
+def _default_to_greedy(given: dict[str, Any], info: EngineInfo) -> None:
+    """Without sampling an absent temperature is 0. Raises `InvalidRequest` if another field asks for it."""
+    if "temperature" in given:
+        return
+    for name, neutral in (("top_p", (1,)), ("top_k", (-1, 0, 1))):
+        if name in given and given[name] not in neutral:
+            raise greedy_only(info, name)
+    given["temperature"] = 0.0
 
 
 def responses_parameters(body: ResponsesRequest) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
                 cache_salt=spec.cache_salt,
                 allotted_ms=limits.engine_ms,
                 guide=spec.guide,
+                adapter=model.adapter,
             )
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))
@@ -74,6 +75,8 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
     except BaseException:
         ticket.close()
         raise
+    spec.record.model = model.id
+    context.metrics.model_requests.labels(model.id).inc()
     prompt_tokens = sum(map(len, spec.prompts))
     context.metrics.prompt_tokens.inc(prompt_tokens)
     context.metrics.prefix_queries.inc(prompt_tokens * spec.n)

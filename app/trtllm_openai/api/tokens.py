@@ -28,7 +28,7 @@ async def tokenize(request: Request) -> TokenizeResponse:
     context.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("Give either prompt or messages.", "prompt")
-    model = context.loaded()
+    model = context.loaded(body.model)
     if body.prompt is not None:
         tokens = await encode(model, body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
@@ -49,6 +49,6 @@ async def detokenize(request: Request) -> DetokenizeResponse:
     context: ServerContext = request.app.state.context
     body = await read_body(request, DetokenizeRequest)
     context.check_model(body.model)
-    model = context.loaded()
+    model = context.loaded(body.model)
     check_token_ids(model.info, body.tokens, "tokens")
     return DetokenizeResponse(prompt=model.tokenizer.decode(body.tokens))

@@ -10,6 +10,7 @@ from typing import Any
 
 from trtllm_openai.commands import Subparsers
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, read_engine_dir
+from trtllm_openai.engines.tensorrt_llm.speculative import describe
 
 GIB = 2**30
 
@@ -45,7 +46,8 @@ def inspect(directory: Path, *, as_json: bool) -> str:
 def _properties(engine: EngineDir) -> dict[str, Any]:
     properties = dataclasses.asdict(engine)
     del properties["weight_bytes"]
-    return {**properties, "path": str(engine.path)}
+    properties |= {"path": str(engine.path), "speculative_decoding": describe(engine)}
+    return properties
 
 
 def _memory(engine: EngineDir) -> dict[str, int]:
@@ -67,4 +69,6 @@ def _format_size(size: int) -> str:
 def _format(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

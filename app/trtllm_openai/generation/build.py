@@ -47,6 +47,8 @@ def check_capabilities(
     `logprobs_param` names the parameter that `sampling.logprobs` came from.
     """
     can = info.capabilities
+    if not can.sampling and sampling.temperature != 0:
+        raise greedy_only(info, "temperature")
     check_supported(info, sampling, table)
     _check_logprobs(info, sampling.logprobs, can.max_logprobs, logprobs_param)
     _check_logprobs(info, sampling.prompt_logprobs, can.max_prompt_logprobs, "echo")
@@ -87,6 +89,16 @@ def check_token_ids(info: EngineInfo, ids: Collection[int], param: str) -> None:
         raise InvalidRequest(
             f"Token id {max(ids)} is outside of the vocabulary of {info.vocab_size} tokens.", param
         )
+
+
+def greedy_only(info: EngineInfo, param: str) -> InvalidRequest:
+    """The refusal of a parameter that asks for sampling from an engine that only decodes greedily."""
+    return InvalidRequest(
+        f"This {info.engine} engine decodes greedily, without sampling: temperature must be 0 or absent, and "
+        f"{param} cannot be honoured.",
+        param,
+        "unsupported_parameter",
+    )
 
 
 def unsupported(info: EngineInfo, param: str) -> InvalidRequest:

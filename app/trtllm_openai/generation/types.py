@@ -26,8 +26,8 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `request_id` is unique among all live requests of a pool.
 
-    `allotted_ms`: milliseconds after which the engine ends it by itself. The fields with a `Parameter` belong
-    to the parameter table, like those of `SamplingParams`.
+    `allotted_ms`: milliseconds after which the engine ends it by itself. `adapter`: name of a LoRA adapter. The
+    fields with a `Parameter` belong to the parameter table, like those of `SamplingParams`.
     """
 
     request_id: str
@@ -43,6 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None,
         Parameter("KV blocks are shared only among requests with the same salt.", capability="cache_salt"),
     ] = None
+    adapter: str | None = None
 
 
 QUEUE_TIMEOUT = "queue_timeout"
@@ -93,7 +94,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """The optional features of an engine; the API refuses parameters that need a missing one.
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
-    log-probabilities at all. `max_prompt_logprobs` is the same for prompts.
+    log-probabilities at all. `max_prompt_logprobs` is the same for prompts. Without `sampling` the engine
+    always takes the likeliest token.
     """
 
     max_logprobs: int = -1
@@ -105,6 +107,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     min_tokens: bool = False
     priority: bool = False
     cache_salt: bool = False
+    sampling: bool = True
     guides: tuple[GuideKind, ...] = ()
 
 

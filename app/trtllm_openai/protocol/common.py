@@ -150,6 +150,10 @@ class ModelCard(ResponseModel):
     object: str = "model"
     created: int
     owned_by: str
+    root: str | None = Field(
+        None, description="The model that this one is made of: itself, unless an adapter."
+    )
+    parent: str | None = Field(None, description="The model that a LoRA adapter changes.")
     max_model_len: int | None = None
     trtllm_openai: EngineCard | None = Field(None, description="The engine's real limits, once it is ready.")
 

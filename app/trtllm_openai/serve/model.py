@@ -14,7 +14,9 @@ from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
-from trtllm_openai.errors import CheckpointError
+from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
+from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
+from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -45,7 +47,12 @@ class ModelLocation:
 
 
 def resolve_model(settings: Settings, converting: Callable[[float, str], None]) -> ModelLocation:
-    """Find the model, converting it if needed; `converting` gets the share done. Raises `CheckpointError`."""
+    """Find the model, converting it if needed; `converting` gets the share done.
+
+    Raises `CheckpointError` or `ConfigError`.
+    """
+    if settings.engine == "tensorrt_llm_pytorch" and settings.tensorrt_llm.lora_adapters:
+        raise ConfigError("tensorrt_llm.lora_adapters: only the engine tensorrt_llm serves adapters")
     tokenizer = Path(settings.tokenizer).expanduser() if settings.tokenizer else None
     if settings.engine != "tensorrt_llm":
         dummy = settings.engine == "torch" and settings.torch.load_format == "dummy"
@@ -69,13 +76,20 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
             f"The engine in {engine_dir} has no tokenizer: put the model's into {beside}, or set tokenizer."
         )
     engine = read_engine_dir(engine_dir)  # report an error once, not from every runner
+    check_speculation(engine, settings.tensorrt_llm)
+    open_adapters(engine, settings.adapters)
+    name = engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name
+    if (settings.served_model_name or name) in settings.adapters:
+        raise ConfigError(
+            f"tensorrt_llm.lora_adapters: {settings.served_model_name or name} is the model's own id"
+        )
     command: tuple[str, ...] = ()
     if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
         command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))
     return ModelLocation(
         engine_dir,
         tokenizer or beside,
-        engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name,
+        name,
         settings.gpus_per_replica or engine.world_size,
         command,
         has_ranks=engine.world_size > 1,

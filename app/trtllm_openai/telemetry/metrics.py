@@ -46,6 +46,12 @@ _HTTP = (
         ("route", "method", "status"),
     ),
     Definition(
+        "model_requests",
+        "counter",
+        "Accepted requests by model id: the served model or a LoRA adapter",
+        ("model_name",),
+    ),
+    Definition(
         "sequences",
         "counter",
         "Finished sequences by finish reason (cancelled: ended before completion)",
@@ -176,6 +182,7 @@ class Metrics:
         self._own: dict[str, Number | Histogram | Labelled] = {}
         self._pool: Callable[[], PoolSnapshot] | None = None
         self.requests = self._labelled("http_requests")
+        self.model_requests = self._labelled("model_requests")
         self.sequences = self._labelled("sequences")
         self.rejected = self._labelled("rejected")
         self.cancelled = self._labelled("cancelled")

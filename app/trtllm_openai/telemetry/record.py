@@ -58,6 +58,8 @@ class RequestRecord:
     route: str = "other"
     key: str = ""
     status: int = 0
+    model: str = ""
+    """Id of the model that a generating request reached."""
     begun: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     trace_context: dict[str, str] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class RequestRecord:
         }
         if self.key:
             fields["key"] = self.key
+        if self.model:
+            fields["model"] = self.model
         if self.generation is not None:
             fields["prompt_tokens"] = self.generation.prompt_tokens
             fields["completion_tokens"] = self.generation.completion_tokens

@@ -9,6 +9,8 @@
 //   nanobind/executor/bindings.cpp        initBindings                ModelType, IterationStats, RequestPerfMetrics
 //   executor/samplingConfig.cpp           SamplingConfig::check*      ranges of sampling parameters
 //   executor/requestImpl.h                Request::Impl::validate     prompt, max_tokens
+//   executor/loraConfig.cpp               LoraConfig::LoraConfig      dimensions and types of an adapter
+//   executor/decodingConfig.cpp           LookaheadDecodingConfig, DecodingConfig
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/chrono.h>
 #include <nanobind/stl/filesystem.h>
@@ -241,6 +243,35 @@ static void check_sampling(SamplingConfig const& s) {  // samplingConfig.cpp, Sa
     check(!s.min_p || (*s.min_p >= 0 && *s.min_p <= 1), "min_p must be in [0, 1]");
 }
 
+static std::size_t dimensions(Tensor const& t) { return nb::cast<std::size_t>(t.value.attr("ndim")); }
+static long first_size(Tensor const& t) { return nb::cast<long>(t.value.attr("size")(0)); }
+static bool on_cpu(Tensor const& t) { return !nb::cast<bool>(t.value.attr("is_cuda")); }
+static bool is_int32(Tensor const& t) {
+    nb::object type = t.value.attr("dtype");
+    return std::string(nb::str(type).c_str()) == "torch.int32";
+}
+
+static void check_lora(Opt<Tensor> const& weights, Opt<Tensor> const& config) {
+    if (config) {
+        check(dimensions(*config) == 2, "Expected config tensor to have 2 dimensions");
+        check(on_cpu(*config), "Expected lora config to be in CPU memory");
+        check(is_int32(*config), "Expected lora config tensor to have type kINT32");
+    }
+    if (!weights) return;
+    check(config.has_value(), "Request for LoRA inference with lora weights must also have lora config");
+    check(dimensions(*weights) == 2, "Expected weights tensor to have 2 dimensions");
+    check(on_cpu(*weights), "Expected lora weights to be in CPU memory");
+    check(first_size(*config) == first_size(*weights),
+        "Expected dim 0 of lora weights and lora config to have the same size");
+}
+static void check_lookahead(LookaheadDecodingConfig const& c) {
+    check(c.max_ngram_size >= 1, "ngramSize requires >= 1");
+    check(c.max_window_size >= 1, "windowSize requires >= 1");
+    check(c.max_ngram_size != 1 || c.max_verification_set_size == 0, "ngramSize=1 requires verificationSetSize=0");
+    check(c.max_ngram_size != 1 || c.max_window_size == 1, "ngramSize=1 requires windowSize=1");
+    check(c.max_verification_set_size >= 0, "verificationSetSize requires >=0");
+}
+
 #define NONE(name) nb::arg(name) = nb::none()
 
 NB_MODULE(tensorrt_llm_bindings, m) {
@@ -336,14 +367,27 @@ NB_MODULE(tensorrt_llm_bindings, m) {
         .def_ro("guide_type", &GuidedDecodingParams::guide_type)
         .def_ro("guide", &GuidedDecodingParams::guide);
     nb::class_<LoraConfig>(m, "LoraConfig")
-        .def(nb::init<Id, Opt<Tensor>, Opt<Tensor>>(), "task_id"_a, NONE("weights"), NONE("config"))
+        .def(
+            "__init__",
+            [](LoraConfig* self, Id task_id, Opt<Tensor> weights, Opt<Tensor> config) {
+                check_lora(weights, config);
+                new (self) LoraConfig{task_id, weights, config};
+            },
+            "task_id"_a, NONE("weights"), NONE("config"))
         .def_ro("task_id", &LoraConfig::task_id)
         .def_ro("weights", &LoraConfig::weights)
         .def_ro("config", &LoraConfig::config);
 
     // executorConfig.cpp, initConfigBindings.
     nb::class_<LookaheadDecodingConfig>(m, "LookaheadDecodingConfig")
-        .def(nb::init<Int, Int, Int>(), "max_window_size"_a, "max_ngram_size"_a, "max_verification_set_size"_a)
+        .def(
+            "__init__",
+            [](LookaheadDecodingConfig* self, Int window, Int ngram, Int verification) {
+                LookaheadDecodingConfig made{window, ngram, verification};
+                check_lookahead(made);
+                new (self) LookaheadDecodingConfig(made);
+            },
+            "max_window_size"_a, "max_ngram_size"_a, "max_verification_set_size"_a)
         .def_ro("max_window_size", &LookaheadDecodingConfig::max_window_size)
         .def_ro("max_ngram_size", &LookaheadDecodingConfig::max_ngram_size)
         .def_ro("max_verification_set_size", &LookaheadDecodingConfig::max_verification_set_size);
@@ -351,9 +395,16 @@ NB_MODULE(tensorrt_llm_bindings, m) {
         .def_static("Lookahead", [] { return DecodingMode{"Lookahead"}; })
         .def_ro("_name", &DecodingMode::name);
     nb::class_<DecodingConfig>(m, "DecodingConfig")
-        .def(nb::init<Opt<DecodingMode>, Opt<LookaheadDecodingConfig>, Opt<Unused>, Opt<Unused>>(),
+        .def(
+            "__init__",
+            [](DecodingConfig* self, Opt<DecodingMode> mode, Opt<LookaheadDecodingConfig> lookahead, Opt<Unused>,
+                Opt<Unused>) {
+                check(!lookahead || (mode && mode->name == "Lookahead"),
+                    "LookaheadDecodingConfig is set, but DecodingMode is not set to Lookahead");
+                new (self) DecodingConfig{mode, lookahead};
+            },
             NONE("decoding_mode"), NONE("lookahead_decoding_config"), NONE("medusa_choices"), NONE("eagle_config"))
-        .def_rw("decoding_mode", &DecodingConfig::decoding_mode)
+        .def_ro("decoding_mode", &DecodingConfig::decoding_mode)  // its setter throws for Lookahead
         .def_rw("lookahead_decoding_config", &DecodingConfig::lookahead_decoding_config);
     nb::class_<SchedulerConfig>(m, "SchedulerConfig")
         .def(nb::init<CapacityPolicy, Opt<ChunkingPolicy>, Opt<Unused>>(),
@@ -394,7 +445,11 @@ NB_MODULE(tensorrt_llm_bindings, m) {
             "num_host_module_layer"_a = 0, "num_device_module_layer"_a = 0, "optimal_adapter_size"_a = 8,
             "max_adapter_size"_a = 64, "num_put_workers"_a = 1, "num_ensure_workers"_a = 1,
             "num_copy_streams"_a = 1, "max_pages_per_block_host"_a = 24, "max_pages_per_block_device"_a = 8,
-            NONE("device_cache_percent"), NONE("host_cache_size"), NONE("lora_prefetch_dir"));
+            NONE("device_cache_percent"), NONE("host_cache_size"), NONE("lora_prefetch_dir"))
+        .def_ro("optimal_adapter_size", &PeftCacheConfig::optimal_adapter_size)
+        .def_ro("max_adapter_size", &PeftCacheConfig::max_adapter_size)
+        .def_ro("device_cache_percent", &PeftCacheConfig::device_cache_percent)
+        .def_ro("host_cache_size", &PeftCacheConfig::host_cache_size);
     auto guided = nb::class_<GuidedDecodingConfig>(m, "GuidedDecodingConfig");
     nb::enum_<GuidedBackend>(guided, "GuidedDecodingBackend")
         .value("XGRAMMAR", GuidedBackend::XGrammar)

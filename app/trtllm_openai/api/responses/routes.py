@@ -52,7 +52,7 @@ async def create_response(request: Request) -> Response:
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     try:
         chat = ChatRequest.model_validate(to_chat(body, instructions + messages))
-        model = context.loaded()
+        model = context.loaded(body.model)
         conversation = await prepare(model, chat, chat.max_completion_tokens)
         run = start_chat(request, chat, model, conversation, started)
     except (InvalidRequest, ValidationError) as error:

@@ -18,6 +18,16 @@ _RANK = re.compile(r"rank(\d+)\.engine")
 KV_BYTES = {"INT8": 1, "FP8": 1}
 """Bytes of one cached number by the KV cache's quantisation; NVFP4 packs two and is not counted here."""
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SPECULATIVE_MODES = {
+    1: "none",
+    2: "draft_tokens_external",
+    4: "medusa",
+    8: "lookahead_decoding",
+    16: "explicit_draft_tokens",
+    32: "eagle",
+}
+"""`build_config.speculative_decoding_mode`, a flag of runtime/speculativeDecodingMode.h, by the names that
+`trtllm-build --speculative_decoding_mode` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class EngineDir:
     vocab_size: int
     layers: int
     hidden_size: int
+    mlp_size: int | None
+    """Width of the MLP, or None where the configuration has none."""
     heads: int
     kv_heads: int
     head_size: int
@@ -48,6 +60,12 @@ class EngineDir:
     kv_cache_type: str
     paged_context_fmha: bool
     lora: bool
+    lora_modules: tuple[str, ...]
+    """The modules that adapters may change; empty without LoRA."""
+    max_lora_rank: int
+    speculative_decoding: str
+    """A name of `SPECULATIVE_MODES`, or the number of a mode that is not among them."""
+    max_draft_len: int
     gather_context_logits: bool
     gather_generation_logits: bool
     weight_bytes: int
@@ -116,6 +134,12 @@ def _engine(path: Path, config: dict[str, Any]) -> EngineDir:
     model, build = config["pretrained_config"], config["build_config"]
     mapping, plugins = model.get("mapping") or {}, build.get("plugin_config") or {}
     quantization = model.get("quantization") or {}
+    lora = build.get("lora_config") or {}
+    # runtime/gptJsonConfig.cpp, parseLora: the plugin counts only with modules and a rank.
+    modules = tuple(map(str, lora.get("lora_target_modules") or ()))
+    max_rank = int(lora.get("max_lora_rank") or 0)
+    has_lora = bool(plugins.get("lora_plugin") and modules and max_rank)
+    mode = int(build.get("speculative_decoding_mode") or 1)
     tensor, pipeline = int(mapping.get("tp_size", 1)), int(mapping.get("pp_size", 1))
     context = int(mapping.get("cp_size", 1))
     heads = int(model["num_attention_heads"])
@@ -133,6 +157,7 @@ def _engine(path: Path, config: dict[str, Any]) -> EngineDir:
         vocab_size=int(model["vocab_size"]),
         layers=int(model["num_hidden_layers"]),
         hidden_size=int(model["hidden_size"]),
+        mlp_size=int(model["intermediate_size"]) if model.get("intermediate_size") else None,
         heads=heads,
         kv_heads=int(model.get("num_key_value_heads") or heads),
         head_size=int(model.get("head_size") or int(model["hidden_size"]) // heads),
@@ -143,7 +168,11 @@ def _engine(path: Path, config: dict[str, Any]) -> EngineDir:
         tokens_per_block=int(plugins.get("tokens_per_block") or 32),
         kv_cache_type=str(build.get("kv_cache_type") or "paged"),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
-        lora=bool(plugins.get("lora_plugin")),
+        lora=has_lora,
+        lora_modules=modules if has_lora else (),
+        max_lora_rank=max_rank if has_lora else 0,
+        speculative_decoding=SPECULATIVE_MODES.get(mode, str(mode)),
+        max_draft_len=int(build.get("max_draft_len") or 0),
         gather_context_logits=bool(build.get("gather_context_logits")),
         gather_generation_logits=bool(build.get("gather_generation_logits")),
         weight_bytes=sum(file.stat().st_size for file in path.glob("rank*") if file.is_file()),

@@ -17,6 +17,7 @@ from typing import Any
 
 from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
 from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
+from trtllm_openai.engines.tensorrt_llm.lora import CACHE_FULL, EVICTED, Adapters
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import (
@@ -43,6 +44,8 @@ class _Live:
     generated: int = 0
     cached_told: bool = False
     ends: frozenset[int] = field(default_factory=frozenset)
+    with_weights: bool = False
+    """Whether the request brought the weights of its adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,12 @@ class ExecutorEngine:
     """
 
     def __init__(
-        self, info: EngineInfo, executor: Any, bindings: Any, guides: GuideChecker | None = None
+        self,
+        info: EngineInfo,
+        executor: Any,
+        bindings: Any,
+        guides: GuideChecker | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """`guides` compiles each guide before its request is enqueued: a guide that XGrammar rejects
         inside the executor would end every active request.
@@ -74,6 +82,7 @@ class ExecutorEngine:
         self._aborted: list[str] = []
         self._failed: list[StepOutput] = []
         self._guides = guides
+        self._adapters = adapters or Adapters([], bindings)
         self._compiling: dict[str, _Compiling] = {}
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
@@ -87,6 +96,8 @@ class ExecutorEngine:
                 "prompt",
                 "context_length_exceeded",
             )
+        if request.adapter is not None:
+            self._adapters.needs_weights(request.adapter)  # refuse one that there is not
         if request.guide is not None and self._guides is not None:
             deadline = time.monotonic() + GUIDE_TIMEOUT_S
             self._compiling[request.request_id] = _Compiling(
@@ -95,9 +106,13 @@ class ExecutorEngine:
         else:
             self._enqueue(request)
 
-    def _enqueue(self, request: GenerationRequest) -> None:
+    def _enqueue(self, request: GenerationRequest, *, again: bool = False) -> None:
+        """Hand a request to the executor; `again` because it has dropped the request's adapter."""
+        with_weights = request.adapter is not None and (
+            again or self._adapters.needs_weights(request.adapter)
+        )
         try:
-            number = self._executor.enqueue_request(self._request(request))
+            number = self._executor.enqueue_request(self._request(request, with_weights=with_weights))
         except (ValueError, TypeError) as error:
             raise InvalidRequest(f"TensorRT-LLM refuses the request: {first_line(error)}") from error
         except RuntimeError as error:  # the executor's own failure, reported by the next step
@@ -107,8 +122,10 @@ class ExecutorEngine:
         ends = frozenset(request.sampling.stop_token_ids)
         if not request.sampling.ignore_eos:
             ends = ends.union(self.info.eos_token_ids)
-        self._live[number] = _Live(request, ends=ends)
-        self._stats.prompt_tokens += len(request.prompt_token_ids)
+        self._live[number] = _Live(request, ends=ends, with_weights=with_weights)
+        if with_weights and request.adapter is not None:
+            self._adapters.was_sent(request.adapter)
+        self._stats.prompt_tokens += 0 if again else len(request.prompt_token_ids)
 
     def abort(self, request_id: str) -> None:
         if request_id in self._ids or request_id in self._compiling:
@@ -123,9 +140,13 @@ class ExecutorEngine:
         wait = datetime.timedelta(seconds=0 if cancelled else timeout)
         for response in self._executor.await_responses(timeout=wait):
             number = response.request_id
-            if number in self._live:
+            if number not in self._live:
+                continue
+            if response.has_error():  # a method; touching `result` of such a response raises
+                self._fail(number, response.error_msg, outputs)
+            else:
                 output = outputs.setdefault(number, StepOutput(self._live[number].request.request_id, []))
-                self._take(number, response, output)
+                self._take(number, response.result, output)
         self._stats.steps += bool(outputs)
         return cancelled + list(outputs.values())
 
@@ -149,7 +170,7 @@ class ExecutorEngine:
             self._guides.close()
         self._executor.shutdown()
 
-    def _request(self, request: GenerationRequest) -> Any:
+    def _request(self, request: GenerationRequest, *, with_weights: bool = False) -> Any:
         bindings = self._bindings
         mapped = to_executor(request.sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
         extra: dict[str, Any] = {}
@@ -163,6 +184,8 @@ class ExecutorEngine:
             extra["allotted_time_ms"] = datetime.timedelta(milliseconds=request.allotted_ms)
         if request.guide is not None:
             extra["guided_decoding_params"] = guided_decoding_params(request.guide, bindings)
+        if request.adapter is not None:
+            extra["lora_config"] = self._adapters.lora_config(request.adapter, weights=with_weights)
         return bindings.Request(
             input_token_ids=request.prompt_token_ids,
             max_tokens=request.sampling.max_tokens,
@@ -221,16 +244,23 @@ class ExecutorEngine:
                 )
         return refused
 
-    def _take(self, number: int, response: Any, output: StepOutput) -> None:
-        """Add a response to the step's output of its request."""
+    def _fail(self, number: int, message: str, outputs: dict[int, StepOutput]) -> None:
+        """End a request with an error, or send it again if the executor has dropped its adapter."""
         live = self._live[number]
-        if response.has_error():  # a method; touching `result` of such a response raises
-            failure = _failure(output.request_id, response.error_msg)
-            output.finish_reason = failure.finish_reason
-            output.error, output.error_code = failure.error, failure.error_code
-            self._forget(number)
+        request = live.request
+        self._forget(number)
+        if request.adapter is not None and not live.with_weights and EVICTED.search(message):
+            log.info("the executor has dropped the adapter %s; sending it again", request.adapter)
+            self._enqueue(request, again=True)
             return
-        result = response.result
+        output = outputs.setdefault(number, StepOutput(request.request_id, []))
+        failure = _failure(request.request_id, message)
+        output.finish_reason = failure.finish_reason
+        output.error, output.error_code = failure.error, failure.error_code
+
+    def _take(self, number: int, result: Any, output: StepOutput) -> None:
+        """Add a result to the step's output of its request."""
+        live = self._live[number]
         tokens = list(result.output_token_ids[0])
         output.token_ids += tokens
         live.generated += len(tokens)
@@ -275,9 +305,12 @@ class ExecutorEngine:
 
 
 def _failure(request_id: str, error: object) -> StepOutput:
-    """A request's failure inside the executor; the code `queue_full` when `max_queue_size` was met."""
+    """A request's failure inside the executor; the code `queue_full` when `max_queue_size` was met or running
+    requests use all of the cache of adapters.
+    """
     message = first_line(error)
-    code = QUEUE_FULL if QUEUE_FULL_MESSAGE.search(message) else None
+    full = QUEUE_FULL_MESSAGE.search(message) or CACHE_FULL.search(message)
+    code = QUEUE_FULL if full else None
     return StepOutput(request_id, [], "error", error=message, error_code=code)
 
 

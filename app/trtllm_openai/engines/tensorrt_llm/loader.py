@@ -14,7 +14,7 @@ from typing import Any
 from trtllm_openai.checkpoints.metadata import read_json
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
-from trtllm_openai.engines.tensorrt_llm import guide_check
+from trtllm_openai.engines.tensorrt_llm import guide_check, speculative
 from trtllm_openai.engines.tensorrt_llm.engine_dir import (
     EngineDir,
     check_gpus,
@@ -23,6 +23,8 @@ from trtllm_openai.engines.tensorrt_llm.engine_dir import (
 )
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
+from trtllm_openai.engines.tensorrt_llm.lora import Adapters, peft_cache_config
+from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Capabilities, EngineInfo
 from trtllm_openai.processes.mpi import RANK_VARIABLES, mpi_rank, prepare_to_spawn
@@ -44,6 +46,8 @@ def load(
     """
     progress(0.0, "reading the engine's configuration")
     engine = read_engine_dir(engine_dir)
+    speculative.check_speculation(engine, settings)
+    adapters = open_adapters(engine, settings.lora_adapters)
     if engine.world_size > 1 and settings.launch == "orchestrator":
         prepare_to_spawn()  # importing the bindings starts MPI
     package, bindings = import_bindings()
@@ -56,6 +60,10 @@ def load(
     config = executor_config(engine, settings, mode, package, bindings)
     if settings.guided_decoding:
         config.guided_decoding_config = guided_decoding_config(tokenizer_dir, eos_token_ids, bindings)
+    if (cache := peft_cache_config(adapters, settings, bindings)) is not None:
+        config.peft_cache_config = cache
+    if (decoding := speculative.decoding_config(engine, settings, bindings)) is not None:
+        config.decoding_config = decoding
     guides = None
     if settings.guided_decoding and (mode != "leader" or mpi_rank() == 0) and guide_check.available():
         guides = guide_check.GuideChecker(vocabulary(), engine.vocab_size, eos_token_ids)
@@ -66,7 +74,8 @@ def load(
     if guides is not None:
         guides.wait_until_ready()
     progress(1.0, "ready")
-    return ExecutorEngine(engine_info(engine, settings, eos_token_ids), executor, bindings, guides)
+    info = engine_info(engine, settings, eos_token_ids)
+    return ExecutorEngine(info, executor, bindings, guides, Adapters(adapters, bindings))
 
 
 def import_bindings() -> tuple[Any, Any]:
@@ -181,7 +190,11 @@ def visible_gpus() -> int:
 def engine_info(
     engine: EngineDir, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...]
 ) -> EngineInfo:
-    """What the API may promise. Only the chosen token's log-probability is to be had from an engine."""
+    """What the API may promise. Only the chosen token's log-probability is to be had from an engine, and none
+    from one that was built for speculative decoding.
+    """
+    mode = engine.speculative_decoding
+    lookahead, plain = mode == speculative.LOOKAHEAD, mode == "none"
     longest = engine.max_seq_len
     if not (settings.enable_chunked_context and engine.paged_context_fmha):
         longest = min(longest, engine.max_num_tokens)
@@ -196,12 +209,13 @@ def engine_info(
         max_seq_len=longest,
         max_batch_size=min(settings.max_batch_size or engine.max_batch_size, engine.max_batch_size),
         capabilities=Capabilities(
-            max_logprobs=0,
+            max_logprobs=0 if plain else -1,
             seed=True,
             logit_bias=True,
-            min_p=True,
-            penalties=True,
+            min_p=plain,
+            penalties=not lookahead,
             min_tokens=True,
+            sampling=not lookahead,
             priority=True,
             guides=GUIDES if settings.guided_decoding else (),
         ),

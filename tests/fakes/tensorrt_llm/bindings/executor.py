@@ -15,6 +15,7 @@ from typing import Any
 import tensorrt_llm_shim
 from tensorrt_llm.bindings import ranks
 from tensorrt_llm.guides import Follower
+from tensorrt_llm.peft_cache import LoraExpectedError, PeftCache
 
 shim: Any = tensorrt_llm_shim.load()
 BatchingType = shim.BatchingType
@@ -74,6 +75,7 @@ class Behaviour:
         self.burst = options.pop("burst", 1)  # tokens in one response
         # kernels/samplingTopPKernels.cu: the sequence length does not grow when END_ID is generated
         self.end_token_included = options.pop("end_token_included", False)
+        self.lora_cache = options.pop("lora_cache", 8)  # adapters that the executor keeps
         self.record = options.pop("record", None)  # file that notes what was asked of the executor
         self.wrong = set(options.pop("wrong", []))  # what it does not do as TensorRT-LLM does, by name
         if options:
@@ -88,6 +90,7 @@ class _Sequence:
         bias = request.embedding_bias
         self.favourite = int(bias.argmax()) if bias is not None and float(bias.max()) >= 50 else None
         self.reused = reused
+        self.shift = 0  # of the adapter: its first weight
         self.made: list[int] = []
         self.sent = 0
         self.guide_compiled = request.guided_decoding_params is None
@@ -112,6 +115,9 @@ class Backend:
         self._normalize = executor_config.normalize_log_probs
         self._guided = executor_config.guided_decoding_config
         self._compiler: Any = self._make_compiler() if self._guided is not None else None
+        model, build = config["pretrained_config"], config["build_config"]
+        self._peft = PeftCache(build, model["dtype"], model["num_hidden_layers"], self._behaviour.lora_cache)
+        self._lookahead = self._check_speculation(build, executor_config)
         world = config["pretrained_config"]["mapping"]["world_size"]
         self._rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
         parallel = executor_config.parallel_config
@@ -124,6 +130,7 @@ class Backend:
             world=world,
             rank=self._rank,
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            lookahead=self._lookahead,
         )
         self._spawned: ranks.Spawned | None = None
         if self._orchestrator:
@@ -136,7 +143,7 @@ class Backend:
         self._active: dict[int, _Sequence] = {}
         self._cancelled: set[int] = set()
         self._ready: list[Any] = []
-        self._seen_blocks: set[tuple[int, ...]] = set()
+        self._seen_blocks: set[tuple[int | None, ...]] = set()
         self._iterations: list[Any] = []
         self._due = 0.0
         self._shut_down = False
@@ -163,6 +170,25 @@ class Backend:
         if orchestrator is None or not Path(orchestrator.worker_executable_path).is_file():
             raise RuntimeError("[TensorRT-LLM][ERROR] no worker executable for orchestrator mode")
 
+    def _check_speculation(self, build: dict[str, Any], executor_config: Any) -> list[int] | None:
+        """batch_manager/trtGptModelInflightBatching.cpp, constructor and setupSpeculativeDecodingModule."""
+        mode, decoding = build.get("speculative_decoding_mode", 1), executor_config.decoding_config
+        if mode == 2 and not self._reuse:
+            raise RuntimeError(
+                "[TensorRT-LLM][ERROR] KV cache block reuse must be enabled for speculative decoding "
+                "target model"
+            )
+        if mode != 8:
+            return None
+        if decoding is None:
+            raise RuntimeError("[TensorRT-LLM][ERROR] lookahead decoding without a configuration")
+        sizes = decoding.lookahead_decoding_config
+        window, ngram = sizes.max_window_size, sizes.max_ngram_size
+        verification = sizes.max_verification_set_size
+        if (ngram - 2) + (window - 1 + verification) * (ngram - 1) > build["max_draft_len"]:
+            raise RuntimeError("[TensorRT-LLM][ERROR] Assertion failed: maxDraftTokens <= …")
+        return [window, ngram, verification]
+
     def can_enqueue_requests(self) -> bool:
         return self._rank == 0
 
@@ -184,6 +210,7 @@ class Backend:
             priority=round(request.priority, 6),
             allotted_time_ms=None if allotted is None else round(allotted.total_seconds() * 1000),
             guide=self._guide(request.guided_decoding_params),
+            lora=_lora(request.lora_config),
         )
         full = self._max_queue is not None and len(self._waiting) >= self._max_queue
         if full and "queue" not in self._behaviour.wrong:
@@ -193,7 +220,7 @@ class Backend:
                 raise RuntimeError(f"[TensorRT-LLM][ERROR] {text}\n1 0x7f…")
             self._ready.append(Response(self._ids, text))
             return self._ids
-        self._waiting[self._ids] = _Sequence(request, self._reused_blocks(request.input_token_ids))
+        self._waiting[self._ids] = _Sequence(request, self._reused_blocks(request))
         return self._ids
 
     def cancel_request(self, request_id: int) -> None:
@@ -246,18 +273,32 @@ class Backend:
     def _iterate(self) -> None:
         while self._waiting and len(self._active) < self._max_batch:
             number = max(self._waiting, key=self._rank_of)
-            sequence = self._active[number] = self._waiting.pop(number)
+            sequence = self._waiting.pop(number)
+            try:
+                sequence.shift = self._peft.add(number, sequence.request.lora_config)
+            except LoraExpectedError as error:
+                self._ready.append(Response(number, str(error)))
+                continue
+            except RuntimeError as error:
+                self._ready.append(
+                    Response(number, f"Encountered an error when fetching new request: {error}")
+                )
+                continue
+            self._active[number] = sequence
             sequence.activated = time.monotonic()
         if not self._active or time.monotonic() < self._due:
             return
         if self._spawned is not None and self._spawned.lost():
             return  # silence for all requests
         self._due = time.monotonic() + self._behaviour.itl
-        if error := self._bad_guide():
+        if fault := self._bad_guide():
             # executor/executorImpl.cpp, forwardAsync: an exception ends every active request
-            self._ready += [Response(number, error) for number in self._active]
+            for number, sequence in self._active.items():
+                self._ready.append(Response(number, fault))
+                self._peft.done(number, sequence.request.lora_config)
             self._active.clear()
-        for number, sequence in list(self._active.items()):
+        before = dict(self._active)
+        for number, sequence in before.items():
             limit = sequence.request.allotted_time_ms
             if number in self._cancelled:
                 del self._active[number]
@@ -269,6 +310,9 @@ class Backend:
                 self._ready.append(self._response(number, sequence, [], FinishReason.TIMED_OUT))
             else:
                 self._advance(number, sequence)
+        for number, sequence in before.items():
+            if number not in self._active:
+                self._peft.done(number, sequence.request.lora_config)
         used = len(self._active)
         cache = {"usedNumBlocks": used, "maxNumBlocks": 64, "freeNumBlocks": 64, "reusedBlocks": 0}
         facts = {
@@ -348,9 +392,14 @@ class Backend:
     def _next(self, sequence: _Sequence) -> tuple[int, Any]:
         request, sampling = sequence.request, sequence.request.sampling_config
         index, prompt = len(sequence.made), sequence.prompt
-        greedy = sampling.top_k == 1 or (sampling.temperature is None and sampling.top_p is None)
+        # layers/lookaheadDecodingLayer.cpp, forwardAsync: maxTopK is 1
+        greedy = (
+            self._lookahead
+            or sampling.top_k == 1
+            or (sampling.temperature is None and sampling.top_p is None)
+        )
         shift = 0 if greedy or "seed" in self._behaviour.wrong else sampling.seed
-        token = (prompt[index % len(prompt)] + shift) % self._vocab
+        token = (prompt[index % len(prompt)] + sequence.shift + shift) % self._vocab
         least = 0 if "min_tokens" in self._behaviour.wrong else sampling.min_tokens or 0
         if sequence.follower is not None:
             token = sequence.follower.next()
@@ -371,7 +420,7 @@ class Backend:
         result.is_final = result.is_sequence_final = reason != FinishReason.NOT_FINISHED
         result.output_token_ids = [tokens]
         result.finish_reasons = [reason]
-        if sequence.request.output_config.return_log_probs:
+        if sequence.request.output_config.return_log_probs and not self._lookahead:
             # layers/topKSamplingLayer.cu with normalize_log_probs: a value after the cut, 0.0 at top_k 1
             normalize = self._normalize or "normalize_log_probs" in self._behaviour.wrong
             certain = normalize and sequence.request.sampling_config.top_k == 1
@@ -383,13 +432,18 @@ class Backend:
             result.request_perf_metrics = metrics
         return Response(number, result)
 
-    def _reused_blocks(self, prompt: list[int]) -> int:
-        """batch_manager/kvCacheManager.cpp: a partly matching block counts as reused."""
+    def _reused_blocks(self, request: Any) -> int:
+        """batch_manager/kvCacheManager.cpp: a partly matching block counts as reused.
+
+        kvCacheManager.h, BlockKey: the adapter's task is part of a block's key.
+        """
         if not self._reuse or "reuse" in self._behaviour.wrong:
             return 0
-        blocks = [tuple(prompt[:end]) for end in range(self._block, len(prompt), self._block)]
+        prompt, lora = request.input_token_ids, request.lora_config
+        task = lora.task_id if lora is not None else None
+        blocks = [(task, *prompt[:end]) for end in range(self._block, len(prompt), self._block)]
         reused = sum(block in self._seen_blocks for block in blocks)
-        most = tuple(prompt[:-1])  # the last token is always computed
+        most = (task, *prompt[:-1])  # the last token is always computed
         if self._partial and reused == len(blocks) and most in self._seen_blocks:
             reused += 1
         self._seen_blocks.update(blocks, [most])
@@ -399,6 +453,11 @@ class Backend:
         if self._behaviour.record:
             with open(self._behaviour.record, "a") as file:
                 file.write(json.dumps({"what": what, **facts}) + "\n")
+
+
+def _lora(lora: Any) -> list[object] | None:
+    """Task id, and whether the weights came along."""
+    return None if lora is None else [lora.task_id, lora.weights is not None]
 
 
 shim._set_backend(Backend)

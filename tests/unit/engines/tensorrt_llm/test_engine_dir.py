@@ -20,6 +20,7 @@ def test_facts(tmp_path: Path) -> None:
     assert engine.weight_bytes == 200
     assert engine.kv_bytes_per_token == 2 * 30 * 3 * 64 * 2
     assert not engine.lora
+    assert (engine.speculative_decoding, engine.max_draft_len) == ("none", 0)
 
 
 def change(directory: Path, section: str, **values: Any) -> None:
