@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import python_path
 from tests.e2e.conftest import RunningServer, children, serve
-from tests.fakes.engine_dir import make_engine_dir
+from tests.fakes.engine_dir import LOOKAHEAD, LORA, make_adapter, make_engine_dir
 from tests.fakes.open_mpi import AS_ROOT, open_mpi_missing, other_machine
 from trtllm_openai.processes.ranks import POLL_S, read_process
 
@@ -32,13 +32,18 @@ Start = Callable[..., AbstractContextManager[RunningServer]]
 
 @pytest.fixture
 def start(tmp_path: Path, demo_dir: Path) -> Start:
-    """`start(*flags, world=…, **behaviour)` serves an engine over the fake."""
+    """`start(*flags, world=…, build={…}, **behaviour)` serves an engine over the fake."""
 
     @contextmanager
     def run(
-        *flags: str, world: int = 1, gpus: str = "0,1,2,3", patience: float = 60.0, **behaviour: Any
+        *flags: str,
+        world: int = 1,
+        gpus: str = "0,1,2,3",
+        patience: float = 60.0,
+        build: dict[str, Any] | None = None,
+        **behaviour: Any,
     ) -> Iterator[RunningServer]:
-        model = make_engine_dir(tmp_path / "llama", world, tokenizer=demo_dir)
+        model = make_engine_dir(tmp_path / "llama", world, tokenizer=demo_dir, **(build or {}))
         env = {
             "PYTHONPATH": python_path(FAKES),
             "CUDA_VISIBLE_DEVICES": gpus,
@@ -136,6 +141,93 @@ def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
         assert 100 < cached <= usage["prompt_tokens"], "a block that matches in part counts whole"
     assert recorded(tmp_path, "shutdown")
     assert recorded(tmp_path, "request")[0]["sampling"]["top_k"] == 1
+
+
+def test_adapters_are_models(start: Start, tmp_path: Path) -> None:
+    """The fake answers with the prompt's ids shifted by the adapter's first weight; it keeps one adapter."""
+    flags: list[str] = []
+    for name, shift in (("sql", 3.0), ("ko", 5.0)):
+        adapter = make_adapter(tmp_path / name, shift)
+        flags += ["--tensorrt-llm.lora-adapters", f"{name}={adapter}"]
+    with start(*flags, "--workers", "1", build=LORA, lora_cache=1) as server:
+        http = httpx.Client(base_url=server.url, timeout=60)
+        cards = http.get("/v1/models").json()["data"]
+        assert [(card["id"], card["parent"]) for card in cards] == [
+            ("llama", None),
+            ("sql", "llama"),
+            ("ko", "llama"),
+        ]
+        prompt = [1000, 1001, 1002, 1003]
+        body = {"prompt": prompt, "temperature": 0, "max_tokens": 4}
+
+        def expected(shift: int) -> str:
+            tokens = [token + shift for token in prompt]
+            return str(http.post("/detokenize", json={"tokens": tokens}).json()["prompt"])
+
+        shifts = {"sql": 3, "ko": 5, "llama": 0}
+        for model in ("sql", "ko", "sql", "llama", "sql"):
+            answer = http.post(TEXT, json={**body, "model": model}).json()
+            assert (answer["model"], answer["choices"][0]["text"]) == (model, expected(shifts[model]))
+        assert [fact["lora"] for fact in recorded(tmp_path, "request")] == [
+            [1, True],
+            [2, True],
+            [1, False],  # evicted, and sent again without the client's notice
+            [1, True],
+            None,
+            [1, False],
+        ]
+        chunks = stream(server, {**body, "model": "ko"})
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == expected(5)
+        assert {chunk["model"] for chunk in chunks} == {"ko"}
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+        long = {"prompt": "word " * 200, "temperature": 0, "max_tokens": 2}
+        cached = [
+            http.post(TEXT, json={**long, "model": model}).json()["usage"]["prompt_tokens_details"]
+            for model in ("llama", "sql", "sql")
+        ]
+        assert [found["cached_tokens"] > 0 for found in cached] == [False, False, True]
+
+        unknown = http.post(TEXT, json={**body, "model": "sq"})
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+        assert "this server has 'llama', 'sql', 'ko'" in unknown.json()["error"]["message"]
+
+
+def test_an_engine_built_for_lookahead(start: Start, tmp_path: Path) -> None:
+    with start(build=LOOKAHEAD, burst=3) as server:
+        assert recorded(tmp_path, "init")[0]["lookahead"] == [7, 7, 7]
+        http = httpx.Client(base_url=server.url, timeout=60)
+        chunks = stream(server, {"prompt": "one two three four", "max_tokens": 20})  # greedy without a word
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "one two three four"
+        message = {"messages": [{"role": "user", "content": "x"}]}
+        for path, body, param in (
+            (TEXT, {"prompt": "x", "temperature": 0.7}, "temperature"),
+            (TEXT, {"prompt": "x", "top_p": 0.5}, "top_p"),
+            (TEXT, {"prompt": "x", "logprobs": 0}, "logprobs"),
+            (CHAT, {**message, "frequency_penalty": 1}, "frequency_penalty"),
+            (CHAT, {**message, "response_format": {"type": "json_object"}}, "response_format"),
+        ):
+            refused = http.post(path, json=body)
+            assert refused.status_code == 400, refused.text
+            assert refused.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("flags", "build", "message"),
+    [
+        (["--tensorrt-llm.lora-adapters", "sql=/nowhere"], LORA, "model.lora_weights.npy"),
+        (["--tensorrt-llm.lora-adapters", "sql=/nowhere"], {}, "built without LoRA"),
+        ([], {"speculative_decoding_mode": 4}, "the speculative decoding mode medusa"),
+    ],
+    ids=["missing files", "no plugin", "medusa"],
+)
+def test_what_the_engine_was_not_built_for_ends_the_start(
+    start: Start, flags: list[str], build: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AssertionError) as caught, start(*flags, build=build):
+        pass
+    assert message in str(caught.value)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_a_client_that_leaves_is_cancelled(start: Start, tmp_path: Path) -> None:

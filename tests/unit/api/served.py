@@ -109,7 +109,7 @@ class Served:
     """An application that is ready: its context, its pool, and requests to it."""
 
     def __init__(self, tokenizer: Tokenizer, text: str = "Hello world", **settings: Any) -> None:
-        chosen = Settings(engine="synthetic", **settings)
+        chosen = Settings(**{"engine": "synthetic", **settings})
         service = InferenceService(chosen)
         self.pool = FakePool(tokenizer, text)
         self.context: ServerContext = service.context

@@ -50,3 +50,23 @@ def test_check_model(demo_tokenizer: Tokenizer) -> None:
     with pytest.raises(ApiError) as caught:
         context.check_model("M")
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+
+
+def test_an_adapters_id_stands_for_the_model_with_it(demo_tokenizer: Tokenizer) -> None:
+    settings = {"lora_adapters": {"sql": "/sql"}}
+    context = Served(
+        demo_tokenizer, engine="tensorrt_llm", served_model_name="m", tensorrt_llm=settings
+    ).context
+    context.check_model("sql")
+    assert (context.loaded("sql").id, context.loaded("sql").adapter) == ("sql", "sql")
+    for base in ("m", None):
+        assert (context.loaded(base).id, context.loaded(base).adapter) == ("m", None)
+    with pytest.raises(ApiError, match="this server has 'm', 'sql'"):
+        context.check_model("other")
+
+
+def test_another_engine_has_no_adapters(demo_tokenizer: Tokenizer) -> None:
+    context = Served(demo_tokenizer, tensorrt_llm={"lora_adapters": {"sql": "/sql"}}).context
+    assert not context.adapters
+    with pytest.raises(ApiError):
+        context.check_model("sql")

@@ -25,3 +25,15 @@ def test_another_model_is_not_here(demo_tokenizer: Tokenizer) -> None:
     response = Served(demo_tokenizer).get("/v1/models/other")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
+
+
+def test_adapters_are_models_made_of_the_served_one(demo_tokenizer: Tokenizer) -> None:
+    """As with vLLM, `parent` names the base; no path of the server is told."""
+    settings = {"lora_adapters": {"sql": "/adapters/sql", "chat/ko": "/adapters/ko"}}
+    served = Served(demo_tokenizer, engine="tensorrt_llm", served_model_name="base", tensorrt_llm=settings)
+    listed = served.get("/v1/models")
+    cards = {card["id"]: (card["root"], card["parent"]) for card in listed.json()["data"]}
+    assert cards == {"base": ("base", None), "sql": ("base", "base"), "chat/ko": ("base", "base")}
+    assert "/adapters" not in listed.text
+    card = served.get("/v1/models/chat/ko").json()
+    assert (card["id"], card["parent"], card["max_model_len"]) == ("chat/ko", "base", 512)

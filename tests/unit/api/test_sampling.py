@@ -94,3 +94,42 @@ def test_responses_has_the_parameters_of_chat_by_the_same_names() -> None:
     found = responses_parameters(ResponsesRequest(input="x", temperature=0.5))
     assert found["temperature"] == 0.5
     assert found["top_p"] is None
+
+
+GREEDY = engine_info(capabilities=Capabilities(sampling=False, seed=True))
+
+
+def greedy(**fields: Any) -> SamplingParams:
+    return sampling_params(
+        body(**fields),
+        GREEDY,
+        12,
+        max_tokens=5,
+        logprobs=None,
+        logprobs_param="logprobs",
+        prompt_param="prompt",
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"temperature": 0}, {"top_p": 1, "top_k": -1}, {"temperature": 0, "top_p": 0.5}, {"seed": 3}],
+)
+def test_an_engine_that_does_not_sample_is_greedy_unless_asked_otherwise(fields: dict[str, Any]) -> None:
+    assert greedy(**fields).temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 1}, "temperature"),
+        ({"temperature": 0.01, "top_k": 1}, "temperature"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"top_k": 40}, "top_k"),
+        ({"min_p": 0.1}, "min_p"),
+    ],
+)
+def test_sampling_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        greedy(**fields)
+    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")

@@ -87,3 +87,29 @@ def test_a_full_queue_is_told_before_the_pool_hears_of_it(demo_tokenizer: Tokeni
         first.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/responses", {"input": "x"}),
+    ],
+)
+def test_a_model_id_chooses_the_adapter(demo_tokenizer: Tokenizer, path: str, body: dict[str, Any]) -> None:
+    """The request, the answer's `model`, the log record and the metric have it; the base model has none."""
+    served = Served(
+        demo_tokenizer,
+        engine="tensorrt_llm",
+        served_model_name="base",
+        tensorrt_llm={"lora_adapters": {"sql": "/sql"}},
+    )
+    for model in ("sql", "base", None):
+        answer = served.post(path, {**body, "model": model}).json()
+        assert answer["model"] == (model or "base")
+    assert [request.adapter for request in served.pool.requests] == ["sql", None, None]
+    counted = served.get("/metrics").text
+    assert 'trtllm_openai_model_requests_total{model_name="sql"} 1.0' in counted
+    assert 'trtllm_openai_model_requests_total{model_name="base"} 2.0' in counted
+    assert served.post(path, {**body, "model": "SQL"}).status_code == 404

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.engine_dir import make_engine_dir
+from tests.fakes.engine_dir import LOOKAHEAD, LORA, make_engine_dir
 from trtllm_openai.commands.inspect import inspect
 from trtllm_openai.errors import CheckpointError
 
@@ -33,3 +33,26 @@ def test_the_table_says_the_same_of_the_inner_directory(tmp_path: Path) -> None:
 def test_no_engine(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         inspect(tmp_path, as_json=True)
+
+
+def test_what_else_it_was_built_for(tmp_path: Path) -> None:
+    table = inspect(make_engine_dir(tmp_path / "m", **LORA, **LOOKAHEAD), as_json=False)
+    rows = {key.strip(): value for key, value in (line.split("  ", 1) for line in table.splitlines())}
+    rows = {key: value.strip() for key, value in rows.items()}
+    assert (rows["lora"], rows["lora modules"], rows["max lora rank"]) == (
+        "yes",
+        "attn_q, attn_k, attn_v",
+        "8",
+    )
+    assert rows["speculative decoding"] == "lookahead (greedy decoding only)"
+    assert rows["max draft len"] == "83"
+    plain = json.loads(inspect(make_engine_dir(tmp_path / "p"), as_json=True))
+    assert (plain["lora"], plain["lora_modules"], plain["speculative_decoding"]) == (False, [], "none")
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"), [(4, "medusa (not served)"), (2, "draft_tokens_external (served without drafts")]
+)
+def test_a_mode_that_is_not_used_is_said(tmp_path: Path, mode: int, text: str) -> None:
+    directory = make_engine_dir(tmp_path / "m", speculative_decoding_mode=mode, max_draft_len=5)
+    assert text in inspect(directory, as_json=False)

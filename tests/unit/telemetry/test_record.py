@@ -30,7 +30,9 @@ def test_fields_without_a_value_are_left_out() -> None:
         "ms": 1.2,
     }
     record.key, record.generation = "alice", generation(["stop", "length"])
+    record.model = "sql"
     fields = record.fields()
+    assert fields["model"] == "sql"
     assert (fields["key"], fields["finish_reason"], fields["ttft_ms"]) == ("alice", "stop,length", 21.5)
     assert (fields["prompt_tokens"], fields["completion_tokens"]) == (10, 7)
 
