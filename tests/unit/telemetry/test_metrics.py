@@ -22,6 +22,7 @@ def filled(scale: int = 1) -> Metrics:
     pool = PoolSnapshot(stats, runners=1, ready=1, not_begun=4 * scale, build=("1.0", "torch", "m"))
     metrics.watch_pool(lambda: pool)
     metrics.requests.labels("/v1/completions", "POST", "200").inc(scale)
+    metrics.model_requests.labels("m").inc(scale)
     metrics.sequences.labels("stop").inc(scale)
     metrics.sequences.labels("tool_calls").inc(2 * scale)
     metrics.sequences.labels("cancelled").inc(5)

@@ -83,13 +83,13 @@ class Behaviour:
 
 
 class _Sequence:
-    def __init__(self, request: Any, reused: int) -> None:
+    def __init__(self, request: Any) -> None:
         self.request = request
         self.prompt: list[int] = request.input_token_ids
         self.stop_words: list[list[int]] = request.stop_words or []
         bias = request.embedding_bias
         self.favourite = int(bias.argmax()) if bias is not None and float(bias.max()) >= 50 else None
-        self.reused = reused
+        self.reused = 0
         self.shift = 0  # of the adapter: its first weight
         self.made: list[int] = []
         self.sent = 0
@@ -220,7 +220,7 @@ class Backend:
                 raise RuntimeError(f"[TensorRT-LLM][ERROR] {text}\n1 0x7f…")
             self._ready.append(Response(self._ids, text))
             return self._ids
-        self._waiting[self._ids] = _Sequence(request, self._reused_blocks(request))
+        self._waiting[self._ids] = _Sequence(request)
         return self._ids
 
     def cancel_request(self, request_id: int) -> None:
@@ -285,6 +285,7 @@ class Backend:
                 )
                 continue
             self._active[number] = sequence
+            sequence.reused = self._reused_blocks(sequence.request)
             sequence.activated = time.monotonic()
         if not self._active or time.monotonic() < self._due:
             return

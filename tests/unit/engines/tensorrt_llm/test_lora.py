@@ -159,27 +159,32 @@ def test_weights_arrive_in_the_engines_type(
     assert finish(subject, 1)["x"].token_ids == [t + 5 for t in PROMPT]
 
 
-def test_sizes_of_the_caches_reach_the_executor(lora: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
+@pytest.fixture
+def configs(engine: Make, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations that executors are made with."""
     assert str(FAKES) in sys.path
+    seen: list[Any] = []
     bindings = importlib.import_module("tensorrt_llm.bindings.executor")
     original = bindings.Executor
-    monkeypatch.setattr(bindings, "Executor", lambda *given: (seen.append(given[2]), original(*given))[1])
+
+    def recorded(*given: Any) -> Any:
+        seen.append(given[2])
+        return original(*given)
+
+    monkeypatch.setattr(bindings, "Executor", recorded)
+    return seen
+
+
+def test_sizes_of_the_caches_reach_the_executor(lora: Make, configs: list[Any]) -> None:
     lora(settings={"lora_host_cache_bytes": 2**31, "lora_gpu_cache_fraction": 0.1})
-    cache = seen[0].peft_cache_config
+    cache = configs[0].peft_cache_config
     assert (cache.host_cache_size, cache.max_adapter_size) == (2**31, 4)
     assert cache.device_cache_percent == pytest.approx(0.1)
 
 
-def test_without_adapters_nothing_is_said_of_their_cache(
-    engine: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    bindings = importlib.import_module("tensorrt_llm.bindings.executor")
-    original = bindings.Executor
-    monkeypatch.setattr(bindings, "Executor", lambda *given: (seen.append(given[2]), original(*given))[1])
+def test_without_adapters_nothing_is_said_of_their_cache(engine: Make, configs: list[Any]) -> None:
     engine(build=LORA)
-    assert seen[0].peft_cache_config is None
+    assert configs[0].peft_cache_config is None
 
 
 def test_an_engine_without_lora(engine: Make, tmp_path: Path) -> None:
