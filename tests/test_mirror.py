@@ -40,7 +40,6 @@ TESTED_IN = {
     "protocol/tokens.py": "tests/unit/api/test_tokens.py",
     # Signals, drain and start-up that fails, of a whole server.
     "serve/uvicorn.py": "tests/e2e/test_load.py",
-    "serve/model.py": "tests/e2e/test_raw.py",
     # Processes that share a socket and each other's answers.
     "serve/workers/__main__.py": "tests/e2e/test_workers.py",
     "serve/workers/worker.py": "tests/e2e/test_workers.py",

@@ -62,6 +62,18 @@ def test_wrong_value_in_the_file_is_refused_by_key(config: Path, text: str, key:
         parse("--config", str(config))
 
 
+def test_adapters_and_lookahead_from_flags_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = "--tensorrt-llm.lora-adapters"
+    settings = parse(
+        "--engine", "tensorrt_llm", flag, "a=/x", flag, "b=/y", "--tensorrt-llm.lookahead", "7,7,7"
+    )
+    assert (settings.adapters, settings.tensorrt_llm.lookahead) == ({"a": "/x", "b": "/y"}, (7, 7, 7))
+    monkeypatch.setenv("TRTLLM_OPENAI_TENSORRT_LLM__LORA_ADAPTERS", '{"c": "/z"}')
+    assert parse("--engine", "tensorrt_llm").adapters == {"c": "/z"}
+    with pytest.raises(ConfigError, match=r"tensorrt_llm\.lookahead"):
+        parse("--tensorrt-llm.lookahead", "7,7")
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "port: [1\n", "a: b: c\n"])
 def test_unreadable_file_is_refused_by_name(config: Path, text: str) -> None:
     config.write_text(text)

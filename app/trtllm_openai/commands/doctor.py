@@ -93,7 +93,7 @@ def report(findings: list[Finding]) -> str:
 def _model(settings: Settings) -> list[Finding]:
     try:
         found = resolve_model(settings, lambda *_: None)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         return [Finding("model", "cannot be used", str(error))]
     _, tokenizer = _check(
         "tokenizer",
@@ -109,7 +109,7 @@ def _model(settings: Settings) -> list[Finding]:
 def _engine_dir(settings: Settings) -> EngineDir | None:
     try:
         return read_engine_dir(resolve_model(settings, lambda *_: None).model_dir)
-    except CheckpointError:
+    except (CheckpointError, ConfigError):
         return None  # _model reports it
 
 

@@ -57,6 +57,16 @@ def test_everything_missing_for_tensorrt_llm(
         assert fix in out
 
 
+def test_an_adapter_that_cannot_be_served(demo_dir: Path, tmp_path: Path) -> None:
+    make_engine_dir(tmp_path, tokenizer=demo_dir)
+    settings: dict[str, Any] = {
+        "engine": "tensorrt_llm",
+        "model": str(tmp_path),
+        "tensorrt_llm": {"lora_adapters": {"sql": "/sql"}},
+    }
+    assert "built without LoRA" in found(Settings(**settings))["model"].fix
+
+
 def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FAKES)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
