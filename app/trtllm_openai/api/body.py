@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
+from trtllm_openai.api.budget import check_budget
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.headers import header
 from trtllm_openai.protocol.common import RequestModel
@@ -22,7 +23,10 @@ IGNORED_HEADER = "x-ignored-params"
 
 
 async def read_body(request: Request, model: type[T]) -> T:
-    """Parse the body as `model`. Raises `ApiError` 400 or 415, or pydantic's ValidationError (a 400 too)."""
+    """Parse the body as `model`, within the request's budget (`api.budget`).
+
+    Raises `ApiError` 400 or 415, `InvalidRequest`, or pydantic's ValidationError (a 400 too).
+    """
     content_type = header(request.scope, b"content-type")
     if content_type is not None and content_type != "application/json":
         content_type = content_type.partition(";")[0].strip().lower()
@@ -41,12 +45,14 @@ async def read_body(request: Request, model: type[T]) -> T:
     if settings.log_bodies:
         about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))
-    limit = settings.max_json_depth
-    # The number of brackets bounds the depth, and counting them is cheaper than walking the tree.
-    if raw.count(b"[") + raw.count(b"{") > limit and deeper_than(value, limit):
-        raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    # Brackets bound the depth and, with commas, the number of values; counting them needs no walk.
+    brackets = raw.count(b"[") + raw.count(b"{")
+    check_budget(value, settings.limits, brackets, raw.count(b","))
+    limit = settings.max_json_depth
+    if brackets > limit and deeper_than(value, limit):
+        raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
     return model.model_validate(value)
 
 

@@ -28,7 +28,6 @@ from trtllm_openai.api.submit import GenerationSpec, start_run
 from trtllm_openai.api.time_limits import requested_timeout
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
-from trtllm_openai.protocol.common import MAX_CHOICES
 from trtllm_openai.protocol.completions import (
     CompletionChoice,
     CompletionLogprobs,
@@ -59,11 +58,6 @@ async def create_completion(request: Request) -> Response:
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     texts, prompts = await _prompts(model, body)
     prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
-    if len(prompts) * best_of > MAX_CHOICES:
-        raise InvalidRequest(
-            f"prompts x n must be at most {MAX_CHOICES}, not {len(prompts) * best_of}.",
-            "prompt" if len(prompts) > MAX_CHOICES else "n" if best_of == n else "best_of",
-        )
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
     logprobs = body.logprobs

@@ -16,9 +16,6 @@ from trtllm_openai.protocol.common import SamplingFields
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.choice import TextRules
 
-MAX_STOPS = 64
-
-
 _NAMES = tuple(row.name for row in SAMPLING if row.name != "max_tokens")
 _SCHEDULING = tuple(
     (row.name, row.parameter.capability)
@@ -75,8 +72,6 @@ def responses_parameters(body: ResponsesRequest) -> dict[str, Any]:
 def stop_strings(body: SamplingFields) -> list[str]:
     """`stop` as a list."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"At most {MAX_STOPS} stop strings are supported, not {len(stops)}.", "stop")
     if "" in stops:
         raise InvalidRequest("A stop string must not be empty.", "stop")
     return stops

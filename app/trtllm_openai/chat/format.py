@@ -10,7 +10,7 @@ from trtllm_openai.chat.parsers.output import ChatOutput
 from trtllm_openai.chat.parsers.reasoning import REASONING, ReasoningSplitter
 from trtllm_openai.chat.parsers.registry import TOOL_FORMATS, detect_reasoning, detect_tools
 from trtllm_openai.chat.parsers.tool_parser import ToolParser
-from trtllm_openai.chat.template import ChatTemplate
+from trtllm_openai.chat.template import PROMPT_LENGTH, ChatTemplate
 from trtllm_openai.chat.tool_prompt import without_tools
 from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan
 from trtllm_openai.errors import InvalidRequest
@@ -23,13 +23,23 @@ RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "c
 class ChatFormat:
     """Created once per served model. Renders prompts and creates output parsers."""
 
-    def __init__(self, tokenizer: Tokenizer, tool_parser: str, reasoning_parser: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tool_parser: str,
+        reasoning_parser: str,
+        *,
+        render_timeout_s: float = 5.0,
+        max_prompt_length: int = PROMPT_LENGTH,
+    ) -> None:
         """`tool_parser` and `reasoning_parser` name a format, or are `auto` or `none`.
 
+        `render_timeout_s`, `max_prompt_length`: bounds of a rendering, see `chat.template`.
         Raises `CheckpointError` if the template cannot be compiled.
         """
         source = tokenizer.chat_template or ""
-        self._template = ChatTemplate(source, tokenizer.special_tokens) if source else None
+        limits: dict[str, Any] = {"timeout_s": render_timeout_s, "max_length": max_prompt_length}
+        self._template = ChatTemplate(source, tokenizer.special_tokens, **limits) if source else None
         detected = detect_tools(source)
         self._template_has_tools = detected is not None
         name = (detected or "hermes") if tool_parser == "auto" else tool_parser
@@ -51,14 +61,18 @@ class ChatFormat:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        steps: int | None = None,
     ) -> str:
-        """Render the prompt for a client's messages. Raises `InvalidRequest`."""
+        """Render the prompt for a client's messages. Raises `InvalidRequest`.
+
+        `steps`: raise `LongRendering` after so many, see `ChatTemplate.render`.
+        """
         if self._template is None:
             raise InvalidRequest(
                 "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
             )
         for name in variables or ():
-            if name in RESERVED_VARIABLES:
+            if name in RESERVED_VARIABLES or name in self._template.reserved:
                 json_path = f"chat_template_kwargs.{name}"
                 raise InvalidRequest(f"'{json_path}' cannot be set.", json_path)
         normal = normalise(messages)
@@ -66,11 +80,12 @@ class ChatFormat:
             normal = without_tools(normal, tools.tools)
         text = self._template.render(
             normal,
-            **{
+            {
                 **(variables or {}),
                 "tools": list(tools.tools) or None,
                 "add_generation_prompt": add_generation_prompt and not continue_final_message,
             },
+            steps=steps,
         )
         return _cut_after(text, normal[-1]) if continue_final_message else text
 
@@ -82,6 +97,7 @@ class ChatFormat:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        steps: int | None = None,
     ) -> tuple[str, frozenset[int]]:
         """Render a prompt; also returns the special tokens whose text the output parser needs."""
         prompt = self.render(
@@ -90,6 +106,7 @@ class ChatFormat:
             variables,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            steps=steps,
         )
         return prompt, self.visible_special_ids(tools)
 

@@ -13,46 +13,75 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trtllm_openai.chat.messages import Message
+from trtllm_openai.chat.sandbox import BoundedEnvironment, LongRendering, TemplateLimitError, Work
 from trtllm_openai.errors import CheckpointError, InvalidRequest
+from trtllm_openai.text.tokenizer import SPECIAL_NAMES
+
+
+PROMPT_LENGTH = 32 << 20
+"""Default of `limits.max_prompt_length`."""
+MAX_MESSAGE = 500
+"""Characters of a template's own error that the client is told."""
 
 
 class ChatTemplate:
-    """A compiled template with the model's special tokens."""
+    """A compiled template with the model's special tokens. Rendering is bounded: see `chat.sandbox`."""
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
-        """Raises `CheckpointError` if the template cannot be compiled."""
-        environment = ImmutableSandboxedEnvironment(
+    def __init__(
+        self,
+        source: str,
+        special_tokens: dict[str, str],
+        *,
+        timeout_s: float = 5.0,
+        max_length: int = PROMPT_LENGTH,
+    ) -> None:
+        """`timeout_s` and `max_length` (characters) bound a rendering.
+
+        Raises `CheckpointError` if the template cannot be compiled.
+        """
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
+        environment.bound_filter("tojson")
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _strftime_now
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError) as error:
             raise CheckpointError(f"The chat template cannot be compiled: {error}.") from None
         # A plain dict: each rendering copies the globals, which takes five times as long from a ChainMap.
         self._template.globals = dict(self._template.globals)
+        self._environment = environment
         self._special_tokens = special_tokens
+        self._timeout_s, self._max_length = timeout_s, max_length
+        self.reserved = frozenset({"self", *SPECIAL_NAMES, *special_tokens, *self._template.globals})
+        """Names that mean something to every template, so that a client must not give them another meaning."""
 
-    def render(self, messages: list[Message], **variables: Any) -> str:
-        """Render the prompt. Raises `InvalidRequest` if the template rejects the messages."""
+    def render(
+        self, messages: list[Message], variables: dict[str, Any] | None = None, *, steps: int | None = None
+    ) -> str:
+        """Render the prompt. Raises `InvalidRequest` if the template rejects the messages, fails or is stopped.
+
+        `steps`: instead of the time limit, for a rendering that must not take long: raises `LongRendering`
+        after so many iterations of loops and calls of macros.
+        """
+        given = {"add_generation_prompt": True, "tools": None, **self._special_tokens, **(variables or {})}
+        given["messages"] = messages
+        work = Work(self._max_length, steps=steps, timeout_s=self._timeout_s)
         try:
-            return self._template.render(
-                messages=messages,
-                **{"add_generation_prompt": True, "tools": None, **self._special_tokens, **variables},
-            )
+            return self._environment.render(self._template, given, work)
+        except LongRendering:
+            raise
+        except TemplateLimitError as error:
+            text = f"The model's chat template was stopped: {error.message}."
         except jinja2.TemplateError as error:
-            raise InvalidRequest(
-                f"The model's chat template refuses the conversation: {error.message}", "messages"
-            ) from None
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRequest(
-                f"The model's chat template cannot render the conversation: {error}", "messages"
-            ) from None
+            text = f"The model's chat template refuses the conversation: {error.message}"
+        except Exception as error:  # whatever the template computes: 1/0, a type error, endless recursion
+            text = f"The model's chat template cannot render the conversation: {type(error).__name__}: {error}"
+        raise InvalidRequest(text[:MAX_MESSAGE], "messages")
 
 
 class _GenerationTag(Extension):

@@ -9,7 +9,6 @@ from typing import Any
 from trtllm_openai.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-MAX_TOOLS = 256
 
 Tool = dict[str, Any]
 
@@ -43,8 +42,6 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
         if name in known:
             raise InvalidRequest(f"There are two tools named {name!r}.", f"tools[{index}].function.name")
         known[name] = tool
-    if len(known) > MAX_TOOLS:
-        raise InvalidRequest(f"There may be at most {MAX_TOOLS} tools, not {len(known)}.", "tools")
     mode, names = _read_choice(choice, known)
     if mode == "none" or not known:
         if mode == "required":

@@ -103,7 +103,13 @@ class InferenceService:
         model = await self.deployment.open_model(settings, converting, changed)
         if not settings.served_model_name:
             context.model_id = model.name
-        context.chat = ChatFormat(model.tokenizer, settings.tool_parser, settings.reasoning_parser)
+        context.chat = ChatFormat(
+            model.tokenizer,
+            settings.tool_parser,
+            settings.reasoning_parser,
+            render_timeout_s=settings.limits.render_timeout,
+            max_prompt_length=settings.limits.max_prompt_length,
+        )
         context.tokenizer = model.tokenizer
         context.pool = model.pool
         context.pool.start()

@@ -7,6 +7,8 @@ and the time is linear in the text for self-repeating stop strings too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 
 class StopMatcher:
@@ -17,10 +19,9 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
         """`stops`: non-empty strings. `include`: keep the matched string in the text."""
         self._include = include
-        self._stops = sorted(stops, key=len, reverse=True)
-        self._fallbacks = [_fallbacks(stop) for stop in self._stops]
+        tables = compiled(tuple(stops))
+        self._stops, self._fallbacks, self._firsts = tables.stops, tables.fallbacks, tables.firsts
         self._states = [0] * len(self._stops)  # per stop string: length of its prefix that the text ends in
-        self._firsts = frozenset(stop[0] for stop in self._stops)
         self._held = ""
         self.matched: str | None = None
 
@@ -55,6 +56,24 @@ class StopMatcher:
                 return stop
             self._states[index] = state
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class StopTables:
+    """The immutable part of a matcher: the stop strings, the longest first, and their failure tables."""
+
+    stops: list[str]
+    fallbacks: list[list[int]]
+    firsts: frozenset[str]
+    """Their first characters."""
+
+
+@lru_cache(16)  # the choices of a request are made one after the other and share the tables
+def compiled(stops: tuple[str, ...]) -> StopTables:
+    """Make the tables, in time linear in the length of the stop strings."""
+    longest_first = sorted(set(stops), key=lambda stop: (-len(stop), stop))
+    firsts = frozenset(stop[0] for stop in longest_first)
+    return StopTables(longest_first, [_fallbacks(stop) for stop in longest_first], firsts)
 
 
 def _fallbacks(stop: str) -> list[int]:

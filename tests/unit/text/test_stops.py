@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtllm_openai.text.stops import StopMatcher
+from trtllm_openai.text.stops import StopMatcher, compiled
 
 LETTERS = st.text(alphabet="ab", min_size=1, max_size=5)
 
@@ -47,3 +47,13 @@ def test_linear_in_the_text_however_repetitive() -> None:
     assert shown == 100_000 - 1000
     assert matcher.push("b") == ""
     assert matcher.matched == stop
+
+
+def test_matchers_of_the_same_stops_share_their_tables_and_no_state() -> None:
+    compiled.cache_clear()
+    first, second = StopMatcher(["abc", "b"]), StopMatcher(("abc", "b"))
+    assert compiled.cache_info().misses == 1
+    assert first.push("a") == ""
+    assert second.push("c") == "c"
+    assert first.push("bc") == "a"
+    assert (first.matched, second.matched) == ("b", None)

@@ -1,0 +1,185 @@
+"""The budget of a request: how much of everything one body may hold, checked before any work is done for it.
+
+All limits are settings (`limits.max_…`), and all are checked here, on the parsed JSON and before validation. A
+check looks at lengths; the one that walks the tree ends at its limit and runs only for bodies whose commas and
+brackets could exceed it. Values of a wrong type are left to validation, which stops at the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trtllm_openai.config import LimitSettings
+from trtllm_openai.errors import InvalidRequest
+
+MAX_FIELDS = 256
+"""Maximum number of fields of a body. OpenAI's endpoints and their extensions have some 60."""
+
+Body = dict[str, Any]
+
+_FLAT = frozenset({"prompt", "tokens", "stop", "stop_token_ids", "logit_bias"})
+"""Fields without nesting, which have limits of their own or cost little for each element."""
+
+
+def check_budget(body: Body, limits: LimitSettings, containers: int, commas: int) -> None:
+    """Raise `InvalidRequest`, with the setting in its message, for the first field that exceeds a limit.
+
+    `containers`, `commas`: at least as many as the body has arrays and objects, and commas. A body has at most
+    as many values as both together and one more.
+    """
+    if len(body) > MAX_FIELDS:
+        raise InvalidRequest(f"The body has {len(body)} fields; at most {MAX_FIELDS} are accepted.")
+    for name, check in _CHECKS:
+        value = body.get(name)
+        if value is not None:
+            check(name, value, body, limits)
+    values = containers + commas
+    if values > limits.max_message_parts:
+        for name in ("messages", "input"):
+            if isinstance(body.get(name), list):
+                _check_parts(name, body[name], limits)
+    if values > limits.max_json_values:
+        _check_values(body, limits, containers)
+
+
+def check_messages(count: int, limits: LimitSettings, param: str) -> None:
+    """Raise `InvalidRequest` for too many messages, those of earlier responses included."""
+    if count > limits.max_messages:
+        raise _exceeded(param, count, "messages", limits.max_messages, "max_messages")
+
+
+def check_guide_length(text: str, limits: LimitSettings, param: str) -> None:
+    """Raise `InvalidRequest` for a schema, grammar or pattern whose text is too long."""
+    if len(text) > limits.max_guide_length:
+        raise _exceeded(param, len(text), "characters", limits.max_guide_length, "max_guide_length")
+
+
+def _prompt(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    prompts = _prompts(value)
+    if prompts > limits.max_choices:
+        raise _exceeded(name, prompts, "prompts", limits.max_choices, "max_choices")
+
+
+def _choices(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    choices = _sequences(body)
+    if choices > limits.max_choices:
+        raise InvalidRequest(
+            f"prompts x {name} must be at most {limits.max_choices}, not {choices:.0f} (the setting "
+            "limits.max_choices).",
+            name,
+        )
+
+
+def _messages(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if isinstance(value, list):
+        check_messages(len(value), limits, name)
+
+
+def _tools(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if isinstance(value, list) and len(value) > limits.max_tools:
+        raise _exceeded(name, len(value), "tools", limits.max_tools, "max_tools")
+
+
+def _stop(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    length = len(value) if isinstance(value, str) else 0
+    if isinstance(value, list):
+        if len(value) > limits.max_stop_strings:
+            raise _exceeded(name, len(value), "stop strings", limits.max_stop_strings, "max_stop_strings")
+        length = sum(len(text) for text in value if isinstance(text, str))
+    if length > limits.max_stop_length:
+        raise _exceeded(name, length, "characters", limits.max_stop_length, "max_stop_length")
+
+
+def _stop_token_ids(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if isinstance(value, list) and len(value) > limits.max_stop_token_ids:
+        raise _exceeded(name, len(value), "token ids", limits.max_stop_token_ids, "max_stop_token_ids")
+
+
+def _logit_bias(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if not isinstance(value, dict):
+        return
+    entries = len(value) * _sequences(body)
+    if entries > limits.max_logit_bias:
+        what = "entries" if entries == len(value) else "entries, counted once for each choice"
+        raise _exceeded(name, entries, what, limits.max_logit_bias, "max_logit_bias")
+
+
+_CHECKS: tuple[tuple[str, Callable[[str, Any, Body, LimitSettings], None]], ...] = (
+    ("prompt", _prompt),
+    ("n", _choices),
+    ("best_of", _choices),
+    ("messages", _messages),
+    ("input", _messages),
+    ("tools", _tools),
+    ("functions", _tools),
+    ("stop", _stop),
+    ("stop_token_ids", _stop_token_ids),
+    ("logit_bias", _logit_bias),
+)
+
+
+def _prompts(prompt: Any) -> int:
+    """The number of prompts; a list of numbers is one."""
+    return len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else 1
+
+
+def _sequences(body: Body) -> float:
+    """Prompts times `n` or `best_of`, whichever is larger."""
+    counts = [count for count in (body.get("n"), body.get("best_of")) if isinstance(count, (int, float))]
+    return _prompts(body.get("prompt")) * max([1, *counts])
+
+
+def _check_parts(name: str, messages: list[Any], limits: LimitSettings) -> None:
+    parts = 0
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            continue
+        for key in ("content", "output", "tool_calls"):
+            value = message.get(key)
+            if isinstance(value, list):
+                parts += len(value)
+                if parts > limits.max_message_parts:
+                    param = f"{name}[{index}].{key}"
+                    what = "parts and tool calls, with those of the messages before it"
+                    raise _exceeded(param, parts, what, limits.max_message_parts, "max_message_parts")
+
+
+def _check_values(body: Body, limits: LimitSettings, containers: int) -> None:
+    left = limits.max_json_values
+    for name, value in body.items():
+        if not isinstance(value, (dict, list)):
+            continue
+        if name not in _FLAT:
+            left = _counted_down(value, left)
+        elif containers > limits.max_json_values:  # else not worth a look at each of its elements
+            left = _counted_down(_inside(value), left)
+        if left < 0:
+            raise InvalidRequest(
+                f"The body has more than {limits.max_json_values} JSON values up to the end of '{name}' "
+                "(the setting limits.max_json_values).",
+                name,
+            )
+
+
+def _counted_down(value: dict[str, Any] | list[Any], left: int) -> int:
+    """`left` less the number of values inside `value`; some negative number once there are more."""
+    stack: list[Any] = [value]
+    while stack and left >= 0:
+        item = stack.pop()
+        left -= len(item)
+        if left >= 0:
+            stack += _inside(item)
+    return left
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    """The arrays and objects directly inside `value`."""
+    elements = value.values() if isinstance(value, dict) else value
+    return [one for one in elements if isinstance(one, (dict, list))]
+
+
+def _exceeded(param: str, count: float, what: str, limit: int, setting: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{param}' has {count:.0f} {what}: at most {limit} are accepted (the setting limits.{setting}).", param
+    )
