@@ -90,7 +90,8 @@ def floor(kind: str, port: int = 8399) -> Iterator[Server]:
 
 @contextmanager
 def _started(command: list[str], ready: str) -> Iterator[Server]:
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "app")}  # this checkout, whatever is installed
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
     try:
         assert process.stdout is not None
         found = None

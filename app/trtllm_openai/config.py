@@ -233,11 +233,6 @@ class LimitSettings(Section):
         description="maximum number of JSON values in one body (messages, tools, schemas, metadata and so "
         "on), without those of lists of texts or token ids",
     )
-    max_guide_length: Positive = Field(
-        131_072,
-        description="maximum length of a JSON schema, regular expression, grammar or structural tag, in "
-        "characters",
-    )
     max_prompt_length: Positive = Field(
         33_554_432, description="maximum length of a prompt that the chat template renders, in characters"
     )

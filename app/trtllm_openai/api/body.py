@@ -20,6 +20,8 @@ T = TypeVar("T", bound=RequestModel)
 
 _NESTING = frozenset({dict, list})
 IGNORED_HEADER = "x-ignored-params"
+BODY_SIZE = "trtllm_openai.body_size"
+"""Key of the ASGI scope: the size of the body in bytes, by which routes know how much work there may be."""
 
 
 async def read_body(request: Request, model: type[T]) -> T:
@@ -37,6 +39,7 @@ async def read_body(request: Request, model: type[T]) -> T:
             code="unsupported_media_type",
         )
     raw = await _read(request)
+    request.scope[BODY_SIZE] = len(raw)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

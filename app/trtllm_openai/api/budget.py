@@ -1,8 +1,8 @@
 """The budget of a request: how much of everything one body may hold, checked before any work is done for it.
 
-All limits are settings (`limits.max_…`), and all are checked here, on the parsed JSON and before validation. A
-check looks at lengths; the one that walks the tree ends at its limit and runs only for bodies whose commas and
-brackets could exceed it. Values of a wrong type are left to validation, which stops at the first one.
+All limits are settings (`limits.max_…`), and all are checked here, on the parsed JSON and before validation.
+A check looks at lengths; the one that walks the tree ends at its limit and runs only for bodies whose commas
+and brackets could exceed it. Values of a wrong type are left to validation, which stops at the first one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _FLAT = frozenset({"prompt", "tokens", "stop", "stop_token_ids", "logit_bias"})
 def check_budget(body: Body, limits: LimitSettings, containers: int, commas: int) -> None:
     """Raise `InvalidRequest`, with the setting in its message, for the first field that exceeds a limit.
 
-    `containers`, `commas`: at least as many as the body has arrays and objects, and commas. A body has at most
-    as many values as both together and one more.
+    `containers`, `commas`: at least as many as the body has arrays and objects, and commas. A body has at
+    most as many values as both together and one more.
     """
     if len(body) > MAX_FIELDS:
         raise InvalidRequest(f"The body has {len(body)} fields; at most {MAX_FIELDS} are accepted.")
@@ -49,12 +49,6 @@ def check_messages(count: int, limits: LimitSettings, param: str) -> None:
         raise _exceeded(param, count, "messages", limits.max_messages, "max_messages")
 
 
-def check_guide_length(text: str, limits: LimitSettings, param: str) -> None:
-    """Raise `InvalidRequest` for a schema, grammar or pattern whose text is too long."""
-    if len(text) > limits.max_guide_length:
-        raise _exceeded(param, len(text), "characters", limits.max_guide_length, "max_guide_length")
-
-
 def _prompt(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
     prompts = _prompts(value)
     if prompts > limits.max_choices:
@@ -62,7 +56,7 @@ def _prompt(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
 
 
 def _choices(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
-    choices = _sequences(body)
+    choices = _prompts(body.get("prompt")) * value if isinstance(value, (int, float)) else 1
     if choices > limits.max_choices:
         raise InvalidRequest(
             f"prompts x {name} must be at most {limits.max_choices}, not {choices:.0f} (the setting "
@@ -181,5 +175,6 @@ def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
 
 def _exceeded(param: str, count: float, what: str, limit: int, setting: str) -> InvalidRequest:
     return InvalidRequest(
-        f"'{param}' has {count:.0f} {what}: at most {limit} are accepted (the setting limits.{setting}).", param
+        f"'{param}' has {count:.0f} {what}: at most {limit} are accepted (the setting limits.{setting}).",
+        param,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
 from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
 from trtllm_openai.api.context import LoadedModel, ServerContext
@@ -20,7 +20,7 @@ from trtllm_openai.api.middleware import api_key_name, request_record
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.sampling import sequence_params
-from trtllm_openai.api.sse import ChunkFrames
+from trtllm_openai.api.sse import ChunkFrames, json_bytes
 from trtllm_openai.api.stream import UsageOptions
 from trtllm_openai.api.submit import GenerationSpec, start_run
 from trtllm_openai.api.time_limits import requested_timeout
@@ -53,7 +53,7 @@ async def create_chat_completion(request: Request) -> Response:
     usage = UsageOptions.of(body)
     headers = ignored_params(body)
     model = context.loaded(body.model)
-    conversation = await prepare(model, body, _max_tokens(body))
+    conversation = await prepare(model, body, _max_tokens(body), request.scope[BODY_SIZE])
     run = start_chat(request, body, model, conversation, started)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{new_id()}",
@@ -72,21 +72,24 @@ async def create_chat_completion(request: Request) -> Response:
     return await complete(request, run, build, headers)
 
 
-@router.post("/v1/chat/completions/render", openapi_extra=documented(ChatRequest))
-async def render_chat_completion(request: Request) -> RenderResponse:
+@router.post(
+    "/v1/chat/completions/render", response_model=RenderResponse, openapi_extra=documented(ChatRequest)
+)
+async def render_chat_completion(request: Request) -> Response:
     """Return the prompt of a conversation as text and token ids, without generation."""
     context: ServerContext = request.app.state.context
     body = await read_body(request, ChatRequest)
     context.check_model(body.model)
     check_supported(body)
     model = context.loaded(body.model)
-    conversation = await prepare(model, body, _max_tokens(body))
-    return RenderResponse(
-        prompt=conversation.prompt,
-        token_ids=conversation.token_ids,
-        count=len(conversation.token_ids),
-        max_model_len=model.info.max_seq_len,
-    )
+    conversation = await prepare(model, body, _max_tokens(body), request.scope[BODY_SIZE])
+    rendered = {
+        "prompt": conversation.prompt,
+        "token_ids": conversation.token_ids,
+        "count": len(conversation.token_ids),
+        "max_model_len": model.info.max_seq_len,
+    }
+    return Response(json_bytes(rendered), media_type="application/json")
 
 
 def start_chat(

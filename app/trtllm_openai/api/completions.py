@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
 from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
 from trtllm_openai.api.context import LoadedModel, ServerContext
-from trtllm_openai.api.conversation import encode
+from trtllm_openai.api.conversation import encode, encode_all, off_loop
 from trtllm_openai.api.echo import Echo
 from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
@@ -56,7 +57,8 @@ async def create_completion(request: Request) -> Response:
     model = context.loaded(body.model)
     info = model.info
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    texts, prompts = await _prompts(model, body)
+    size = request.scope[BODY_SIZE]
+    texts, prompts = await _prompts(model, body, size)
     prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
@@ -87,7 +89,7 @@ async def create_completion(request: Request) -> Response:
         started=started,
         n=best_of,
         rules=rules,
-        guide=find_guide(body, info),
+        guide=await off_loop(size, partial(find_guide, body, info)),
         priority=body.priority,
         cache_salt=body.cache_salt,
         timeout=requested_timeout(request, body),
@@ -208,18 +210,21 @@ def _counts(body: CompletionRequest) -> tuple[int, int]:
     return n, best_of
 
 
-async def _prompts(model: LoadedModel, body: CompletionRequest) -> tuple[list[str | None], list[list[int]]]:
-    """The prompts as text (None if given as token ids) and as token ids."""
+async def _prompts(
+    model: LoadedModel, body: CompletionRequest, size: int
+) -> tuple[list[str | None], list[list[int]]]:
+    """The prompts as text (None if given as token ids) and as token ids. `size`: of the body in bytes."""
     prompt = body.prompt
     special = body.add_special_tokens is not False
     if isinstance(prompt, str):
-        return [prompt], [await encode(model, prompt, add_special_tokens=special)]
+        return [prompt], [await encode(model, prompt, "prompt", add_special_tokens=special)]
     if not prompt:
         raise InvalidRequest("prompt must not be an empty list.", "prompt")
     first = prompt[0]  # all are of its type, as the request model has checked
     if isinstance(first, str):
         texts = cast(list[str], prompt)
-        return list(texts), [await encode(model, text, add_special_tokens=special) for text in texts]
+        work = partial(encode_all, model.tokenizer, texts, "prompt", add_special_tokens=special)
+        return list(texts), await off_loop(size, work)
     ids = cast(list[list[int]], prompt) if isinstance(first, list) else [cast(list[int], prompt)]
     for one in ids:
         check_token_ids(model.info, one, "prompt")

@@ -6,21 +6,36 @@ Shared by `/v1/chat/completions`, `/v1/responses`, rendering and tokenizing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.api.guides import check_guide, find_guide, schema_guide
 from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
+from trtllm_openai.chat.sandbox import LongRendering
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
 from trtllm_openai.protocol.chat import ChatRequest
+from trtllm_openai.text.tokenizer import Tokenizer
 
 TOKENIZE_OFF_LOOP = 4096
 """Characters from which tokenizing takes long enough (over a millisecond) to leave the event loop."""
+PREPARE_OFF_LOOP = 8192
+"""Bytes of a body from which all of its preparation leaves the event loop: schemas, tools, rendering."""
+STEPS_ON_LOOP = 2000
+"""Steps of a chat template, of some microseconds each, after which the rendering leaves the event loop."""
+
+T = TypeVar("T")
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Do `work` for a request of `size` bytes: in a thread if it is large."""
+    return work() if size < PREPARE_OFF_LOOP else await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +57,28 @@ class Conversation:
         return self.model.chat.output(self.prompt, self.tools, guided=self.guide is not None)
 
 
-async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None) -> Conversation:
-    """Render and tokenize a conversation. Raises `InvalidRequest`."""
+async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None, size: int) -> Conversation:
+    """Render and tokenize a conversation; in a thread if it takes long. Raises `InvalidRequest`.
+
+    `size`: of the body in bytes.
+    """
+    planned = None
+    if size < PREPARE_OFF_LOOP:
+        with contextlib.suppress(LongRendering):
+            planned = _plan(model, body, STEPS_ON_LOOP)
+    if planned is None:
+        planned = await asyncio.to_thread(_plan, model, body, None)
+    tools, guide, prompt, markers = planned
+    special = bool(body.add_special_tokens)
+    token_ids = await encode(model, prompt, "messages", add_special_tokens=special, salt=body.cache_salt)
+    token_ids = truncated(body, model.info, token_ids, max_tokens)
+    return Conversation(model, prompt, token_ids, tools, guide, markers)
+
+
+def _plan(
+    model: LoadedModel, body: ChatRequest, steps: int | None
+) -> tuple[ToolPlan, Guide | None, str, frozenset[int]]:
+    """The tools, the guide, the prompt, and the special tokens that the output parser needs."""
     tools = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     if tools.tools and model.chat.tools is None and tools.schema is None:
         raise InvalidRequest(
@@ -59,15 +94,16 @@ async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None)
             )
         guide = schema_guide(tools.schema, "tools")
         check_guide(model.info, guide)
-    prompt, markers = render(model, body, tools)
-    special = bool(body.add_special_tokens)
-    token_ids = await encode(model, prompt, add_special_tokens=special, salt=body.cache_salt)
-    token_ids = truncated(body, model.info, token_ids, max_tokens)
-    return Conversation(model, prompt, token_ids, tools, guide, markers)
+    return tools, guide, *render(model, body, tools, steps)
 
 
-def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan) -> tuple[str, frozenset[int]]:
-    """The prompt, and the special tokens whose text its output parser needs. Raises `InvalidRequest`."""
+def render(
+    model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | None
+) -> tuple[str, frozenset[int]]:
+    """The prompt, and the special tokens whose text its output parser needs.
+
+    Raises `InvalidRequest`, and `LongRendering` after so many `steps`.
+    """
     variables: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
@@ -86,12 +122,28 @@ def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan) -> tuple[str,
         variables,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=continued,
+        steps=steps,
     )
 
 
 async def encode(
-    model: LoadedModel, text: str, *, add_special_tokens: bool, salt: str | None = None
+    model: LoadedModel, text: str, param: str, *, add_special_tokens: bool, salt: str | None = None
 ) -> list[int]:
-    """Token ids of `text`; a long text is tokenized in a thread."""
-    work = partial(model.tokenizer.encode, text, add_special_tokens=add_special_tokens, salt=salt)
-    return work() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(work)
+    """Token ids of `text`; a long text is tokenized in a thread. Raises `InvalidRequest` naming `param`."""
+    work = partial(
+        encode_all, model.tokenizer, [text], param, add_special_tokens=add_special_tokens, salt=salt
+    )
+    (ids,) = work() if len(text) < TOKENIZE_OFF_LOOP else await asyncio.to_thread(work)
+    return ids
+
+
+def encode_all(
+    tokenizer: Tokenizer, texts: list[str], param: str, *, add_special_tokens: bool, salt: str | None = None
+) -> list[list[int]]:
+    """Token ids of each text. Raises `InvalidRequest` naming `param` for one that the tokenizer fails on."""
+    try:
+        return [tokenizer.encode(text, add_special_tokens=add_special_tokens, salt=salt) for text in texts]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in Rust is no Exception
+        raise InvalidRequest(f"The model's tokenizer fails on this text: {error}"[:500], param) from None

@@ -9,10 +9,9 @@ import functools
 import json
 from typing import Any
 
-import jsonschema
 import msgspec
-from jsonschema.exceptions import SchemaError, best_match
 
+from trtllm_openai.api.schema_check import MAX_DEPTH, schema_fault
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, Guide
 from trtllm_openai.generation.build import unsupported
@@ -20,7 +19,6 @@ from trtllm_openai.protocol.common import JsonObject, SamplingFields
 
 MAX_GUIDE = 128 * 1024
 """Maximum characters of a schema, regular expression or grammar; compile time grows with the length."""
-MAX_DEPTH = 64
 FIELDS = frozenset({"guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs"})
 
 
@@ -67,9 +65,8 @@ def schema_guide(schema: Any, param: str) -> Guide:
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest(f"'{param}' must be a JSON schema.", param, "invalid_type")
     text = msgspec.json.encode(schema).decode()
-    if len(text) > MAX_GUIDE:
-        raise InvalidRequest(f"'{param}' is longer than {MAX_GUIDE} characters.", param)
-    if (fault := _schema_fault(text)) is not None:
+    _check_length(text, param)
+    if (fault := schema_fault(schema)) is not None:
         json_path, message = fault
         raise InvalidRequest(
             f"'{param}{json_path}' is not valid in a JSON schema: {message}.",
@@ -79,18 +76,9 @@ def schema_guide(schema: Any, param: str) -> Guide:
     return Guide("json_schema", text, param)
 
 
-@functools.lru_cache(256)
-def _schema_fault(text: str) -> tuple[str, str] | None:
-    """Validate a schema. Returns the JSON path and message of its most relevant error, or None."""
-    schema = json.loads(text)
-    if _depth(schema) > MAX_DEPTH:
-        return "", f"it is nested deeper than {MAX_DEPTH} levels"
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    error = best_match(validator(validator.META_SCHEMA).iter_errors(schema))
-    if not isinstance(error, (SchemaError, jsonschema.ValidationError)):
-        return None
-    json_path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    return json_path, error.message[:300]
+def _check_length(text: str, param: str) -> None:
+    if len(text) > MAX_GUIDE:
+        raise InvalidRequest(f"'{param}' is longer than {MAX_GUIDE} characters.", param)
 
 
 def _depth(value: Any) -> int:
@@ -110,6 +98,7 @@ def _from_schema(schema: JsonObject | str | None, param: str) -> Guide | None:
     if schema is None:
         return None
     if isinstance(schema, str):
+        _check_length(schema, param)
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
@@ -156,6 +145,7 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
     if tag is None:
         return None
     if isinstance(tag, str):
+        _check_length(tag, param)
         try:
             tag = json.loads(tag)
         except (ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ _Path = tuple["_Path", str | int] | None
 
 
 def schema_fault(schema: Any) -> tuple[str, str] | None:
-    """The JSON path of the first fault, such as `.properties.a.type`, and what is wrong; None if nothing is."""
+    """The JSON path of the first fault, such as `.properties.a.type`, and what is wrong; None if none."""
     declared = schema.get("$schema") if isinstance(schema, dict) else None
     old = isinstance(declared, str) and any(draft in declared for draft in _OLD_DRAFTS)
     draft_4 = old and "draft-04" in declared

@@ -1,9 +1,9 @@
 """Jinja's sandbox with a bound on the work and the memory of one rendering.
 
-Jinja2's sandbox keeps a template from the interpreter's internals but lets it compute without end: two nested
-loops over a `range`, a macro that calls itself twice, `'a' * 10**10`. Here the compiled template counts a step
-for each iteration of a loop and each call of a macro, and everything that makes a string or a list longer than
-its operands is measured, before it is made where the result can be much longer.
+Jinja2's sandbox keeps a template from the interpreter's internals but lets it compute without end: two
+nested loops over a `range`, a macro that calls itself twice, `'a' * 10**10`. Here the compiled template
+counts a step for each iteration of a loop and each call of a macro, and everything that makes a string or a
+list longer than its operands is measured, before it is made where the result can be much longer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LongRendering(Exception):  # noqa: N818, no error: it is done again where 
 
 
 class Work:
-    """What one rendering may still do. `steps`: without a deadline, else it ends `timeout_s` seconds from now.
+    """What one rendering may still do: so many `steps`, or without `steps` all that `timeout_s` allows.
 
     `length`: characters that the prompt may have. Four times as many may be made in all.
     """

@@ -19,7 +19,6 @@ from trtllm_openai.chat.sandbox import BoundedEnvironment, LongRendering, Templa
 from trtllm_openai.errors import CheckpointError, InvalidRequest
 from trtllm_openai.text.tokenizer import SPECIAL_NAMES
 
-
 PROMPT_LENGTH = 32 << 20
 """Default of `limits.max_prompt_length`."""
 MAX_MESSAGE = 500
@@ -58,12 +57,12 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         self._timeout_s, self._max_length = timeout_s, max_length
         self.reserved = frozenset({"self", *SPECIAL_NAMES, *special_tokens, *self._template.globals})
-        """Names that mean something to every template, so that a client must not give them another meaning."""
+        """Names that have a meaning in every template, and that a client cannot set."""
 
     def render(
         self, messages: list[Message], variables: dict[str, Any] | None = None, *, steps: int | None = None
     ) -> str:
-        """Render the prompt. Raises `InvalidRequest` if the template rejects the messages, fails or is stopped.
+        """Render the prompt. Raises `InvalidRequest` if the template rejects the messages or fails.
 
         `steps`: instead of the time limit, for a rendering that must not take long: raises `LongRendering`
         after so many iterations of loops and calls of macros.
@@ -80,7 +79,9 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             text = f"The model's chat template refuses the conversation: {error.message}"
         except Exception as error:  # whatever the template computes: 1/0, a type error, endless recursion
-            text = f"The model's chat template cannot render the conversation: {type(error).__name__}: {error}"
+            text = (
+                f"The model's chat template cannot render the conversation: {type(error).__name__}: {error}"
+            )
         raise InvalidRequest(text[:MAX_MESSAGE], "messages")
 
 

@@ -85,9 +85,9 @@ def _check_logprobs(info: EngineInfo, wanted: int | None, most: int, param: str)
 
 def check_token_ids(info: EngineInfo, ids: Collection[int], param: str) -> None:
     """Refuse ids outside of the vocabulary. A dict is checked by its keys."""
-    if ids and max(ids) >= info.vocab_size:
+    if ids and (largest := max(ids)) >= info.vocab_size:
         raise InvalidRequest(
-            f"Token id {max(ids)} is outside of the vocabulary of {info.vocab_size} tokens.", param
+            f"Token id {largest} is outside of the vocabulary of {info.vocab_size} tokens.", param
         )
 
 

@@ -16,9 +16,11 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
 
 
-def prepared(tokenizer: Tokenizer, settings: dict[str, Any] | None = None, **fields: Any) -> Conversation:
+def prepared(
+    tokenizer: Tokenizer, settings: dict[str, Any] | None = None, size: int = 0, **fields: Any
+) -> Conversation:
     body = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], **fields})
-    return asyncio.run(prepare(Served(tokenizer, **settings or {}).context.loaded(), body, 5))
+    return asyncio.run(prepare(Served(tokenizer, **settings or {}).context.loaded(), body, 5, size))
 
 
 def test_the_tokens_are_those_of_the_prompt(demo_tokenizer: Tokenizer) -> None:
@@ -64,6 +66,6 @@ def test_a_long_text_leaves_the_event_loop(
 
     monkeypatch.setattr(asyncio, "to_thread", seen)
     for text, used in (("short", 0), ("a " * conversation.TOKENIZE_OFF_LOOP, 1)):
-        ids = asyncio.run(encode(model, text, add_special_tokens=False))
+        ids = asyncio.run(encode(model, text, "prompt", add_special_tokens=False))
         assert ids == demo_tokenizer.encode(text, add_special_tokens=False)
         assert len(threads) == used

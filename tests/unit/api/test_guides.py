@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.api.served import engine_info
-from trtllm_openai.api.guides import MAX_DEPTH, MAX_GUIDE, find_guide, schema_guide
+from trtllm_openai.api.guides import MAX_GUIDE, find_guide, schema_guide
+from trtllm_openai.api.schema_check import MAX_DEPTH
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Capabilities, Guide
 from trtllm_openai.protocol.completions import CompletionRequest

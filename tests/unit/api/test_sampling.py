@@ -6,7 +6,6 @@ import pytest
 
 from tests.unit.api.served import engine_info
 from trtllm_openai.api.sampling import (
-    MAX_STOPS,
     check_serving,
     responses_parameters,
     sampling_params,
@@ -72,8 +71,7 @@ def test_scheduling_parameters_are_not_ignored() -> None:
 def test_stop_strings() -> None:
     assert stop_strings(body()) == []
     assert stop_strings(body(stop="a")) == ["a"]
-    assert len(stop_strings(body(stop=["a"] * MAX_STOPS))) == MAX_STOPS
-    for wrong in (["a"] * (MAX_STOPS + 1), ["a", ""], ""):
+    for wrong in (["a", ""], ""):
         with pytest.raises(InvalidRequest) as caught:
             stop_strings(body(stop=wrong))
         assert caught.value.param == "stop"

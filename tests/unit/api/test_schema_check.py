@@ -15,9 +15,39 @@ VALUES = st.one_of(
     st.sampled_from([["string", "null"], [{}], [1], {"a": {}}, {"a": ["b"]}, {"a": 1}, {"a": [1]}, "1x"]),
 )
 KEYWORDS = st.sampled_from(
-    """type enum examples maximum exclusiveMinimum multipleOf maxLength minItems maxProperties minContains
-    uniqueItems deprecated $ref $anchor pattern format title required dependentRequired allOf anyOf prefixItems
-    $defs properties patternProperties dependencies additionalProperties items not if contentSchema x""".split()
+    [
+        "type",
+        "enum",
+        "examples",
+        "maximum",
+        "exclusiveMinimum",
+        "multipleOf",
+        "maxLength",
+        "minItems",
+        "maxProperties",
+        "minContains",
+        "uniqueItems",
+        "deprecated",
+        "$ref",
+        "$anchor",
+        "pattern",
+        "format",
+        "title",
+        "required",
+        "dependentRequired",
+        "allOf",
+        "anyOf",
+        "prefixItems",
+        "$defs",
+        "properties",
+        "patternProperties",
+        "dependencies",
+        "additionalProperties",
+        "items",
+        "not",
+        "if",
+        "x",
+    ]
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from trtllm_openai.chat.tools import MAX_TOOLS, NO_TOOLS, plan_tools
+from trtllm_openai.chat.tools import NO_TOOLS, plan_tools
 from trtllm_openai.errors import InvalidRequest
 
 
@@ -78,7 +78,6 @@ def test_references_of_a_tools_schema_follow_it_to_its_new_place() -> None:
         ([tool("a"), tool("no spaces")], None, "tools[1].function.name"),
         ([tool("a"), tool("a")], None, "tools[1].function.name"),
         ([UNTYPED], None, "tools[0].function.parameters"),
-        ([tool(f"t{i}") for i in range(MAX_TOOLS + 1)], None, "tools"),
         (None, "required", "tool_choice"),
         (TOOLS, "always", "tool_choice"),
         (TOOLS, 1, "tool_choice"),

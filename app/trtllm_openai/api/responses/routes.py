@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from trtllm_openai.api.body import documented, ignored_params, read_body
+from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
+from trtllm_openai.api.budget import check_messages
 from trtllm_openai.api.chat import start_chat
 from trtllm_openai.api.choice import Choice, Delta
 from trtllm_openai.api.context import LoadedModel, ServerContext
-from trtllm_openai.api.conversation import prepare
+from trtllm_openai.api.conversation import PREPARE_OFF_LOOP, prepare
 from trtllm_openai.api.disconnect import while_connected
 from trtllm_openai.api.errors import ApiError, from_exception
 from trtllm_openai.api.logprobs import chat_logprobs
@@ -49,11 +50,14 @@ async def create_response(request: Request) -> Response:
     before = await _history(store, body.previous_response_id)
     own = to_messages(body.input)
     messages = before + own
+    check_messages(len(messages), context.settings.limits, "input")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     try:
         chat = ChatRequest.model_validate(to_chat(body, instructions + messages))
         model = context.loaded(body.model)
-        conversation = await prepare(model, chat, chat.max_completion_tokens)
+        # The messages of earlier responses are not in the body, so their size is not known.
+        size = max(request.scope[BODY_SIZE], PREPARE_OFF_LOOP if before else 0)
+        conversation = await prepare(model, chat, chat.max_completion_tokens, size)
         run = start_chat(request, chat, model, conversation, started)
     except (InvalidRequest, ValidationError) as error:
         raise _renamed_error(error, len(instructions) + len(before)) from None
