@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two files at once, in order, so that the long ones are not the last. OpenMP's threads must not spin then.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend faults soak overload clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -50,6 +50,9 @@ bench-gpu: setup ## a decode step against the bytes it moves (ARGS="--model DIR"
 
 bench-frontend: setup ## what the HTTP side costs for a token and a request (ARGS="--check": against its budget)
 	$(BIN)/python benchmarks/frontend.py $(ARGS)
+
+bench-budget: setup ## the longest stop of the event loop for requests that ask for much work
+	$(BIN)/python benchmarks/budget.py $(ARGS)
 
 faults: setup    ## break it, on the whole demo model (`make test` does it on four of its layers)
 	FAULTS_ON_THE_WHOLE_DEMO=1 $(BIN)/python -m pytest tests/faults $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=RequestModel)
 
 _NESTING = frozenset({dict, list})
+_LARGE = 65_536
 IGNORED_HEADER = "x-ignored-params"
 BODY_SIZE = "trtllm_openai.body_size"
 """Key of the ASGI scope: the size of the body in bytes, by which routes know how much work there may be."""
@@ -41,7 +43,7 @@ async def read_body(request: Request, model: type[T]) -> T:
     raw = await _read(request)
     request.scope[BODY_SIZE] = len(raw)
     try:
-        value = orjson.loads(raw)
+        value = orjson.loads(raw) if len(raw) < _LARGE else _without_collection(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
     settings = request.app.state.context.settings
@@ -57,6 +59,17 @@ async def read_body(request: Request, model: type[T]) -> T:
     if brackets > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
     return model.model_validate(value)
+
+
+def _without_collection(raw: bytes) -> Any:
+    """Parse without garbage collection, which many new objects would start again and again: it finds none."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(raw)
+    finally:
+        if collects:
+            gc.enable()
 
 
 async def _read(request: Request) -> bytes:

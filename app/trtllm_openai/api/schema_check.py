@@ -21,8 +21,9 @@ _Path = tuple["_Path", str | int] | None
 def schema_fault(schema: Any) -> tuple[str, str] | None:
     """The JSON path of the first fault, such as `.properties.a.type`, and what is wrong; None if none."""
     declared = schema.get("$schema") if isinstance(schema, dict) else None
-    old = isinstance(declared, str) and any(draft in declared for draft in _OLD_DRAFTS)
-    draft_4 = old and "draft-04" in declared
+    dialect = declared if isinstance(declared, str) else ""
+    old = any(draft in dialect for draft in _OLD_DRAFTS)
+    draft_4 = "draft-04" in dialect
     level: list[tuple[Any, _Path]] = [(schema, None)]
     for _ in range(MAX_DEPTH):
         below: list[tuple[Any, _Path]] = []

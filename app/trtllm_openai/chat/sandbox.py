@@ -136,7 +136,7 @@ class _CodeGenerator(CodeGenerator):
             self.write("work.step() and ")
         return super().visit(node, *arguments, **named)
 
-    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:  # noqa: N802
+    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:  # noqa: N802
         self._sums.add(id(node.left))  # a + b + c is counted once
         self._counted_value(node, super().visit_Add, frame)
 
@@ -283,4 +283,5 @@ def _checked(function: Callable[..., Any], check: Callable[..., None]) -> Callab
 def _joined(context: nodes.EvalContext, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
     values = list(value)
     _check_joined(d, values)
-    return jinja2.filters.do_join(context, values, d, attribute)
+    joined: str = jinja2.filters.do_join(context, values, d, attribute)
+    return joined

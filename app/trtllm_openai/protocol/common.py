@@ -17,7 +17,6 @@ from trtllm_openai.generation.parameters import PARAMETERS
 from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, parameter_fields
 
 MAX_CHOICES = 128
-Token = Annotated[int, Field(ge=0)]
 JsonObject = dict[str, Any]
 
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trtllm_openai.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Token, Usage
-from trtllm_openai.protocol.fields import INTEGRAL, FailFastList
+from trtllm_openai.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Usage
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, TokenIds
 
 
 class CompletionRequest(SamplingFields):
     # A union tries every branch, so each of them has to fail fast.
-    prompt: str | FailFastList[str] | FailFastList[Token] | FailFastList[FailFastList[Token]] = Field(
+    prompt: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] = Field(
         description="Text, texts, token ids, or lists of token ids."
     )
     logprobs: Annotated[int, Field(ge=0), INTEGRAL] | None = Field(

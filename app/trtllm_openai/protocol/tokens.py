@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel, Token
-from trtllm_openai.protocol.fields import FailFastList
+from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel
+from trtllm_openai.protocol.fields import FailFastList, TokenIds
 
 
 class TokenizeRequest(RequestModel):
@@ -31,7 +31,7 @@ class TokenizeResponse(ResponseModel):
 
 class DetokenizeRequest(RequestModel):
     model: str | None = None
-    tokens: FailFastList[Token]
+    tokens: TokenIds
 
 
 class DetokenizeResponse(ResponseModel):

@@ -1,7 +1,7 @@
 """A conversation on its way to the pool: rendered, tokenized, with its tools and its guide."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -69,3 +69,40 @@ def test_a_long_text_leaves_the_event_loop(
         ids = asyncio.run(encode(model, text, "prompt", add_special_tokens=False))
         assert ids == demo_tokenizer.encode(text, add_special_tokens=False)
         assert len(threads) == used
+
+
+@pytest.mark.parametrize(
+    ("size", "messages", "used"),
+    [(0, 1, False), (conversation.PREPARE_OFF_LOOP, 1, True), (0, conversation.STEPS_ON_LOOP + 1, True)],
+)
+def test_much_work_leaves_the_event_loop(
+    demo_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, size: int, messages: int, used: bool
+) -> None:
+    """A large body does, and a rendering that takes more steps than its size suggested."""
+    work: list[Any] = []
+    to_thread = asyncio.to_thread
+
+    async def seen(function: Any, *arguments: Any) -> Any:
+        work.append(function)
+        return await to_thread(function, *arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", seen)
+    talk = [{"role": "user", "content": "Hi"}] * messages
+    found = prepared(demo_tokenizer, size=size, messages=talk, truncate_prompt_tokens=5)
+    assert found.prompt.count("Hi") == messages
+    assert (conversation._plan in work) == used
+
+
+class _Panic(BaseException):
+    """As a panic in Rust: no subclass of Exception."""
+
+
+@pytest.mark.parametrize("error", [Exception("match error"), _Panic("panicked")])
+def test_a_failing_tokenizer_is_an_error_of_the_request(error: BaseException) -> None:
+    class Failing:
+        def encode(self, text: str, **options: Any) -> list[int]:
+            raise error
+
+    with pytest.raises(InvalidRequest, match=str(error)) as caught:
+        conversation.encode_all(cast(Tokenizer, Failing()), ["a"], "prompt", add_special_tokens=True)
+    assert caught.value.param == "prompt"

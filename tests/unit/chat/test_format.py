@@ -30,7 +30,11 @@ def test_the_last_message_is_continued(subject: ChatFormat) -> None:
     assert subject.render([USER, begun], continue_final_message=True).endswith("The answer is")
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "chat_template"])
+@pytest.mark.parametrize(
+    "name",
+    """messages tools add_generation_prompt chat_template self raise_exception strftime_now bos_token eos_token
+    namespace range""".split(),
+)
 def test_the_servers_own_variables_cannot_be_set(subject: ChatFormat, name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         subject.render([USER], variables={name: 1})

@@ -44,6 +44,10 @@ def test_the_demos_own(demo_dir: Path, demo_tokenizer: Tokenizer) -> None:
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[0].content + 1 }}", "cannot render"),
+        ("{{ 1 / 0 }}", "cannot render .*ZeroDivisionError"),
+        ("{{ [1][2.0 ** 5000] }}", "cannot render .*OverflowError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "cannot render .*recursion"),
+        ("{% include 'x' %}", "cannot render .*no loader"),
         ("{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", "refuses"),
     ],
 )

@@ -158,3 +158,11 @@ def test_responses_has_its_part_of_the_table() -> None:
         "seed": -1,
     }
     assert ResponsesRequest.model_validate({"input": "x", "top_k": 5}).model_extra == {"top_k": 5}
+
+
+@pytest.mark.parametrize(("model", "name"), [(CompletionRequest, "prompt"), (DetokenizeRequest, "tokens")])
+@pytest.mark.parametrize("wrong", [-1, True, 1.5, "1", None, [1]])
+def test_token_ids_of_long_lists_are_checked(model: type[RequestModel], name: str, wrong: object) -> None:
+    ids = list(range(1000))
+    assert parse(model, **{name: ids})[name] == ids
+    assert from_validation(refusal(model, **{name: [*ids, wrong]})).param == f"{name}[1000]"
