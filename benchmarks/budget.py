@@ -70,7 +70,12 @@ def _prompts() -> Iterator[Case]:
     yield Case("prompt: 250,000 lists of ids", TEXT, _text(prompt=[[1]] * 250_000), "prompt")
     yield Case("prompt: 500,000 token ids", TEXT, _text(prompt=[1] * 500_000), "prompt")
     mixed = [*[1] * 500_000, "x"]
-    yield Case("prompt: 500,000 ids, the last a text", TEXT, _text(prompt=mixed), "prompt[500000]")
+    yield Case(
+        "prompt: 500,000 ids, the last a text",
+        TEXT,
+        _text(prompt=mixed, truncate_prompt_tokens=5),
+        "prompt[500000]",
+    )
     yield Case("prompt: a text of 1 MB", TEXT, _text(prompt=WORDS), "prompt")
     texts = [*["word " * 800] * 127, WORDS[:50_000]]  # the last one does not fit into the context
     yield Case("prompt: 128 texts of 4 kB", TEXT, _text(prompt=texts), "prompt")
@@ -91,6 +96,9 @@ def _messages() -> Iterator[Case]:
     yield Case("messages: 4,096, rendered", RENDER, messages(*[MESSAGE] * 4096), None)
     parts = {"role": "user", "content": [{"type": "text", "text": "x"}] * 40_000}
     yield Case("messages: 40,000 parts", CHAT, messages(parts), "messages[0].content")
+    yield Case(
+        "responses: 4,096 items", RESPONSES, lambda: {"input": [MESSAGE] * 4096, "max_output_tokens": 1}, None
+    )
     yield Case("responses: 30,000 items", RESPONSES, lambda: {"input": [MESSAGE] * 30_000}, "input")
     metadata = {f"x{i}": "y" for i in range(60_000)}
     yield Case(
@@ -108,6 +116,8 @@ def _stops() -> Iterator[Case]:
     yield Case("stop_token_ids: 500,000, n 128", TEXT, _text(stop_token_ids=ids, n=128), "stop_token_ids")
     wrong = {f"x{i}": 1 for i in range(80_000)}
     yield Case("logit_bias: 80,000 wrong", TEXT, _text(logit_bias=wrong), "logit_bias")
+    most = {str(i): 1.5 for i in range(16_384)}
+    yield Case("logit_bias: 16,384", TEXT, _text(logit_bias=most), None)
     bias = {str(i): 1.5 for i in range(49_152)}
     yield Case("logit_bias: 49,152, n 64", TEXT, _text(logit_bias=bias, n=64), "logit_bias")
 
@@ -118,6 +128,14 @@ def _tools() -> Iterator[Case]:
 
     yield Case("tools: 500,000 numbers", CHAT, _chat(tools=[1] * 500_000), "tools")
     yield Case("tools: 10,000", CHAT, _chat(tools=[tool(f"x{i}", {}) for i in range(10_000)]), "tools")
+    small = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(100)}}
+    every = [tool(f"x{i}", small) for i in range(256)]
+    yield Case(
+        "tools: 256 of 100 properties, one required",
+        CHAT,
+        _chat(tools=every, tool_choice="required"),
+        "tools",
+    )
     wide = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(30_000)}}
     yield Case(
         "tools: 30,000 properties", CHAT, _chat(tools=[tool("x", wide)], tool_choice="required"), "tools"
@@ -132,7 +150,7 @@ def _guides() -> Iterator[Case]:
     yield Case("schema: 6,000 enums (0.1 MB)", CHAT, schema(enums), f"{FORMAT}.json_schema.schema")
     empty = {"anyOf": [{}] * 30_000, "minLength": -1}
     yield Case("schema: 30,000 empty", CHAT, schema(empty), f"{FORMAT}.json_schema.schema.minLength")
-    many = {"anyOf": [{}] * 250_000}
+    many: dict[str, Any] = {"anyOf": [{}] * 250_000}
     yield Case("guided_json: 250,000 empty", TEXT, _text(guided_json=many), "guided_json")
     yield Case("guided_json: the same as text", TEXT, _text(guided_json=json.dumps(many)), "guided_json")
     yield Case("guided_choice: 200,000", TEXT, _text(guided_choice=["x"] * 200_000), "guided_choice")

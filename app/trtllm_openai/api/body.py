@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from typing import Any, TypeVar
@@ -10,8 +11,10 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from trtllm_openai.api.budget import check_budget
-from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.context import ServerContext
+from trtllm_openai.api.errors import ApiError, request_id
 from trtllm_openai.api.headers import header
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.telemetry.logs import fields
 
@@ -21,6 +24,7 @@ T = TypeVar("T", bound=RequestModel)
 
 _NESTING = frozenset({dict, list})
 _LARGE = 65_536
+"""Bytes of a body from which its parts are worked on one by one."""
 IGNORED_HEADER = "x-ignored-params"
 BODY_SIZE = "trtllm_openai.body_size"
 """Key of the ASGI scope: the size of the body in bytes, by which routes know how much work there may be."""
@@ -42,31 +46,48 @@ async def read_body(request: Request, model: type[T]) -> T:
         )
     raw = await _read(request)
     request.scope[BODY_SIZE] = len(raw)
+    context: ServerContext = request.app.state.context
+    if len(raw) < _LARGE:
+        value = _parse(raw, context)
+    else:
+        value = _parse_large(raw, context)
+        await asyncio.sleep(0)  # others have their turn before validation
+    return model.model_validate(value)
+
+
+def _parse(raw: bytes, context: ServerContext) -> dict[str, Any]:
+    """Parse a body, hold it against its budget, log it. Raises `ApiError` or `InvalidRequest`."""
     try:
-        value = orjson.loads(raw) if len(raw) < _LARGE else _without_collection(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    settings = request.app.state.context.settings
+    settings = context.settings
     if settings.log_bodies:
-        about = {"request_id": request.state.request_id, "body": raw.decode("utf-8", "replace")}
+        about = {"request_id": request_id.get(), "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     # Brackets bound the depth and, with commas, the number of values; counting them needs no walk.
     brackets = raw.count(b"[") + raw.count(b"{")
-    check_budget(value, settings.limits, brackets, raw.count(b","))
+    info = None if len(raw) < _LARGE else context.engine_info
+    check_budget(value, settings.limits, brackets, raw.count(b","), info)
     limit = settings.max_json_depth
     if brackets > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
-    return model.model_validate(value)
+    return value
 
 
-def _without_collection(raw: bytes) -> Any:
-    """Parse without garbage collection, which many new objects would start again and again: it finds none."""
+def _parse_large(raw: bytes, context: ServerContext) -> dict[str, Any]:
+    """`_parse` without garbage collection, which many new objects start again and again, to find none.
+
+    A body that is refused is freed before collection goes on.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return orjson.loads(raw)
+        return _parse(raw, context)
+    except (ApiError, InvalidRequest) as error:
+        raise error.with_traceback(None) from None  # the frames hold the body
     finally:
         if collects:
             gc.enable()

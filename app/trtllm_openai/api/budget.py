@@ -12,6 +12,8 @@ from typing import Any
 
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import EngineInfo
+from trtllm_openai.generation.build import check_context
 
 MAX_FIELDS = 256
 """Maximum number of fields of a body. OpenAI's endpoints and their extensions have some 60."""
@@ -22,11 +24,13 @@ _FLAT = frozenset({"prompt", "tokens", "stop", "stop_token_ids", "logit_bias"})
 """Fields without nesting, which have limits of their own or cost little for each element."""
 
 
-def check_budget(body: Body, limits: LimitSettings, containers: int, commas: int) -> None:
+def check_budget(
+    body: Body, limits: LimitSettings, containers: int, commas: int, info: EngineInfo | None = None
+) -> None:
     """Raise `InvalidRequest`, with the setting in its message, for the first field that exceeds a limit.
 
     `containers`, `commas`: at least as many as the body has arrays and objects, and commas. A body has at
-    most as many values as both together and one more.
+    most as many values as both together and one more. `info`: of the engine, if one is ready.
     """
     if len(body) > MAX_FIELDS:
         raise InvalidRequest(f"The body has {len(body)} fields; at most {MAX_FIELDS} are accepted.")
@@ -34,6 +38,8 @@ def check_budget(body: Body, limits: LimitSettings, containers: int, commas: int
         value = body.get(name)
         if value is not None:
             check(name, value, body, limits)
+    if info is not None and "prompt" in body:
+        _check_context(body, info)
     values = containers + commas
     if values > limits.max_message_parts:
         for name in ("messages", "input"):
@@ -63,6 +69,16 @@ def _choices(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
             "limits.max_choices).",
             name,
         )
+
+
+def _check_context(body: Body, info: EngineInfo) -> None:
+    """Refuse token ids that do not fit into the context before each of them is looked at."""
+    prompt = body["prompt"]
+    if not isinstance(prompt, list) or body.get("truncate_prompt_tokens") is not None:
+        return
+    for ids in prompt if prompt and isinstance(prompt[0], list) else [prompt]:
+        if isinstance(ids, list) and len(ids) > info.max_seq_len and isinstance(ids[0], int):
+            check_context(info, len(ids), None, "prompt")
 
 
 def _messages(name: str, value: Any, body: Body, limits: LimitSettings) -> None:

@@ -72,9 +72,12 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request, DetokenizeRequest)
     context.check_model(body.model)
     model = context.loaded(body.model)
-    check_token_ids(model.info, body.tokens, "tokens")
-    prompt = await off_loop(request.scope[BODY_SIZE], lambda: model.tokenizer.decode(body.tokens))
-    return _json({"prompt": prompt})
+
+    def decoded() -> str:
+        check_token_ids(model.info, body.tokens, "tokens")
+        return model.tokenizer.decode(body.tokens)
+
+    return _json({"prompt": await off_loop(request.scope[BODY_SIZE], decoded)})
 
 
 def _json(answer: dict[str, Any]) -> Response:

@@ -90,3 +90,15 @@ def test_every_route_has_a_budget(demo_tokenizer: Tokenizer, path: str) -> None:
     assert served.refusal(path, {"messages": [MESSAGE] * (most + 1)})[:2] == (400, "messages")
     assert served.refusal("/v1/responses", {"input": [MESSAGE] * (most + 1)})[:2] == (400, "input")
     assert served.refusal("/v1/completions", {"prompt": ["x"] * 129})[:2] == (400, "prompt")
+
+
+def test_token_ids_beyond_the_context_are_not_looked_at(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    ids: list[object] = [1] * 50_000  # a small body is validated first
+    for prompt in ([*ids, "x"], [[1], [*ids, "x"]]):
+        assert served.refusal("/v1/completions", {"prompt": prompt})[1:] == (
+            "prompt",
+            "context_length_exceeded",
+        )
+        wrong = {"prompt": prompt, "truncate_prompt_tokens": 5}
+        assert served.refusal("/v1/completions", wrong)[2] == "invalid_type"

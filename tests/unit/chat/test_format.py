@@ -32,8 +32,18 @@ def test_the_last_message_is_continued(subject: ChatFormat) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    """messages tools add_generation_prompt chat_template self raise_exception strftime_now bos_token eos_token
-    namespace range""".split(),
+    [
+        "messages",
+        "tools",
+        "add_generation_prompt",
+        "chat_template",
+        "self",
+        "raise_exception",
+        "strftime_now",
+        "bos_token",
+        "eos_token",
+        "namespace",
+    ],
 )
 def test_the_servers_own_variables_cannot_be_set(subject: ChatFormat, name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,6 +18,7 @@ from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import PREPARE_OFF_LOOP, prepare
 from trtllm_openai.api.disconnect import while_connected
 from trtllm_openai.api.errors import ApiError, from_exception
+from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.responses.items import from_output, renamed, to_chat, to_messages
 from trtllm_openai.api.responses.store import ResponseStore, Stored
@@ -280,7 +280,7 @@ async def _history(store: ResponseStore, previous: str | None) -> list[dict[str,
 def _input_items(given: str | list[JsonObject]) -> list[JsonObject]:
     if isinstance(given, str):
         given = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
-    return [{"id": f"item_{uuid.uuid4().hex}", "type": "message", **item} for item in given]
+    return [{"id": f"item_{new_id()}", "type": "message", **item} for item in given]
 
 
 def _check(body: ResponsesRequest) -> None:
