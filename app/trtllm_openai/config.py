@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -23,8 +25,16 @@ from pydantic_settings import (
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.processes.cores import usable_cores
 
+_SECRET = frozenset({"api_key"})
+"""Settings whose values are never shown."""
 ENV_PREFIX = "TRTLLM_OPENAI_"
 DEFAULT_FILE = Path("config.yaml")
+_OF_KUBERNETES = re.compile(
+    ENV_PREFIX + r"(\w+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR))"
+)
+_URL_OF_KUBERNETES = re.compile(ENV_PREFIX + r"(\w+_)?PORT(_\d+_(TCP|UDP|SCTP))?")
+"""Names of https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables"""
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -33,6 +43,9 @@ LONGEST_TIMEOUT = 7 * 86_400.0
 Timeout = Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] | None
 Lookahead = tuple[Positive, Positive, Annotated[int, Field(ge=0)]]
 """Window, n-gram and verification set size."""
+
+ApiKey = Annotated[str, Field(pattern=r"^[!-~]+$")]
+"""Printable ASCII without spaces: it has to travel in a header."""
 
 
 class Section(BaseModel):
@@ -322,15 +335,34 @@ class Settings(BaseSettings):
     )
     api_keys_file: str | None = Field(
         None,
-        description="file with the hashes of API keys (see `trtllm-openai key`); null disables "
-        "authentication",
+        description="file with the hashes of API keys (see `trtllm-openai key`); null and no api_key "
+        "disable authentication",
+    )
+    api_key: ApiKey | None = Field(
+        None,
+        repr=False,
+        description="one API key with the scopes api and admin, beside those of api_keys_file; set it with "
+        "the environment variable TRTLLM_OPENAI_API_KEY, as other users of the machine see the "
+        "flag in the list of processes",
+    )
+    open_health: bool = Field(
+        True,
+        description="answer /health, /health/ready and /health/startup without an API key, as /health/live "
+        "is always",
     )
     tls_certificate: str | None = Field(
         None, description="PEM file with the certificate chain; null disables TLS"
     )
     tls_key: str | None = Field(None, description="PEM file with the certificate's private key")
     cors_origins: list[str] = Field([], description="origins allowed by CORS; [*] is all")
-    max_body_bytes: Positive = Field(16 * 2**20, description="maximum size of a request body; above it: 413")
+    max_body_bytes: Positive = Field(
+        16 * 2**20, description="maximum size of a request body, after decompression too; above it: 413"
+    )
+    max_receiving_bytes: Positive = Field(
+        256 * 2**20,
+        description="maximum size of all request bodies that are being received together, divided evenly "
+        "among the HTTP processes; above it the largest one: 503",
+    )
     read_timeout: Annotated[float, Field(gt=0)] = Field(
         30.0,
         description="seconds to receive a request's headers, and the longest pause within its body; above "
@@ -399,6 +431,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The file's keys are passed as init arguments: the environment takes precedence over those.
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {
+            name: value
+            for name, value in env_settings.env_vars.items()
+            if not _is_of_kubernetes(name, value or "")
+        }
         return env_settings, init_settings
 
 
@@ -449,9 +487,20 @@ def _refuse_unknown_environment() -> None:
         known.add(f"{ENV_PREFIX}{name}".upper())
         if isinstance(field.default, Section):
             known.update(f"{ENV_PREFIX}{name}__{sub}".upper() for sub in type(field.default).model_fields)
-    for variable in os.environ:
-        if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in known:
+    for variable, value in os.environ.items():
+        name = variable.upper()
+        if name.startswith(ENV_PREFIX) and name not in known and not _is_of_kubernetes(name, value):
             raise ConfigError(f"environment variable {variable} is not a setting")
+
+
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    """Whether Kubernetes injected the variable, into every pod beside a Service with a name like ours.
+
+    For a Service trtllm-openai these include TRTLLM_OPENAI_PORT=tcp://10.0.0.1:8000, which is no port.
+    """
+    name = variable.upper()
+    url = _URL_OF_KUBERNETES if "://" in value else None
+    return any(pattern is not None and pattern.fullmatch(name) for pattern in (_OF_KUBERNETES, url))
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:
@@ -461,6 +510,8 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         if item["type"] == "extra_forbidden":
             where = f" (in {path})" if path else ""
             lines.append(f"{key}: unknown setting{where}")
+        elif key in _SECRET:
+            lines.append(f"{key}: {item['msg']}")
         else:
             lines.append(f"{key}: {item['msg']} (got {item['input']!r})")
     return "\n".join(lines)

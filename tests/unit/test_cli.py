@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.datastructures import Headers
 
 from tests.conftest import python_path
 from tests.fakes.engine_dir import make_engine_dir
+from trtllm_openai.api.auth import Keys
 from trtllm_openai.cli import main
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -137,13 +139,13 @@ def test_files_that_cannot_be_used_are_told_before_anything_starts(
 
 
 def test_flags_cannot_be_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--api-key` of serve is no short form of `--api-keys-file`, and its value is not printed."""
-    for flags in (["--api-key", "sk-secret"], ["--api-key=sk-secret"]):
+    """`--api-keys` of serve is no short form of `--api-keys-file`, and its value is not printed."""
+    for flags in (["--api-keys", "sk-secret"], ["--api-keys=sk-secret"]):
         with pytest.raises(SystemExit) as exit_status:
             main(["serve", "--engine", "synthetic", "--port", "0", *flags])
         assert exit_status.value.code == 2
         said = capsys.readouterr().err
-        assert "unknown flags: --api-key\n" in said
+        assert "unknown flags: --api-keys\n" in said
         assert "sk-secret" not in said
     with pytest.raises(SystemExit):
         main(["inspect", str(tmp_path), "--js"])
@@ -156,3 +158,29 @@ def test_key_prints_the_hash_of_the_key(capsys: pytest.CaptureFixture[str]) -> N
     assert line == f"alice api,admin {hashlib.sha256(key.encode()).hexdigest()}"
     assert main(["key", "two words"]) == 2
     assert "name: must be printable" in capsys.readouterr().err
+
+
+def test_key_appends_its_line_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys"
+    made = []
+    for name in ("alice", "bob"):
+        assert main(["key", name, "--append", str(file)]) == 0
+        said = capsys.readouterr().out
+        made.append(said.splitlines()[1].strip())
+        assert hashlib.sha256(made[-1].encode()).hexdigest() not in said
+        file.write_text(file.read_text().rstrip("\n"))  # as some editors leave it
+    assert file.stat().st_mode & 0o777 == 0o600
+    keys = Keys(file)
+    for name, key in zip(("alice", "bob"), made, strict=True):
+        assert keys.check(Headers({"authorization": f"Bearer {key}"}), "/v1/models") == name
+
+
+def test_key_appends_to_nothing_but_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "config.yaml"
+    other.write_text("port: 9\n")
+    for file, said in ((other, "line 1: expected NAME"), (tmp_path, "Is a directory")):
+        assert main(["key", "alice", "--append", str(file)]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.out == ""
+    assert other.read_text() == "port: 9\n"

@@ -94,6 +94,55 @@ def test_wrong_flag_and_environment_are_refused_by_key(monkeypatch: pytest.Monke
         parse()
 
 
+KUBERNETES = {
+    "": {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8000",
+        "SERVICE_PORT_HTTP": "8000",
+        "PORT": "tcp://10.0.0.1:8000",
+        "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "PORT_8000_TCP_PROTO": "tcp",
+        "PORT_8000_TCP_PORT": "8000",
+        "PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+}
+KUBERNETES["SERVER_"] = KUBERNETES[""]
+"""What a pod finds in its environment beside a Service trtllm-openai, or trtllm-openai-server."""
+
+
+@pytest.mark.parametrize("service", sorted(KUBERNETES))
+def test_the_variables_of_kubernetes_are_no_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in KUBERNETES[service].items():
+        monkeypatch.setenv(f"TRTLLM_OPENAI_{service}{name}", value)
+    assert parse().port == 8000
+    assert parse("--port", "79").port == 79
+    assert Settings.model_validate(parse("--port", "79").model_dump(mode="json")).port == 79
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "many"), ("SERVER_PORT", "8000"), ("PORT_8000_TCP", "x"), ("SERVICE_HOSTS", "x")],
+)
+def test_what_only_resembles_a_variable_of_kubernetes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TRTLLM_OPENAI_{name}", value)
+    with pytest.raises(ConfigError):
+        parse()
+
+
+def test_a_wrong_api_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLLM_OPENAI_API_KEY", "two words")
+    with pytest.raises(ConfigError, match=r"^api_key: ") as caught:
+        parse()
+    assert "words" not in str(caught.value)
+    monkeypatch.delenv("TRTLLM_OPENAI_API_KEY")
+    assert "sk-secret" not in repr(Settings(api_key="sk-secret"))
+
+
 def test_config_yaml_holds_every_key_with_its_default_and_its_description() -> None:
     text = (ROOT / "config.yaml").read_text()
     assert yaml.safe_load(text) == Settings().model_dump(mode="json")

@@ -1,6 +1,6 @@
 """Runner control: list the runners, restart one. Needs an API key with the scope admin.
 
-Without `api_keys_file` there are no admin keys, and every request here gets 403.
+Without keys there are no admin keys, and every request here gets 403.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ async def restart_runner(request: Request, index: int) -> Response:
 
 def _pool(request: Request) -> SequencePool:
     context: ServerContext = request.app.state.context
-    if context.settings.api_keys_file is None:
+    if context.settings.api_keys_file is None and context.settings.api_key is None:
         raise ApiError(
-            403, "Pool control is for API keys with the scope admin: set api_keys_file.", code="no_admin_keys"
+            403,
+            "Pool control is for API keys with the scope admin: set api_keys_file or api_key.",
+            code="no_admin_keys",
         )
     if context.pool is None:
         raise context.not_ready()

@@ -1,8 +1,10 @@
-"""Bearer-token authentication with API keys from a file of hashes.
+"""Authentication with API keys: one that is a setting, and those of a file of hashes.
 
-Each line is `NAME SCOPES SHA256`; SCOPES is api, admin or both, separated by a comma; `#` starts a comment.
-The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME` generates a
-key and its line. The file is reloaded when its modification time or size changes.
+A request gives its key as `Authorization: Bearer KEY` or as `x-api-key: KEY`.
+
+Each line of the file is `NAME SCOPES SHA256`; SCOPES is api, admin or both, separated by a comma; `#` starts
+a comment. The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME`
+generates a key and its line. The file is reloaded when its modification time or size changes.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from pathlib import Path
 from starlette.datastructures import Headers
 
 from trtllm_openai.api.errors import ApiError
+from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 SCOPES = frozenset({"api", "admin"})
-OPEN_PATHS = frozenset({"/health/live"})
+ALWAYS_OPEN = frozenset({"/health/live"})
+HEALTH_PATHS = ALWAYS_OPEN | {"/health", "/health/ready", "/health/startup"}
+SINGLE = "api_key"
+"""Name of the key that is a setting."""
 ADMIN_PATHS = ("/metrics", "/admin")
 RECHECK = 1.0
 """Minimum seconds between two checks of the file's modification time."""
@@ -43,20 +49,36 @@ class Key:
 def make_key(name: str, scopes: str) -> tuple[str, str]:
     """Generate a key. Returns the key and its line for the key file."""
     key = f"sk-{secrets.token_urlsafe(32)}"
-    return key, f"{name} {scopes} {hashlib.sha256(key.encode()).hexdigest()}"
+    return key, f"{name} {scopes} {_digest(key).hex()}"
+
+
+def open_paths(settings: Settings) -> frozenset[str]:
+    """The paths that need no key."""
+    return HEALTH_PATHS if settings.open_health else ALWAYS_OPEN
+
+
+def keys_of(settings: Settings) -> Keys | None:
+    """The keys of the settings, None where there are none. Raises `ConfigError`."""
+    file = settings.api_keys_file
+    if file is None and settings.api_key is None:
+        return None
+    return Keys(Path(file).expanduser() if file else None, settings.api_key)
 
 
 class Keys:
-    """The API keys of a file, reloaded when the file changes."""
+    """The API keys of a file, reloaded when the file changes, and a single one with all scopes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None, single: str | None = None) -> None:
         """Raises `ConfigError` if the file cannot be read or a line is malformed."""
         self._path = path
+        self._single = [] if single is None else [Key(SINGLE, SCOPES, _digest(single))]
         self._stamp = (0, 0)
         self._next_look = 0.0
-        self._keys: list[Key] = []
+        self._keys: list[Key] = self._single
+        if path is None:
+            return
         try:
-            self._read()
+            self._read(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"api_keys_file: {error}") from None
 
@@ -64,13 +86,16 @@ class Keys:
         """Authenticate a request to `path`. Returns the key's name. Raises `ApiError` 401 or 403."""
         self._refresh()
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        sent = [token if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")]
+        digests = [_digest(one.strip()) for one in sent if one.strip()]
+        if not digests:
             raise _unauthorized("An API key is required: send it as 'Authorization: Bearer KEY'.")
-        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
-        for key in self._keys:  # compare with every key: constant time
-            if hmac.compare_digest(key.digest, digest):
-                found = key
+        while found is None and digests:  # a client of two APIs sends both headers, one with a placeholder
+            digest = digests.pop(0)
+            for key in self._keys:  # compare with every key: constant time
+                if hmac.compare_digest(key.digest, digest):
+                    found = key
         if found is None:
             raise _unauthorized("The API key is invalid.")
         scope = "admin" if path.startswith(ADMIN_PATHS) else "api"
@@ -80,33 +105,38 @@ class Keys:
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now < self._next_look:
+        if self._path is None or now < self._next_look:
             return
         self._next_look = now + RECHECK
         try:
-            if self._seen() != self._stamp:
-                self._read()
+            if _stamp(self._path) != self._stamp:
+                self._read(self._path)
                 log.info("reloaded %d API keys", len(self._keys))
         except (OSError, ValueError) as error:
             log.error("reloading the API keys failed, the previous ones stay in use: %s", error)
 
-    def _seen(self) -> tuple[int, int]:
-        status = self._path.stat()
-        return status.st_mtime_ns, status.st_size
-
-    def _read(self) -> None:
-        stamp = self._seen()
-        keys = []
-        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
+    def _read(self, path: Path) -> None:
+        stamp = _stamp(path)
+        keys = [*self._single]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             text = line.partition("#")[0].strip()
             if not text:
                 continue
             match = _LINE.fullmatch(text)
             scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
             if match is None or not scopes or not scopes <= SCOPES:
-                raise ValueError(f"{self._path}, line {number}: expected NAME SCOPES SHA256")
+                raise ValueError(f"{path}, line {number}: expected NAME SCOPES SHA256")
             keys.append(Key(match["name"], scopes, bytes.fromhex(match["hash"])))
         self._keys, self._stamp = keys, stamp
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _unauthorized(message: str) -> ApiError:

@@ -8,7 +8,7 @@ import logging
 from typing import Any, TypeVar
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from trtllm_openai.api.budget import check_budget
 from trtllm_openai.api.context import ServerContext
@@ -33,7 +33,8 @@ BODY_SIZE = "trtllm_openai.body_size"
 async def read_body(request: Request, model: type[T]) -> T:
     """Parse the body as `model`, within the request's budget (`api.budget`).
 
-    Raises `ApiError` 400 or 415, `InvalidRequest`, or pydantic's ValidationError (a 400 too).
+    Raises pydantic's ValidationError (a 400), `InvalidRequest`, `ApiError` 400 or 415, or what `Bodies.read`
+    raises.
     """
     content_type = header(request.scope, b"content-type")
     if content_type is not None and content_type != "application/json":
@@ -44,9 +45,9 @@ async def read_body(request: Request, model: type[T]) -> T:
             f"The body must be application/json, not {content_type}.",
             code="unsupported_media_type",
         )
-    raw = await _read(request)
-    request.scope[BODY_SIZE] = len(raw)
     context: ServerContext = request.app.state.context
+    raw = await context.bodies.read(request)
+    request.scope[BODY_SIZE] = len(raw)
     if len(raw) < _LARGE:
         value = _parse(raw, context)
     else:
@@ -91,21 +92,6 @@ def _parse_large(raw: bytes, context: ServerContext) -> dict[str, Any]:
     finally:
         if collects:
             gc.enable()
-
-
-async def _read(request: Request) -> bytes:
-    """Read the whole body. Raises `ClientDisconnect`."""
-    message = await request.receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        chunks = [body]
-        while message.get("more_body"):
-            message = await request.receive()
-            chunks.append(message.get("body", b""))
-        body = b"".join(chunks)
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return body
 
 
 def deeper_than(value: Any, limit: int) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.receiving import Bodies
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import PoolError
@@ -65,6 +66,8 @@ class ServerContext:
     settings: Settings
     metrics: Metrics
     admission: Admission
+    bodies: Bodies
+    """Reads request bodies, within a budget for all of them."""
     created: int
     """When the server was started, in Unix seconds."""
     model_id: str

@@ -88,6 +88,16 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, message, code="service_unavailable", headers=headers)
 
 
+def too_large(limit: int) -> ApiError:
+    """A 413 for a body of more than `limit` bytes, which is not read to its end: the connection closes."""
+    return ApiError(
+        413,
+        f"The request body is larger than max_body_bytes, which is {limit}.",
+        code="payload_too_large",
+        headers={"connection": "close"},
+    )
+
+
 def _overloaded(error: Overloaded) -> ApiError:
     seconds = -(-error.retry_after_ms // 1000)
     headers = {"retry-after": str(seconds), "retry-after-ms": str(error.retry_after_ms)}

@@ -34,9 +34,13 @@ class DirectRoutes:
         self._routes = {route.path: route for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.get(scope["path"]) if scope.get("method") == "POST" else None
+        method = scope.get("method")
+        route = self._routes.get(scope["path"]) if method == "POST" else None
         if route is None:
-            await self._app(scope, receive, send)
+            if method == "HEAD":
+                await self._head(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         scope["route"] = route
         try:
@@ -44,3 +48,11 @@ class DirectRoutes:
         except Exception as error:
             response = answer_to(error)
         await response(scope, receive, send)
+
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer HEAD as GET, for which alone FastAPI's routes are declared; uvicorn leaves out the body."""
+        get = {**scope, "method": "GET"}
+        try:
+            await self._app(get, receive, send)
+        finally:
+            scope["route"] = get.get("route")

@@ -1,4 +1,4 @@
-"""The outermost layer of a request, as plain ASGI: request id, path normalization, API key, body limit, log
+"""The layer around all routes, as plain ASGI: request id, path normalization, API key, body limit, log
 record, metrics and trace.
 """
 
@@ -13,9 +13,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trtllm_openai.api.auth import OPEN_PATHS, Keys
+from trtllm_openai.api.auth import Keys, open_paths
 from trtllm_openai.api.context import ServerContext
-from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, unavailable
+from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, too_large, unavailable
 from trtllm_openai.api.headers import header
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.telemetry.record import RequestRecord
@@ -37,6 +37,7 @@ class RequestLayer:
         self._app = app
         self._context = context
         self._keys = keys
+        self._open_paths = open_paths(context.settings)
         self._max_body_bytes = context.settings.max_body_bytes
         self._metrics = context.metrics
 
@@ -71,14 +72,14 @@ class RequestLayer:
                 gone = True
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
-                raise _too_large(self._max_body_bytes)
+                raise too_large(self._max_body_bytes)
             return message
 
         try:
             declared = header(scope, b"content-length") or ""
             refusal = self._refusal(scope)
             if declared.isdigit() and int(declared) > self._max_body_bytes:
-                refusal = _too_large(self._max_body_bytes)
+                refusal = too_large(self._max_body_bytes)
             if refusal is not None:
                 self._metrics.rejected.labels(refusal.code or "unavailable").inc()
                 await refusal.response()(scope, receive, send_with_id)
@@ -110,7 +111,7 @@ class RequestLayer:
     def _refusal(self, scope: Scope) -> ApiError | None:
         """The error of a request that is rejected before its route is called."""
         path = scope["path"]
-        if self._keys is not None and path not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        if self._keys is not None and path not in self._open_paths and scope["method"] != "OPTIONS":
             try:
                 scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
             except ApiError as error:
@@ -137,12 +138,3 @@ def clean_path(path: str) -> str:
     if "//" in path:
         path = _SLASHES.sub("/", path)
     return path.rstrip("/") or "/"
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(
-        413,
-        f"The request body is larger than the limit of {limit} bytes.",
-        code="payload_too_large",
-        headers={"connection": "close"},
-    )

@@ -13,7 +13,6 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +21,7 @@ import msgspec
 
 from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.processes.address import UnixAddress
-from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.ranks import RankWatch
 
 LONGEST_TEMPORARY = 57
@@ -121,7 +120,7 @@ async def spawn(spec: LaunchSpec) -> SubprocessHandle:
         environment[SPEC_VARIABLE] = encoded.decode()
     process = await asyncio.create_subprocess_exec(
         *spec.command,
-        *(sys.executable, "-m", "trtllm_openai.engine_host"),
+        *module("trtllm_openai.engine_host"),
         stdin=asyncio.subprocess.PIPE,
         start_new_session=True,
         env=environment,

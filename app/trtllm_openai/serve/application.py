@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -12,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trtllm_openai import __version__
 from trtllm_openai.api import admin, chat, completions, errors, health, models, openapi, tokens
-from trtllm_openai.api.auth import Keys
+from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
 from trtllm_openai.api.middleware import RequestLayer
@@ -33,17 +32,16 @@ class Application(FastAPI):
     def wrap(self, context: ServerContext) -> None:
         """Add the outer layers. Raises `ConfigError` when the API keys cannot be read."""
         settings = context.settings
-        app: ASGIApp = DirectRoutes(super().__call__, DIRECT)
+        app: ASGIApp = RequestLayer(DirectRoutes(super().__call__, DIRECT), context, keys_of(settings))
         if settings.cors_origins:
-            app = CORSMiddleware(
+            app = CORSMiddleware(  # outermost: a page may read refusals too, and preflights carry no key
                 app,
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
             )
-        keys = Keys(Path(settings.api_keys_file).expanduser()) if settings.api_keys_file else None
-        self._wrapped = RequestLayer(app, context, keys)
+        self._wrapped = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self

@@ -9,9 +9,8 @@ import shlex
 import socket
 import ssl
 import sys
-from pathlib import Path
 
-from trtllm_openai.api.auth import Keys
+from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import Readiness, ServerContext
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
@@ -84,8 +83,7 @@ def run(settings: Settings) -> int:
 
 def check_files(settings: Settings) -> None:
     """Check the key and certificate files of every HTTP process. Raises `ConfigError` naming the setting."""
-    if settings.api_keys_file:
-        Keys(Path(settings.api_keys_file).expanduser())
+    keys_of(settings)
     if settings.tls_key and not settings.tls_certificate:
         raise ConfigError("tls_key: it requires tls_certificate")
     if settings.tls_certificate:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from trtllm_openai import __version__
 from trtllm_openai.api.context import Readiness, ServerContext
+from trtllm_openai.api.receiving import Bodies, ReceiveBudget
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, ShuttingDown
@@ -45,12 +46,15 @@ class InferenceService:
         self._on_change = on_change
         self._starting: asyncio.Task[None] | None = None
         metrics = Metrics()
+        # One body of the largest size fits, whatever the share of this process.
+        share = max(settings.max_receiving_bytes // self.deployment.workers, settings.max_body_bytes)
         self.context = ServerContext(
             settings=settings,
             metrics=metrics,
             admission=Admission(
                 settings.limits, lambda code: metrics.rejected.labels(code).inc(), self.deployment.board
             ),
+            bodies=Bodies(settings.max_body_bytes, ReceiveBudget(share)),
             created=self.deployment.created,
             model_id=settings.served_model_name or settings.model,
             merged_metrics=self.deployment.merged_metrics,

@@ -71,7 +71,7 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(settings.read_timeout),
+        http=protocol(settings.read_timeout, settings.cors_origins),
         access_log=False,
         log_config=None,
         lifespan="on",

@@ -8,8 +8,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from trtllm_openai.api import auth
-from trtllm_openai.api.auth import Keys, make_key
+from trtllm_openai.api.auth import Keys, keys_of, make_key, open_paths
 from trtllm_openai.api.errors import ApiError
+from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 
 
@@ -45,6 +46,44 @@ def test_no_or_unknown_key(tmp_path: Path, value: str) -> None:
     file.write_text(make_key("alice", "api")[1])
     headers = Headers(raw=[(b"authorization", value.encode("utf-8", "surrogateescape"))])
     assert status_of(Keys(file), headers, "/v1/models") == (401, "invalid_api_key")
+
+
+def test_a_single_key_beside_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    user, line = make_key("alice", "api")
+    file.write_text(line)
+    for path in (None, file):
+        keys = Keys(path, "secret")
+        for route in ("/v1/models", "/metrics"):
+            assert keys.check(bearer("secret"), route) == "api_key"
+        assert status_of(keys, bearer("other"), "/v1/models")[0] == 401
+    assert keys.check(bearer(user), "/v1/models") == "alice"
+
+
+def test_the_header_of_anthropics_clients() -> None:
+    keys = Keys(None, "secret")
+    for headers in (
+        {"x-api-key": "secret"},
+        {"x-api-key": "secret", "authorization": "Bearer placeholder"},
+        {"x-api-key": "placeholder", "authorization": "Bearer secret"},
+        {"x-api-key": " secret ", "authorization": "Basic YTpi"},
+    ):
+        assert keys.check(Headers(headers), "/v1/models") == "api_key"
+    for value in ("", " ", "other"):
+        assert status_of(keys, Headers({"x-api-key": value}), "/v1/models")[0] == 401
+
+
+def test_keys_of_the_settings(tmp_path: Path) -> None:
+    assert keys_of(Settings()) is None
+    assert keys_of(Settings(api_key="secret")) is not None
+    with pytest.raises(ConfigError):
+        keys_of(Settings(api_key="secret", api_keys_file=str(tmp_path / "none")))
+
+
+def test_probes_need_no_key_unless_told_so() -> None:
+    probes = {"/health", "/health/live", "/health/ready", "/health/startup"}
+    assert open_paths(Settings()) == probes
+    assert open_paths(Settings(open_health=False)) == {"/health/live"}
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,26 @@ def test_errors_have_their_shape(error: Exception, status: int) -> None:
         assert set(json.loads(sent[1]["body"])["error"]) == {"message", "type", "param", "code", "request_id"}
 
 
+def test_head_is_get() -> None:
+    service = InferenceService(Settings(engine="synthetic"))
+    app = create_app(service)
+    statuses = {}
+    for path in ("/health/live", "/v1/models", "/metrics", "/openapi.json", "/v1/completions", "/nowhere"):
+        sent: list[Any] = []
+        scope: dict[str, Any] = {"type": "http", "method": "HEAD", "path": path, "headers": []}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError
+
+        asyncio.run(app({**scope, "query_string": b"", "root_path": ""}, receive, send))
+        statuses[path] = sent[0]["status"]
+        assert "content-length" in {name.decode() for name, _ in sent[0]["headers"]}
+    assert list(statuses.values()) == [200, 200, 200, 200, 405, 404]
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "/here"), ("POST", "/there")])
 def test_what_is_not_direct_is_left_to_the_application(method: str, path: str) -> None:
     sent, scope = call(RuntimeError(), method, path)

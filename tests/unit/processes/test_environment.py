@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import trtllm_openai
-from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.environment import child_environment, module
 
 
 def test_a_child_finds_this_package_and_keeps_the_rest(
@@ -28,3 +28,11 @@ def test_a_child_finds_this_package_and_keeps_the_rest(
         check=True,
     )
     assert done.stdout.split() == [trtllm_openai.__file__, "yes", "too", "True"]
+
+
+def test_a_child_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
+    done = subprocess.run(
+        module("json.tool", "--help"), env=child_environment(), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,13 +20,13 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-import trtllm_openai
 from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import plan_channel
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.parallel import Ranks
 from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.framing import framed
 
 log = logging.getLogger(__name__)
@@ -142,15 +141,12 @@ def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:
     """Start ranks 1 and up. `join` then forms the process group of all ranks."""
     folder = tempfile.TemporaryDirectory(prefix="ranks-")
     followers = Followers([], folder, plan_channel.create())
-    environment = dict(os.environ)
-    root = str(Path(trtllm_openai.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
     level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
     for rank in range(1, settings.tensor_parallel_size):
         process = subprocess.Popen(
-            [sys.executable, "-m", "trtllm_openai.engines.torch.follower"],
+            module("trtllm_openai.engines.torch.follower"),
             stdin=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
             pass_fds=(followers.plans,),
         )
         followers.processes.append(process)

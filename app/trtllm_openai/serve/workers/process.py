@@ -8,11 +8,10 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.serve.workers.channel import Channel, frame
 from trtllm_openai.serve.workers.messages import REPORT_INTERVAL, Begin, Message, Question, Report
 from trtllm_openai.telemetry.values import Snapshot
@@ -53,8 +52,7 @@ class WorkerProcess:
         fds = (self._other_end.fileno(), self._begin.listener, self._begin.board)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "trtllm_openai.serve.workers", str(fds[0])),
+                *module("trtllm_openai.serve.workers", str(fds[0])),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # signals from the terminal reach only the supervisor
