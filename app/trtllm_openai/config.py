@@ -380,6 +380,11 @@ class Settings(BaseSettings):
     stall_timeout: Annotated[float, Field(gt=0)] = Field(
         120.0, description="seconds without any output while requests run, after which the runner is replaced"
     )
+    runner_retry_interval: Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] = Field(
+        300.0,
+        description="seconds before a runner that was given up (it could not start) is started again; until "
+        "then requests get 503 if there is no other",
+    )
     max_json_depth: Positive = Field(64, description="maximum nesting depth of a request body; above it: 400")
     server_timing: bool = Field(
         False,

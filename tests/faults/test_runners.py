@@ -1,14 +1,18 @@
 """What happens to a runner happens to as few requests as possible."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import children
-from tests.faults.conftest import LONG, TEXT, Start, Stream
+from tests.faults.conftest import LONG, TEXT, Start, Stream, run_victim
+from trtllm_openai.api.auth import make_key
 
 Say = Callable[[str], None]
 
@@ -84,16 +88,33 @@ def test_kill_the_only_runner_in_prefill(start: Start, outcome: Say) -> None:
 
 
 def test_a_request_that_ends_its_runners_is_given_up(start: Start, outcome: Say) -> None:
-    with start() as victim:
+    """Alone it ends one runner, beside others two; no number of them ends the server or gives a runner up."""
+    with start("--replicas", "2") as victim:
         before = victim.state()
-        victim.fault("raise")
-        stream = Stream(victim.url, {**LONG, "max_tokens": 8})
-        victim.server.wait(lambda: not victim.fault_file.exists(), 10)
-        victim.fault("raise")
-        stream.join()
-        assert stream.error is not None
+        alone = httpx.post(victim.url + TEXT, json={"prompt": "x", "cache_salt": "raise"}, timeout=60)
+        assert alone.status_code == 500
+        assert "not tried again" in alone.json()["error"]["message"]
+        assert victim.server.metric("moved_sequences_total") == 0
+        victim.server.wait(lambda: victim.server.metric("runners_ready") == 2, 60)
+        assert victim.server.metric("runner_restarts_total") == 1
+        others = [Stream(victim.url, LONG) for _ in range(4)]
+        for stream in others:
+            stream.wait_for_text()
+        bad = [
+            Stream(victim.url, {"prompt": "x", "cache_salt": salt}) for salt in ("raise", "crash", "raise")
+        ]
+        for stream in bad + others:
+            stream.join()
+        assert [stream.error is not None or stream.status == 500 for stream in bad] == [True] * 3
+        assert all(stream.done or stream.error for stream in others)
+        victim.server.wait(lambda: victim.server.metric("runners_ready") == 2, 60)
+        again = [Stream(victim.url, {**LONG, "max_tokens": 8}) for _ in others]
+        for stream in again:
+            stream.join()
+        assert all(stream.done for stream in again)
+        assert "degraded" not in httpx.get(f"{victim.url}/health/ready").json()
         victim.recovers(before)
-        outcome("moved once, then an error; the server stayed")
+        outcome("alone: an error at once; beside others: moved once, then an error; the server stayed")
 
 
 def test_stop_a_runner(start: Start, outcome: Say) -> None:
@@ -144,19 +165,45 @@ def test_a_step_runs_out_of_memory(start: Start, outcome: Say) -> None:
         outcome("one request got an error, the engine went on")
 
 
-def test_a_runner_that_keeps_failing_is_given_up(start: Start, outcome: Say) -> None:
-    with start("--replicas", "2") as victim:
-        model = victim.runners()
-        for _ in range(5):
-            victim.server.wait(lambda: len(victim.runners()) == 2, 60)
-            os.kill(max(set(victim.runners()) - {model[0]}), signal.SIGKILL)
-            victim.server.wait(lambda: len(victim.runners()) == 1, 10)
-        victim.server.wait(
-            lambda: "given up" in httpx.get(f"{victim.url}/health/ready").json().get("degraded", ""), 30
-        )
-        assert victim.answers()
-        reason = httpx.get(f"{victim.url}/health/ready").json()["degraded"]
-        outcome(f"still serving on one; /health/ready: {reason[:60]}")
+@pytest.mark.parametrize(("workers", "replicas", "pause"), [(1, 1, 5), (2, 2, 600)])
+def test_runners_that_cannot_start_are_given_up_and_tried_again(
+    victim_model: Path, tmp_path: Path, outcome: Say, workers: int, replicas: int, pause: int
+) -> None:
+    """The checkpoint is damaged while the server runs. One worker: the pause passes. Two: an admin asks."""
+    model = tmp_path / "model"
+    shutil.copytree(victim_model, model)
+    (weights,) = model.glob("*.safetensors")
+    key, line = make_key("ops", "api,admin")
+    (tmp_path / "keys").write_text(line)
+    flags = ["--workers", str(workers), "--replicas", str(replicas), "--runner-retry-interval", str(pause)]
+    flags += ["--api-keys-file", str(tmp_path / "keys")]
+    headers = {"authorization": f"Bearer {key}"}
+    with (
+        run_victim(model, tmp_path, *flags, key=key) as victim,
+        httpx.Client(base_url=victim.url, headers=headers, timeout=60) as http,
+    ):
+        states = lambda: [one["state"] for one in http.get("/admin/runners").json()["runners"]]  # noqa: E731
+        answer = lambda: http.post(TEXT, json={"prompt": "x", "max_tokens": 2})  # noqa: E731
+        weights.rename(tmp_path / "weights")
+        runners = victim.runners()
+        os.kill(runners.pop(), signal.SIGKILL)
+        if runners:
+            victim.server.wait(lambda: sorted(states()) == ["given_up", "ready"], 30)
+            assert answer().status_code == 200
+            assert "was given up: " in http.get("/health/ready").json()["degraded"]
+            os.kill(runners.pop(), signal.SIGKILL)
+        victim.server.wait(lambda: states() == ["given_up"] * replicas, 30)
+        victim.server.wait(lambda: http.get("/health/ready").status_code == 503, 10)
+        refused = answer()
+        assert refused.status_code == 503
+        assert "was given up: " in refused.json()["error"]["message"]
+        shutil.move(tmp_path / "weights", weights)
+        if workers > 1:
+            for index in range(replicas):
+                assert http.post(f"/admin/runners/{index}/restart").status_code == 202
+        victim.server.wait(lambda: states() == ["ready"] * replicas, 60)
+        victim.server.wait(lambda: answer().status_code == 200, 10)
+        outcome("other runners serve, then 503 with the reason; served again after the pause, or on request")
 
 
 def test_kill_a_rank_of_a_runner(start: Start, outcome: Say) -> None:

@@ -141,6 +141,11 @@ class RunnerLoop:
                         error_param=error.param,
                     )
                 )
+            except Exception:  # whatever is wrong with one request must not end the others
+                log.exception("request %s could not be submitted", request.request_id)
+                refused.append(
+                    StepOutput(request.request_id, [], "error", error="the engine failed on this request")
+                )
         if refused:
             self._frontends.send(frontend, encode(Outputs(refused)))
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 MAX_FAILURES = 5
-"""Failures in a row after which a process is given up."""
+"""Failed starts in a row after which a process is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Ended:
     """It had worked: failures before this run no longer count."""
     final: bool = False
     """Starting it again would fail in the same way."""
+    started: bool = False
+    """It had started as it should: what ended it then does not count towards giving it up."""
 
 
 async def keep_running(
@@ -50,16 +52,18 @@ async def keep_running(
     """Call `start`, which returns when the process has ended, again and again.
 
     Returns None as soon as `start` does: the process was asked to end. Returns the last `Ended` when the
-    process is given up: its failure is final or the `max_failures`-th in a row, and `may_give_up()` agrees.
-    Before every other start, `on_failure(ended, delay)` is called and `delay` seconds pass.
+    process is given up: its failure is final or the `max_failures`-th failed start in a row, and
+    `may_give_up()` agrees. Before every other start, `on_failure(ended, delay)` is called and `delay` seconds
+    pass.
     """
-    failures = 0
+    failures = failed_starts = 0
     while True:
         ended = await start()
         if ended is None:
             return None
         failures = 1 if ended.healthy else failures + 1
-        if (ended.final or failures >= max_failures) and may_give_up():
+        failed_starts = 0 if ended.started else 1 if ended.healthy else failed_starts + 1
+        if (ended.final or failed_starts >= max_failures) and may_give_up():
             return ended
         delay = backoff.delay(failures)
         on_failure(ended, delay)

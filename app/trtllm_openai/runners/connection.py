@@ -34,6 +34,8 @@ CONNECT_POLL_S = 0.02
 """Seconds between two attempts to reach a runner that does not listen yet."""
 REFUSED_POLL_S = 1.0
 """Seconds before the next attempt when authentication failed."""
+FAILED_ON_REQUEST = "the model runner failed on this request, which is not tried again"
+"""Error of a request that was alone on a runner whose engine failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class ConnectionEvents:
     closed: Callable[[RunnerConnection], None]
     """The other end closed the connection; everything that it had sent was handled."""
     adopt: Callable[[GenerationRequest, Generation], bool]
-    """Adopt a sequence that was lost before its first token. Returns whether it was adopted."""
+    """Adopt a sequence that was lost before its first token. Returns whether it was adopted. Not called for
+    a request that was alone on a runner whose engine failed."""
 
 
 class RunnerConnection:
@@ -66,6 +69,7 @@ class RunnerConnection:
         self._generations: dict[str, Generation] = {}
         self._unstarted: dict[str, GenerationRequest] = {}  # no token yet: may begin again elsewhere
         self._connecting: asyncio.Task[None] | None = None
+        self._engine_failed = False
 
     @property
     def load(self) -> int:
@@ -180,6 +184,7 @@ class RunnerConnection:
                 self.stats = stats
                 self.elsewhere = max(0, stats.running + stats.waiting - len(self._generations))
             case _:
+                self._engine_failed |= isinstance(message, Failed)
                 self._events.status(self, message)
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
@@ -202,8 +207,12 @@ class RunnerConnection:
     def _end_live(self, message: str, *, lost: bool) -> None:
         live, self._generations = self._generations, {}
         unstarted, self._unstarted = self._unstarted, {}
+        # An engine that fails with one request on it would most likely fail on it again, elsewhere.
+        alone = self._engine_failed and not self.elsewhere and len(set(map(id, live.values()))) == 1
+        if lost and alone:
+            message = FAILED_ON_REQUEST
         for request_id, generation in live.items():
             request = unstarted.get(request_id)
-            if lost and request is not None and self._events.adopt(request, generation):
+            if lost and not alone and request is not None and self._events.adopt(request, generation):
                 continue
             generation.fail(request_id, message)

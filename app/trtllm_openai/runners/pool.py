@@ -23,10 +23,12 @@ class RunnerPool(SequencePool):
         *,
         load_timeout: float,
         stall_timeout: float,
+        retry_interval: float,
         on_change: Callable[[], None],
         launcher: Launcher | None = None,
     ) -> None:
-        """`specs`: one for each replica. `launcher` None: processes of this machine. Timeouts in seconds."""
+        """`specs`: one for each replica. `launcher` None: processes of this machine. Timeouts in seconds;
+        `retry_interval`: see `RunnerProcess`."""
         super().__init__(on_change)
         self._launcher = launcher or SubprocessLauncher()
         self._runners = [
@@ -37,6 +39,7 @@ class RunnerPool(SequencePool):
                 self._changed,
                 load_timeout=load_timeout,
                 stall_timeout=stall_timeout,
+                retry_interval=retry_interval,
             )
             for index, spec in enumerate(specs)
         ]

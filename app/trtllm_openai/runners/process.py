@@ -1,9 +1,10 @@
 """A runner that this process launches: one state machine from the first start to the last.
 
 The process is launched, followed to its end, and launched again after a delay (`processes.keep_running`),
-until it is stopped or given up. A runner is FAILED, and serves nobody, from the moment that it says so, that
-its process or connection ends, that it does not load in time, or that it is silent for too long; its process
-then has `EXIT_TIMEOUT_S` seconds to end before it is killed.
+until it is stopped. One that cannot start is given up: it is launched again after a long pause, or when asked
+for. What ends a runner that had loaded, such as a request, never gives it up. A runner is FAILED, and serves
+nobody, from the moment that it says so, that its process or connection ends, that it does not load in time,
+or that it is silent for too long; its process then has `EXIT_TIMEOUT_S` seconds to end before it is killed.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ class RunnerProcess(Runner):
         *,
         load_timeout: float,
         stall_timeout: float,
+        retry_interval: float,
     ) -> None:
-        """`load_timeout`: seconds from launch to READY; `stall_timeout`: see `Runner`."""
+        """`load_timeout`: seconds from launch to READY; `stall_timeout`: see `Runner`.
+
+        `retry_interval`: seconds before it is launched again after it was given up.
+        """
         super().__init__(spec.index, adopt, on_change, stall_timeout=stall_timeout)
         self.launches = 0
         """How often the process was started, or tried to be."""
         self._spec = spec
         self._launcher = launcher
         self._load_timeout = load_timeout
+        self._retry_interval = retry_interval
+        self._asked_for = asyncio.Event()  # a restart of this runner, which was given up
         self._handle: RunnerHandle | None = None
         self._failure: Failed | None = None
         self._failed = asyncio.Event()
@@ -73,9 +80,7 @@ class RunnerProcess(Runner):
         return super().endpoint if self.phase not in (Phase.FAILED, Phase.GIVEN_UP) else None
 
     def start(self) -> None:
-        """Launch it and keep it running; also one that was given up."""
-        if self.phase is Phase.GIVEN_UP:
-            self.transition(Phase.STARTING)
+        """Launch it and keep it running."""
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
@@ -91,7 +96,7 @@ class RunnerProcess(Runner):
         Does nothing when a restart is under way.
         """
         if self.phase is Phase.GIVEN_UP:
-            self.start()
+            self._asked_for.set()
         elif self._handle is not None and self.phase not in (Phase.DRAINING, Phase.FAILED):
             self._proven = True
             self.transition(Phase.DRAINING)
@@ -151,10 +156,16 @@ class RunnerProcess(Runner):
         self._fail(Failed("it was restarted on request", final=False), kill=True)
 
     async def _keep(self) -> None:
-        ended = await keep_running(self._launch, on_failure=self._log_failure)
-        if ended is not None:
-            log.error("runner %d is given up: %s", self.index, ended.reason)
+        while (ended := await keep_running(self._launch, on_failure=self._log_failure)) is not None:
+            log.error(
+                "runner %d is given up: %s; trying again in %g s",
+                self.index,
+                ended.reason,
+                self._retry_interval,
+            )
+            self._asked_for.clear()
             self.transition(Phase.GIVEN_UP, ended.reason)
+            await _wait(self._asked_for.wait(), self._retry_interval)
 
     def _log_failure(self, ended: Ended, delay: float) -> None:
         log.error("runner %d failed: %s; starting it again in %g s", self.index, ended.reason, delay)
@@ -172,7 +183,12 @@ class RunnerProcess(Runner):
         else:
             await self._follow(handle, Endpoint(handle.address, spec.secret))
         assert self._failure is not None
-        return Ended(self._failure.message, healthy=self._proven, final=self._failure.final)
+        return Ended(
+            self._failure.message,
+            healthy=self._proven,
+            final=self._failure.final,
+            started=self.info is not None,
+        )
 
     def _reset(self) -> None:
         """Forget the previous launch."""

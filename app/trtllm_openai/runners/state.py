@@ -5,7 +5,7 @@
         │            └──────────┼─────────────┤──▶ DRAINING (restart on request)
         │                       ▼             ▼        │
         └──(after a delay)── FAILED ◀──────────────────┘
-        └──(on request)── GIVEN_UP ◀── FAILED
+        └──(on request, or after a long pause)── GIVEN_UP ◀── FAILED
 
 Every phase but GIVEN_UP may turn into FAILED. STARTING may turn into any other: an HTTP process that comes
 later first hears of a runner in the phase that it has by then.
@@ -36,7 +36,7 @@ class Phase(StrEnum):
     FAILED = "failed"
     """It serves nobody. Its process is ended, if it does not end by itself, and another is started."""
     GIVEN_UP = "given_up"
-    """It failed too often and is started again only on request."""
+    """It cannot start: it is tried again after a long pause, or on request."""
 
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
@@ -110,7 +110,7 @@ class PoolStatus:
     reason: str
     """The runners that are not ready, in words; empty when all are."""
     failed: bool
-    """No runner is ready and none will be."""
+    """Every runner was given up, so that none will be ready soon."""
 
     @classmethod
     def of(cls, states: Sequence[RunnerState]) -> PoolStatus:

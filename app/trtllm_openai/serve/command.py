@@ -95,14 +95,18 @@ def check_files(settings: Settings) -> None:
 
 
 class StandaloneServer(Server):
-    """The server of a single HTTP process. It exits when start-up or the last runner has failed for good."""
+    """The server of a single HTTP process. It exits when start-up fails: no runner could ever be started.
+
+    Once one was ready it exits on a signal only; runners that were given up are tried again.
+    """
 
     failure = ""
     """Reason of the exit; empty after a signal."""
 
     async def on_tick(self, counter: int) -> bool:
-        readiness = self._service.context.readiness
-        if readiness.failed and not self.failure:
+        context = self._service.context
+        readiness = context.readiness
+        if readiness.failed and context.engine_info is None and not self.failure:
             self.failure = readiness.reason
             self.should_exit = True
         return await super().on_tick(counter)

@@ -133,6 +133,7 @@ async def open_served_model(
         specs,
         load_timeout=settings.load_timeout,
         stall_timeout=settings.stall_timeout,
+        retry_interval=settings.runner_retry_interval,
         on_change=on_change,
     )
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, pool)

@@ -1,7 +1,8 @@
 """Makes a runner's engine fail on demand: Python imports this by itself when its directory is on the path.
 
 FAULT_FILE names a file; while it exists, the next step of the torch engine fails as its content says: `raise`
-an error, `memory` runs out, `hang` forever. The file is removed, so that one fault is one fault.
+an error, `memory` runs out, `hang` forever. The file is removed, so that one fault is one fault. A request
+with the cache_salt `raise` or `crash` makes every step that it is in fail.
 
 CLOCK_FILE names a file with the seconds by which the wall clock is wrong.
 """
@@ -9,6 +10,7 @@ CLOCK_FILE names a file with the seconds by which the wall clock is wrong.
 import importlib.abc
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +44,11 @@ def patch(module: ModuleType) -> None:
     launch = module.TorchEngine._launch
 
     def _launch(self, plan):  # type: ignore[no-untyped-def]
+        for sequence in (*plan.decode, *(chunk.sequence for chunk in plan.prefill)):
+            if sequence.request.cache_salt == "raise":
+                raise ValueError("a request asked for a fault")
+            if sequence.request.cache_salt == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
         fault = Path(os.environ["FAULT_FILE"])
         if fault.exists():
             kind = fault.read_text()

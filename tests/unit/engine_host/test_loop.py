@@ -64,6 +64,15 @@ class Client:
         return stats[-1].running if stats else 0
 
 
+class Fragile(synthetic.SyntheticEngine):
+    """Cannot take a request for 13 tokens."""
+
+    def submit(self, request: GenerationRequest) -> None:
+        if request.sampling.max_tokens == 13:
+            raise IndexError("thirteen")
+        super().submit(request)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[str]:
     address = f"unix:{tmp_path}/runner.sock"
@@ -74,7 +83,7 @@ def path(tmp_path: Path) -> Iterator[str]:
     def run() -> None:
         loop.progress(0.5, "half of it")
         settings = SyntheticSettings(ttft=0.0, itl=0.001)
-        loop.run(synthetic.load(settings, 100, (2,), loop.progress))
+        loop.run(Fragile(settings, 100, (2,)))
         frontends.close(1.0)
 
     thread = threading.Thread(target=run)
@@ -132,3 +141,18 @@ def test_what_is_no_message_is_dropped(path: str, caplog: pytest.LogCaptureFixtu
     client.submit("a", 5)
     client.until(lambda: client.tokens("a") == 5)
     assert "undecodable message of 9 bytes dropped" in caplog.text
+
+
+def test_a_request_that_cannot_be_submitted_ends_alone(path: str) -> None:
+    client = Client(path)
+    client.submit("bad", 13)
+    client.submit("good", 5)
+    client.until(lambda: client.tokens("good") == 5)
+    (refusal,) = [
+        output
+        for message in client.heard
+        if isinstance(message, Outputs)
+        for output in message.outputs
+        if output.request_id == "bad"
+    ]
+    assert (refusal.finish_reason, refusal.error) == ("error", "the engine failed on this request")

@@ -50,6 +50,11 @@ def test_a_healthy_run_begins_the_count_again() -> None:
     assert keep([CRASH, CRASH, healthy, CRASH, CRASH], 3) == (CRASH, 5, [1, 2, 1, 2])
 
 
+def test_a_run_that_had_started_does_not_count_but_delays() -> None:
+    started = Ended("a request ended it", started=True)
+    assert keep([CRASH, started, started, CRASH, CRASH], 2) == (CRASH, 5, [1, 2, 4, 8])
+
+
 def test_one_that_was_asked_to_end_is_not_started_again() -> None:
     assert keep([CRASH, None]) == (None, 2, [1])
 

@@ -15,6 +15,7 @@ import pytest
 from tests.unit.runners.test_pool import drain, pool, request, run, spec, until
 from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import CANNOT_START, SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.processes import keep_running
 from trtllm_openai.processes.authentication import new_secret
 from trtllm_openai.processes.environment import child_environment
 from trtllm_openai.runners import RunnerPool
@@ -180,15 +181,16 @@ def test_a_failed_runner_that_hangs_at_exit_leaves_service_and_is_killed(
         launcher = ScriptLauncher(tmp_path, HANGS_AT_EXIT)
         async with pool(launcher=launcher) as (subject, history):
             launcher.script = None
-            generation = subject.submit([request(subject, 3)])
+            generations = [subject.submit([request(subject, 3)]) for _ in range(2)]
             await until(lambda: history[-1].ready == 0)
             (hanging,) = launcher.handles
             assert hanging.pid is not None  # it is alive, and does not count
             assert subject.runners[0].phase is Phase.FAILED
             assert history[-1].reason == "runner 0 failed and is started again: the engine broke"
             assert await asyncio.wait_for(hanging.wait(), 10) == -signal.SIGKILL
-            # Nothing of it was sent: the sequence moves to the runner that replaces this one.
-            assert sum(len(output.token_ids) for output in await drain(generation)) == 3
+            # Nothing of them was sent: the sequences move to the runner that replaces this one.
+            for generation in generations:
+                assert sum(len(output.token_ids) for output in await drain(generation)) == 3
             assert subject.restarts == 1
 
     run(test())
@@ -208,21 +210,23 @@ def test_a_given_up_runner_can_be_started_again(tmp_path: Path) -> None:
     run(test())
 
 
-async def serves_again(subject: RunnerPool, restarts: int) -> None:
-    await until(lambda: subject.restarts == restarts and subject.status().ready == 1)
+async def loads_again(subject: RunnerPool, restarts: int) -> None:
+    await until(lambda: subject.restarts == restarts and subject.runners[0].phase is Phase.LOADING)
 
 
-def test_a_given_up_runner_can_be_started_again_after_it_had_bound_its_socket() -> None:
+def test_a_given_up_runner_can_be_started_again_after_it_had_bound_its_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With the launcher of the server: the socket of the launch before still lies there."""
+    monkeypatch.setattr(keep_running.Backoff, "delay", lambda *_: 0.01)
 
     async def test() -> None:
-        async with pool() as (subject, _):
-            for failures in range(1, 6):
+        async with pool(launch=spec(load_time=1.0), wait=False) as (subject, _):
+            for failures in range(keep_running.MAX_FAILURES):
+                await loads_again(subject, failures)
                 pid = subject.runners[0].pid
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
-                if failures < 5:
-                    await serves_again(subject, failures)
             await until(lambda: subject.status().failed)
             await subject.restart(0, 1.0)
             await until(lambda: subject.status().ready == 1)

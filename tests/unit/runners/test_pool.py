@@ -40,6 +40,7 @@ async def pool(
         [launch or spec()] * replicas,
         load_timeout=30.0,
         stall_timeout=30.0,
+        retry_interval=60.0,
         on_change=lambda: history.append(subject.status()),
         launcher=launcher,
     )

@@ -20,6 +20,7 @@ from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec,
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.processes import keep_running
 from trtllm_openai.runners import process
+from trtllm_openai.runners.connection import FAILED_ON_REQUEST
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.process import RunnerProcess
 from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN
@@ -91,7 +92,9 @@ class FakeLauncher:
 class Subject:
     """A `RunnerProcess` with its history."""
 
-    def __init__(self, directory: Path, load_timeout: float, stall_timeout: float) -> None:
+    def __init__(
+        self, directory: Path, load_timeout: float, stall_timeout: float, retry_interval: float
+    ) -> None:
         self.launcher = FakeLauncher(directory)
         self.history: list[tuple[Phase, str]] = []
         self.adopted: list[str] = []
@@ -102,6 +105,7 @@ class Subject:
             lambda: self.history.append((self.runner.phase, self.runner.reason)),
             load_timeout=load_timeout,
             stall_timeout=stall_timeout,
+            retry_interval=retry_interval,
         )
 
     def _adopt(self, request: GenerationRequest, generation: Generation) -> bool:
@@ -136,9 +140,9 @@ class Subject:
 
 @asynccontextmanager
 async def started(
-    directory: Path, load_timeout: float = 30.0, stall_timeout: float = 30.0
+    directory: Path, load_timeout: float = 30.0, stall_timeout: float = 30.0, retry_interval: float = 60.0
 ) -> AsyncIterator[Subject]:
-    subject = Subject(directory, load_timeout, stall_timeout)
+    subject = Subject(directory, load_timeout, stall_timeout, retry_interval)
     subject.runner.start()
     try:
         yield subject
@@ -228,6 +232,31 @@ def test_a_failure_has_its_reason_and_moves_sequences(
             assert subject.adopted == ["untold"]
             assert handle.signals[-1] == "kill"  # also what the process started and left behind
             await subject.ready(2)
+
+    run(test())
+
+
+@pytest.mark.parametrize(("beside", "moves"), [(False, False), (True, True)])
+def test_a_request_alone_on_a_failed_engine_is_not_begun_again(
+    tmp_path: Path, beside: bool, moves: bool
+) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            await subject.ready()
+            assert subject.runner.connection is not None
+            names = ["r1", "r2"]  # the two choices of one request
+            generation = Generation(names, subject.runner.connection.abort)
+            requests = [GenerationRequest(name, [1], SamplingParams(5)) for name in names]
+            subject.runner.connection.submit(requests, generation)
+            if beside:
+                subject.submit("another")
+            subject.peer.send(Failed("IndexError", final=False))
+            await until(subject.has_failed)
+            await until(lambda: subject.runner.connection is None)
+            assert sorted(subject.adopted) == (["another", *names] if moves else [])
+            assert [output.error for output in generation.take()] == (
+                [] if moves else [FAILED_ON_REQUEST] * 2
+            )
 
     run(test())
 
@@ -323,6 +352,32 @@ def test_one_that_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
                 await until(lambda: subject.runner.phase is not Phase.STARTING)
             assert subject.runner.launches == keep_running.MAX_FAILURES
             assert subject.runner.reason == "it ended with status 1"
+
+    run(test())
+
+
+def test_one_that_was_given_up_is_tried_again_after_a_pause(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started(tmp_path, retry_interval=0.2) as subject:
+            for launch in (1, 2):
+                await until(lambda launch=launch: subject.launcher.handles[launch - 1 :])  # type: ignore[misc]
+                subject.launcher.handles[-1].exit(CANNOT_START)
+                await until(lambda: subject.runner.phase is Phase.GIVEN_UP)
+            await subject.ready(3)
+
+    run(test())
+
+
+def test_what_ends_a_loaded_runner_never_gives_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep_running.Backoff, "delay", lambda *_: 0.01)
+
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            for launch in range(1, keep_running.MAX_FAILURES + 3):
+                (await subject.ready(launch)).exit(1)
+                await until(lambda: subject.runner.phase is not Phase.READY)
+            await subject.ready(keep_running.MAX_FAILURES + 3)
+            assert all(phase is not Phase.GIVEN_UP for phase, _ in subject.history)
 
     run(test())
 

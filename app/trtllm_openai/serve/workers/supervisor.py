@@ -149,7 +149,7 @@ class Supervisor:
             return
         self._tell_all(self._model.pool.report_now())
         status = self._model.pool.status()
-        if status.failed:
+        if status.failed and self._model.pool.info is None:  # nothing was ever ready: start-up failed
             self._fail(status.reason)
         elif not self._announced:
             self._progress(status)

@@ -18,7 +18,11 @@ class Supervisor:
     def __init__(self, replicas: int, stall_timeout: float) -> None:
         self.attached: list[AttachedPool] = []
         self.pool = RunnerPool(
-            [spec()] * replicas, load_timeout=30, stall_timeout=stall_timeout, on_change=self.tell_all
+            [spec()] * replicas,
+            load_timeout=30,
+            stall_timeout=stall_timeout,
+            retry_interval=60,
+            on_change=self.tell_all,
         )
         self.heard: list[RunnerUnresponsive] = []
 

@@ -169,9 +169,10 @@ def test_a_runner_that_says_it_failed_is_left_at_once(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as (peer, worker, runner):
             worker.submit("untold")
+            worker.submit("another")
             peer.send(Failed("the engine failed", final=False))
             await until(lambda: runner.phase is Phase.FAILED)
-            assert worker.adopted == ["untold"]
+            assert worker.adopted == ["untold", "another"]
             assert runner.connection is None
 
     run(test())
