@@ -84,7 +84,6 @@ TESTED_IN = {
 """Modules that are tested elsewhere, each group with the reason."""
 
 WITHOUT_LOGIC = {
-    "engines/base.py": "the Engine protocol",
     "errors.py": "exception classes with their fields",
     "generation/types.py": "msgspec structs",
     "api/choice.py": "a dataclass",

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import msgspec
+import orjson
 
 from trtllm_openai.api.schema_check import MAX_DEPTH, schema_fault
 from trtllm_openai.errors import InvalidRequest
@@ -100,8 +101,8 @@ def _from_schema(schema: JsonObject | str | None, param: str) -> Guide | None:
     if isinstance(schema, str):
         _check_length(schema, param)
         try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
+            schema = orjson.loads(schema)  # refuses half of a surrogate pair, which no engine could take
+        except ValueError as error:
             raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
     return schema_guide(schema, param)
 
@@ -147,8 +148,8 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
     if isinstance(tag, str):
         _check_length(tag, param)
         try:
-            tag = json.loads(tag)
-        except (ValueError, RecursionError) as error:
+            tag = orjson.loads(tag)
+        except ValueError as error:
             raise InvalidRequest(f"'{param}' is not JSON: {error}.", param) from None
     if not isinstance(tag, dict) or (tag.get("format") is None and tag.get("structures") is None):
         raise InvalidRequest(f"'{param}' needs a format (or structures and triggers).", f"{param}.format")

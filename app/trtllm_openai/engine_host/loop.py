@@ -25,7 +25,7 @@ from trtllm_openai.engine_host.messages import (
     decode_to_runner,
     encode,
 )
-from trtllm_openai.engines.base import Engine
+from trtllm_openai.engines.base import FAILED_ON_REQUEST, Engine, refusal
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.framing import FramedSocket
@@ -131,21 +131,10 @@ class RunnerLoop:
                 engine.submit(request)
                 self._owner[request.request_id] = frontend
             except InvalidRequest as error:
-                refused.append(
-                    StepOutput(
-                        request.request_id,
-                        [],
-                        "error",
-                        error=str(error),
-                        error_code=error.code,
-                        error_param=error.param,
-                    )
-                )
+                refused.append(refusal(request.request_id, error))
             except Exception:  # whatever is wrong with one request must not end the others
                 log.exception("request %s could not be submitted", request.request_id)
-                refused.append(
-                    StepOutput(request.request_id, [], "error", error="the engine failed on this request")
-                )
+                refused.append(StepOutput(request.request_id, [], "error", error=FAILED_ON_REQUEST))
         if refused:
             self._frontends.send(frontend, encode(Outputs(refused)))
 

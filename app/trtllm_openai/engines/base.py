@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
 Progress = Callable[[float, str], None]
@@ -36,3 +37,14 @@ class Engine(Protocol):
 
     def shutdown(self, timeout_s: float) -> None:
         """Free the model within `timeout_s` seconds. Unfinished requests are dropped."""
+
+
+FAILED_ON_REQUEST = "the engine failed on this request"
+"""Error of a sequence for which an exception was raised that was not foreseen; the log has it."""
+
+
+def refusal(request_id: str, error: InvalidRequest) -> StepOutput:
+    """The only output of a request that an engine refuses."""
+    message = str(error).encode(errors="replace").decode()  # it may quote half of a surrogate pair
+    param = error.param and error.param.encode(errors="replace").decode()
+    return StepOutput(request_id, [], "error", error=message, error_code=error.code, error_param=param)

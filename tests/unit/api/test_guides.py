@@ -87,6 +87,7 @@ def test_none_unless_asked() -> None:
         ({"guided_choice": ["a", ""]}, "guided_choice", "invalid_value"),
         ({"guided_choice": []}, "guided_choice", "invalid_value"),
         ({"guided_json": "{"}, "guided_json", "invalid_value"),
+        ({"guided_json": '{"properties": {"\\ud800": {}}}'}, "guided_json", "invalid_value"),
         ({"guided_json": "[1]"}, "guided_json", "invalid_type"),
         ({"structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "unsupported_parameter"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", "invalid_type"),

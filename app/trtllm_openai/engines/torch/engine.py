@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from trtllm_openai.engines.base import FAILED_ON_REQUEST, refusal
 from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
@@ -113,6 +114,8 @@ class TorchEngine:
             outputs += self._land()
             if launched is not None:
                 outputs += _begun(plan)
+            if plan.prefill:
+                outputs += self._end_faulty(plan)
             self._flying = launched
             if launched is not None and not self._may_fly(launched):
                 outputs += self._land()
@@ -216,23 +219,18 @@ class TorchEngine:
         refused = []
         for future in done:
             sequence = self._compiling.pop(future)
-            try:
+            request_id = sequence.request.request_id
+            error = future.exception()
+            if error is None:
                 sequence.matcher = future.result()
-            except InvalidRequest as error:
-                request_id = sequence.request.request_id
-                del self._live[request_id]
-                refused.append(
-                    StepOutput(
-                        request_id,
-                        [],
-                        "error",
-                        error=str(error),
-                        error_code=error.code,
-                        error_param=error.param,
-                    )
-                )
-            else:
                 self._scheduler.add(sequence)
+                continue
+            del self._live[request_id]
+            if isinstance(error, InvalidRequest):
+                refused.append(refusal(request_id, error))
+            else:
+                log.error("the guide of request %s could not be compiled", request_id, exc_info=error)
+                refused.append(StepOutput(request_id, [], "error", error=FAILED_ON_REQUEST))
         return refused
 
     def _launch(self, plan: Plan) -> Step:
@@ -258,8 +256,25 @@ class TorchEngine:
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is sequence:
                 self._stats.generated_tokens += chosen.token_id != NO_TOKEN
-                outputs.append(self._advance(sequence, chosen))
+                try:
+                    output = self._failed(sequence) if sequence.faulty else self._advance(sequence, chosen)
+                except Exception:
+                    log.exception("the token of request %s cannot be used", sequence.request.request_id)
+                    output = self._failed(sequence)
+                outputs.append(output)
         return outputs
+
+    def _end_faulty(self, plan: Plan) -> list[StepOutput]:
+        """End the sequences whose prompt log-probabilities could not be computed."""
+        return [
+            self._failed(chunk.sequence)
+            for chunk in plan.prefill
+            if chunk.sequence.faulty and self._live.get(chunk.sequence.request.request_id) is chunk.sequence
+        ]
+
+    def _failed(self, sequence: Sequence) -> StepOutput:
+        output = StepOutput(sequence.request.request_id, [], "error", error=FAILED_ON_REQUEST)
+        return self._end(sequence, output)
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
         sampling = sequence.request.sampling

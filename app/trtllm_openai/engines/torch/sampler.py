@@ -66,7 +66,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
     logprobs = _logprobs(logits, wanted, sequences, tokens) if wanted else {}
     for token, sequence in zip(tokens, sequences, strict=True):
         if sequence.rules is not None and token != NO_TOKEN:
-            sequence.rules.add(torch.tensor([token], device=logits.device))
+            count_token(sequence, torch.tensor([token], device=logits.device))
     return [Sampled(token, logprobs.get(index)) for index, token in enumerate(tokens)]
 
 
@@ -80,10 +80,26 @@ def apply_rules(row: torch.Tensor, sequence: Sequence, generated: int) -> None:
     try:
         sequence.rules.apply(row, generated)
     except Exception as error:
-        if out_of_memory(error):
-            raise
-        log.exception("the sampling rules of request %s failed", sequence.request.request_id)
+        _blame(sequence, error)
         row.fill_(math.nan)
+
+
+def count_token(sequence: Sequence, token: torch.Tensor) -> None:
+    """Count a sampled token [1] in the sequence's `LogitRules`. After an error it has to end (`faulty`)."""
+    if sequence.rules is None:
+        return
+    try:
+        sequence.rules.add(token)
+    except Exception as error:
+        _blame(sequence, error)
+
+
+def _blame(sequence: Sequence, error: Exception) -> None:
+    """Mark a sequence whose values raised `error`, in its handler. Out-of-memory errors are re-raised."""
+    if out_of_memory(error):
+        raise error
+    log.exception("request %s failed", sequence.request.request_id)
+    sequence.faulty = True
 
 
 def uniform(seed: int, position: int) -> float:
@@ -221,7 +237,10 @@ class Scorer(Protocol):
 def prompt_logprobs(
     model: Scorer, hidden: torch.Tensor, chunk: Chunk, first_row: int
 ) -> list[TokenLogprobs | None]:
-    """Log-probabilities of the prompt tokens that follow the chunk's rows of `hidden` [rows, hidden]."""
+    """Log-probabilities of the prompt tokens that follow the chunk's rows of `hidden` [rows, hidden].
+
+    An error that this sequence's values raise marks it `faulty` and gives none; other sequences go on.
+    """
     sequence = chunk.sequence
     following = sequence.tokens[chunk.start + 1 : min(chunk.start + chunk.length + 1, sequence.prompt_tokens)]
     count = sequence.request.sampling.prompt_logprobs or 0
@@ -229,7 +248,11 @@ def prompt_logprobs(
     for start in range(0, len(following), SCORED_AT_ONCE):
         tokens = following[start : start + SCORED_AT_ONCE]
         rows = torch.arange(first_row + start, first_row + start + len(tokens), device=hidden.device)
-        result += _token_logprobs(model.logits(hidden, rows), tokens, [count] * len(tokens))
+        logits = model.logits(hidden, rows)  # computed by all ranks together
+        try:
+            result += _token_logprobs(logits, tokens, [count] * len(tokens))
+        except Exception as error:
+            _blame(sequence, error)
     return result
 
 

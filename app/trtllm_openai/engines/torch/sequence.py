@@ -41,6 +41,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     block_names: list[bytes] = field(default_factory=list)
     """Hash names of its first full blocks, computed on demand (`engines.torch.block_pool`)."""
+    _first_name: bytes = field(init=False)  # computed on submission, where a salt may be refused
     named: int = 0
     """Number of its blocks published in the prefix cache."""
     preempted: bool = False
@@ -52,6 +53,8 @@ class Sequence:
     """The `GuideMatcher` of a guided sequence (`engines.torch.guides`)."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """The ones computed so far; None if not requested or already returned."""
+    faulty: bool = False
+    """An exception was raised for its values: it has to end with an error."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_token_ids)
@@ -60,6 +63,7 @@ class Sequence:
         if self.request.sampling.prompt_logprobs is not None:
             self.prompt_logprobs = [None]
         self.seed = secrets.randbits(64) if seed is None else seed
+        self._first_name = first_name(self.request.cache_salt)
 
     def out_of_time(self, now: float) -> bool:
         """Whether it exceeded its time limit."""
@@ -82,7 +86,7 @@ class Sequence:
         names = self.block_names
         while len(names) < count:
             start = len(names) * block_size
-            previous = names[-1] if names else first_name(self.request.cache_salt)
+            previous = names[-1] if names else self._first_name
             names.append(block_name(previous, self.tokens[start : start + block_size]))
         return names[:count]
 

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request
+from trtllm_openai.engines.torch import sampler
 from trtllm_openai.engines.torch.engine import NO_TOKEN_POSSIBLE, TorchEngine
 from trtllm_openai.engines.torch.logit_rules import LogitRules
 from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 NUMBERS = (
     0.0,
@@ -57,7 +60,7 @@ NEIGHBOUR = {"max_tokens": 6, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Callable[[str], Path]) -> TorchEngine:
-    return make_engine(checkpoint("llama"), max_batch_size=4, max_seq_len=64)
+    return make_engine(checkpoint("llama"), max_batch_size=16, max_seq_len=64, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +69,33 @@ def alone(engine: TorchEngine) -> list[int]:
     return finish(engine, {"n"})["n"].token_ids
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.fixed_dictionaries({}, optional=PARAMETERS), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.fixed_dictionaries({}, optional=PARAMETERS), min_size=3, max_size=12))
 def test_mixed(engine: TorchEngine, alone: list[int], params: list[dict[str, Any]]) -> None:
     check(engine, alone, params)
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty"])
-@pytest.mark.parametrize("value", NUMBERS)
-def test_singly(engine: TorchEngine, alone: list[int], name: str, value: float) -> None:
-    check(engine, alone, [{"temperature": 1.0} | {name: value}])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(
+            (name, NUMBERS)
+            for name in (
+                "temperature",
+                "top_p",
+                "min_p",
+                "presence_penalty",
+                "frequency_penalty",
+                "repetition_penalty",
+            )
+        ),
+        *((name, COUNTS) for name in ("top_k", "seed", "min_tokens", "logprobs", "prompt_logprobs")),
+        ("logit_bias", [{7: value} for value in NUMBERS]),
+    ],
+)
+def test_singly(engine: TorchEngine, alone: list[int], name: str, values: list[Any]) -> None:
+    """Each value in a sequence of its own, all in one batch."""
+    check(engine, alone, [{"temperature": 1.0} | {name: value} for value in values])
 
 
 def check(engine: TorchEngine, alone: list[int], params: list[dict[str, Any]]) -> None:
@@ -115,14 +135,54 @@ def test_no_token_ends_with_an_error(engine: TorchEngine, sampling: dict[str, An
     assert outputs[-1].token_ids == []
 
 
-def test_a_failing_rule_ends_its_sequence_alone(
-    engine: TorchEngine, alone: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
-        raise ValueError("broken")
+def fail(*_: Any, **__: Any) -> None:
+    raise ValueError("broken")
 
-    monkeypatch.setattr(LogitRules, "apply", fail)
+
+class BrokenGuide:
+    """A `GuideMatcher` that allows everything and then raises."""
+
+    error = ""
+    accept_token = fail
+
+    def fill_mask(self, mask: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
+        mask.fill(-1)
+
+
+def break_guide(engine: TorchEngine) -> None:
+    engine._live["x"].matcher = BrokenGuide()
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "sampling"),
+    [
+        (LogitRules, "apply", {"presence_penalty": 1.0}),
+        (LogitRules, "add", {"presence_penalty": 1.0}),
+        (sampler, "_token_logprobs", {"prompt_logprobs": 2}),
+        (sampler, "_token_logprobs", {"prompt_logprobs": 2, "max_tokens": 0}),
+        (None, "", {}),
+    ],
+)
+def test_what_raises_for_a_sequence_ends_it_alone(
+    engine: TorchEngine,
+    alone: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    name: str,
+    sampling: dict[str, Any],
+) -> None:
     engine.submit(request("n", range(3, 12), **NEIGHBOUR))
-    engine.submit(request("x", [5, 6, 7], presence_penalty=1.0))
+    engine.submit(request("x", range(5, 40), **sampling))
+    if target is not None:
+        monkeypatch.setattr(target, name, fail)
+    else:
+        break_guide(engine)
     ends = finish(engine, {"n", "x"})
     assert (ends["x"].finish_reason, ends["n"].token_ids) == ("error", alone)
+    assert engine.stats().kv_blocks_used == 0
+
+
+def test_a_salt_without_a_code_is_refused_when_it_is_submitted(engine: TorchEngine) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        engine.submit(GenerationRequest("x", [5, 6], SamplingParams(4), cache_salt="\ud800"))
+    assert engine.step(0) == []

@@ -17,7 +17,13 @@ from trtllm_openai.engines.torch.guides import constrain
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.plan_channel import PlanChannel
-from trtllm_openai.engines.torch.sampler import SCORED_AT_ONCE, Sampled, apply_rules, prompt_logprobs
+from trtllm_openai.engines.torch.sampler import (
+    SCORED_AT_ONCE,
+    Sampled,
+    apply_rules,
+    count_token,
+    prompt_logprobs,
+)
 from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import TokenLogprobs
@@ -219,7 +225,7 @@ class CudaExecutor:
             tokens,
         )
         for row in ruled:
-            sampled[row].rules.add(tokens[row : row + 1])  # type: ignore[union-attr]
+            count_token(sampled[row], tokens[row : row + 1])
         return self._under_way(sampled, self._logprobs(logits, sampled, tokens))
 
     def _logprobs(
