@@ -106,6 +106,20 @@ class TorchSettings(Section):
         "on a GPU of its own if GPUs are used",
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 is one per core")
+    guide_processes: Positive = Field(
+        2, description="number of guides (schemas, regular expressions, grammars) compiled at a time"
+    )
+    guide_compile_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+        5.0, description="CPU seconds for compiling one guide; one that needs more is refused with 400"
+    )
+    guide_max_memory_mb: Annotated[int, Field(ge=16)] = Field(
+        512, description="MiB of memory for compiling one guide; one that needs more is refused with 400"
+    )
+    guide_max_mask_ms: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="CPU milliseconds that a guide may take for a token on average, beyond its first 100; "
+        "one that takes more ends its sequence with an error",
+    )
 
 
 class TensorRTLLMSettings(Section):

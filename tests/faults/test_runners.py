@@ -182,8 +182,13 @@ def test_runners_that_cannot_start_are_given_up_and_tried_again(
         run_victim(model, tmp_path, *flags, key=key) as victim,
         httpx.Client(base_url=victim.url, headers=headers, timeout=60) as http,
     ):
-        states = lambda: [one["state"] for one in http.get("/admin/runners").json()["runners"]]  # noqa: E731
-        answer = lambda: http.post(TEXT, json={"prompt": "x", "max_tokens": 2})  # noqa: E731
+
+        def states() -> list[str]:
+            return [one["state"] for one in http.get("/admin/runners").json()["runners"]]
+
+        def answer() -> httpx.Response:
+            return http.post(TEXT, json={"prompt": "x", "max_tokens": 2})
+
         weights.rename(tmp_path / "weights")
         runners = victim.runners()
         os.kill(runners.pop(), signal.SIGKILL)

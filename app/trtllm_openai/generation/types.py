@@ -144,3 +144,7 @@ class EngineStats(msgspec.Struct):
     prompt_tokens: int = 0
     generated_tokens: int = 0
     kv_blocks_reused: int = 0
+    guides_compiled: int = 0
+    guides_refused: int = 0
+    guide_compile_seconds: float = 0.0
+    guide_mask_seconds: float = 0.0

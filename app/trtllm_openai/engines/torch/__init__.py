@@ -8,6 +8,27 @@ import os
 # variable once, when the import of torch loads the library, and every module of this package imports torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-from trtllm_openai.engines.torch.loader import load
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.base import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trtllm_openai.engines.torch.engine import TorchEngine
 
 __all__ = ["load"]
+
+
+def load(
+    model_dir: Path,
+    settings: TorchSettings,
+    progress: Progress,
+    vocabulary: "Callable[[], list[bytes]] | None" = None,
+) -> "TorchEngine":
+    """`loader.load`. Importing this package does not import torch, which `guide_trial` does without."""
+    from trtllm_openai.engines.torch import loader
+
+    return loader.load(model_dir, settings, progress, vocabulary)

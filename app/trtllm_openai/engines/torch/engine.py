@@ -18,7 +18,8 @@ from trtllm_openai.engines.base import FAILED_ON_REQUEST, refusal
 from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
-from trtllm_openai.engines.torch.guides import GuideCompiler, GuideMatcher
+from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
+from trtllm_openai.engines.torch.guides import GuideMatcher
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
@@ -127,6 +128,9 @@ class TorchEngine:
         stats.running = len(self._scheduler.running)
         stats.kv_blocks_used = self._pool.used
         stats.kv_blocks_reused = self._scheduler.reused
+        if self._guides is not None:
+            stats.guides_compiled, stats.guides_refused = self._guides.compiled, self._guides.refused
+            stats.guide_compile_seconds = self._guides.seconds
         return stats
 
     def shutdown(self, timeout_s: float) -> None:
@@ -206,6 +210,7 @@ class TorchEngine:
         return outputs
 
     def _withdraw(self, sequence: Sequence) -> None:
+        self._count_masks(sequence)
         for future, waiting in self._compiling.items():
             if waiting is sequence:
                 future.cancel()
@@ -303,7 +308,12 @@ class TorchEngine:
             output.finish_reason = "length"
         return output if output.finish_reason is None else self._end(sequence, output)
 
+    def _count_masks(self, sequence: Sequence) -> None:
+        if sequence.matcher is not None:
+            self._stats.guide_mask_seconds += sequence.matcher.seconds
+
     def _end(self, sequence: Sequence, output: StepOutput) -> StepOutput:
+        self._count_masks(sequence)
         del self._live[output.request_id]
         self._scheduler.remove(sequence)
         return output

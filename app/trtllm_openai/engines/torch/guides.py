@@ -1,34 +1,38 @@
-"""Guided decoding with llguidance: guides are compiled in threads, token masks applied per batch.
+"""Guided decoding with llguidance: guides to matchers, matchers to token masks applied per batch.
 
 llguidance (Rust) runs an Earley parser over a lexer of regex derivatives and compiles lazily: a guide takes
 milliseconds to compile and microseconds per token mask. It rejects each JSON Schema keyword that it does not
-enforce, by name. `LIMITS` bound the work of one guide: a guide that exceeds them fails only its own sequence
-and does not delay others.
+enforce, by name. `LIMITS` and `max_mask_ms` bound the work of one guide in the step: a guide that exceeds
+them fails only its own sequence. What bounds compilation is in `guide_trial`. Importing this module does not
+import torch, which the process of trials does without.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Sequence as Items
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
-import torch
 
 from trtllm_openai.engines.torch.json_schema import SchemaError, find_keyword, prepare
-from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.structural_tag import regex_terminal, structural_tag_grammar
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide, GuideKind
 
 if TYPE_CHECKING:
     import llguidance
+    import torch
+
+    from trtllm_openai.engines.torch.sequence import Sequence
 log = logging.getLogger(__name__)
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
-MAX_CONCURRENT_COMPILATIONS = 2
+BURST_MS = 100.0
+"""CPU milliseconds for masks that a guide may take beyond its average."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
 """Whitespace allowed between two JSON tokens: enough for deep indentation, but bounded."""
 LIMITS: dict[str, Any] = {
@@ -41,60 +45,63 @@ LIMITS: dict[str, Any] = {
 }
 
 
-class GuideCompiler:
-    """Compiles guides to matchers in `MAX_CONCURRENT_COMPILATIONS` threads, without the GIL."""
+class GuideLimits(msgspec.Struct, frozen=True):
+    """Bounds on the work of one guide; see `config.GuideSettings`."""
 
-    def __init__(self, vocabulary: Items[bytes], vocab_size: int, end_ids: Items[int]) -> None:
-        """`vocabulary`: bytes of each token by id, empty for special ones. `vocab_size`: width of logits."""
-        self._end_ids = tuple(end_ids)
-        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_COMPILATIONS, thread_name_prefix="grammar")
-        # Building the tokenizer takes half a second; a thread keeps it from delaying startup.
-        self._tokenizer = self._threads.submit(_make_tokenizer, vocabulary, vocab_size, end_ids)
+    compile_timeout: float
+    processes: int
+    max_memory_mb: int
+    max_mask_ms: float
 
-    def compile(self, guide: Guide) -> Future[GuideMatcher]:
-        """Return a future matcher. The future raises `InvalidRequest` if the guide cannot be used."""
-        return self._threads.submit(self._compile, guide)
 
-    def close(self) -> None:
-        """Cancel queued compilations without waiting for running ones."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+def compile_guide(
+    tokenizer: llguidance.LLTokenizer, guide: Guide, end_ids: tuple[int, ...], max_mask_ms: float
+) -> GuideMatcher:
+    """Compile a guide in this thread. Raises `InvalidRequest` if it cannot be used."""
+    import llguidance
 
-    def _compile(self, guide: Guide) -> GuideMatcher:
-        import llguidance
-
-        tokenizer = self._tokenizer.result()
-        limits = llguidance.LLParserLimits(**LIMITS)
-        try:
-            matcher = llguidance.LLMatcher(tokenizer, _grammar(guide), log_level=0, limits=limits)
-        except SchemaError as error:
-            raise InvalidRequest(
-                f"'{guide.param}{error.path}' cannot be used: {error}.", guide.param + error.path
-            ) from None
-        except ValueError as error:
-            raise _refusal(guide, str(error)) from None
-        if matcher.is_error():
-            raise _refusal(guide, matcher.get_error())
-        found = GuideMatcher(matcher, self._end_ids)
-        # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
-        found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
-        if found.error:
-            raise _refusal(guide, matcher.get_error())
-        return found
+    limits = llguidance.LLParserLimits(**LIMITS)
+    try:
+        matcher = llguidance.LLMatcher(tokenizer, _grammar(guide), log_level=0, limits=limits)
+    except SchemaError as error:
+        raise InvalidRequest(
+            f"'{guide.param}{error.path}' cannot be used: {error}.", guide.param + error.path
+        ) from None
+    except ValueError as error:
+        raise _refusal(guide, str(error)) from None
+    if matcher.is_error():
+        raise _refusal(guide, matcher.get_error())
+    found = GuideMatcher(matcher, end_ids, max_mask_ms)
+    # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
+    found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
+    if found.error:
+        raise _refusal(guide, matcher.get_error() or found.error)
+    return found
 
 
 class GuideMatcher:
     """The parser state of one guided sequence."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, end_ids: tuple[int, ...]) -> None:
-        """`end_ids`: the model's end-of-sequence tokens; the matcher itself knows only the first."""
+    def __init__(self, matcher: llguidance.LLMatcher, end_ids: tuple[int, ...], max_mask_ms: float) -> None:
+        """`end_ids`: the model's end-of-sequence tokens; the matcher itself knows only the first.
+
+        `max_mask_ms`: CPU milliseconds for a token, on average, beyond the first `BURST_MS`.
+        """
         self._matcher = matcher
         self._end_ids = end_ids
+        self._max_mask_ms = max_mask_ms
+        self._allowed_ms = BURST_MS
+        self.seconds = 0.0
+        """CPU seconds that masks and tokens took."""
         self.error = ""
         """Reason the guide failed, or empty. A failed guide ends its sequence with an error."""
 
     def fill_mask(self, mask: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
         """Fill `mask` [vocab / 32] with one bit per allowed next token; all zero after an error."""
+        began = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self._allowed_ms += self._max_mask_ms
+        self._spend(began)
         if self._check():
             mask.fill(0)
             return
@@ -108,12 +115,19 @@ class GuideMatcher:
         """Advance by a sampled token. Returns False after an error."""
         if token in self._end_ids:
             token = self._end_ids[0]
+        began = time.thread_time()
         self._matcher.consume_token(token)
+        self._spend(began)
         return not self._check()
 
     def is_terminated(self) -> bool:
         """Whether the text is complete and no token can follow."""
         return self._matcher.is_stopped()
+
+    def _spend(self, began: float) -> None:
+        self.seconds += time.thread_time() - began
+        if not self.error and self.seconds * 1000 > self._allowed_ms:
+            self.error = f"it is too complex (more than {self._max_mask_ms:g} ms for a token)"
 
     def _check(self) -> bool:
         if not self.error and self._matcher.is_error():
@@ -126,6 +140,8 @@ def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 
     A row with a failed guide is masked completely, which fails only that sequence.
     """
+    import torch
+
     rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
     if not rows:
         return
@@ -162,7 +178,8 @@ class _Vocabulary:
         return [self._single[byte] for byte in text if byte in self._single]
 
 
-def _make_tokenizer(vocabulary: Items[bytes], vocab_size: int, end_ids: Items[int]) -> llguidance.LLTokenizer:
+def make_tokenizer(vocabulary: Items[bytes], vocab_size: int, end_ids: Items[int]) -> llguidance.LLTokenizer:
+    """llguidance's form of the vocabulary, in about half a second. See `GuideCompiler` for the parameters."""
     import llguidance
 
     wrapper = llguidance.TokenizerWrapper(_Vocabulary(vocabulary, vocab_size, end_ids))

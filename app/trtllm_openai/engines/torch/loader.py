@@ -14,7 +14,8 @@ from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Followers, join, meeting, start_followers
-from trtllm_openai.engines.torch.guides import GUIDES, GuideCompiler
+from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
+from trtllm_openai.engines.torch.guides import GUIDES, GuideLimits
 from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token
 from trtllm_openai.engines.torch.linear import check_quantization
 from trtllm_openai.engines.torch.memory import free_bytes
@@ -186,7 +187,13 @@ def _engine(
     )
     guides = None
     if vocabulary is not None and info.capabilities.guides:
-        guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids)
+        bounds = GuideLimits(
+            settings.guide_compile_timeout,
+            settings.guide_processes,
+            settings.guide_max_memory_mb,
+            settings.guide_max_mask_ms,
+        )
+        guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids, bounds)
     progress(1.0, "ready")
     return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers)
 

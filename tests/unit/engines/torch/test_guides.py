@@ -10,10 +10,11 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tests.unit.engines.torch.test_guide_trial import ENDLESS
 from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
-from trtllm_openai.engines.torch.guides import GuideCompiler, GuideMatcher
+from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -137,8 +138,7 @@ def test_a_bad_guide_is_refused_by_its_name(
 def test_compiling_delays_nobody_else_and_can_be_given_up(
     engine: TorchEngine, demo_tokenizer: Tokenizer
 ) -> None:
-    slow = Guide("json_schema", json.dumps({"properties": {f"p{i}": {} for i in range(8000)}}))
-    engine.submit(ask(demo_tokenizer, "slow", slow))
+    engine.submit(ask(demo_tokenizer, "slow", ENDLESS))
     engine.submit(ask(demo_tokenizer, "quick", None, max_tokens=3))
     ended: list[str] = []
     while "quick" not in ended:
@@ -189,32 +189,39 @@ def test_random_walks_through_the_masks_give_valid_documents(
     demo_tokenizer: Tokenizer, schema: dict[str, object]
 ) -> None:
     vocabulary = demo_tokenizer.vocabulary()
-    compiler = GuideCompiler(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
+    tokenizer = make_tokenizer(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
     guide = Guide("json_schema", json.dumps(schema), "p")
     complete = 0
     for seed in range(30):
-        tokens = walk(compiler.compile(guide).result(), len(vocabulary), random.Random(seed))
+        matcher = compile_guide(tokenizer, guide, demo_tokenizer.eos_token_ids, 5.0)
+        tokens = walk(matcher, len(vocabulary), random.Random(seed))
         if tokens is not None:
             complete += 1
             jsonschema.validate(json.loads(b"".join(vocabulary[token] for token in tokens)), schema)
-    compiler.close()
     assert complete >= 5
 
 
-def walk(matcher: GuideMatcher, vocab_size: int, rng: random.Random) -> list[int] | None:
-    """Random allowed tokens up to the end of the text; None if it has no end within 200 tokens."""
+def walk(
+    matcher: GuideMatcher, vocab_size: int, rng: random.Random, *, broken: bool = False
+) -> list[int] | None:
+    """Random allowed tokens up to the end of the text; None if it has no end within 200 tokens.
+
+    `broken`: the guide is expected to fail, which ends the walk.
+    """
     end = matcher._end_ids[0]
     tokens: list[int] = []
     while len(tokens) < 200:
         mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
         matcher.fill_mask(mask)
+        if broken and matcher.error:
+            return None
         assert not matcher.error
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), count=vocab_size, bitorder="little"))
         token = end if end in allowed else int(rng.choice(allowed))
         if token == end:
             return tokens
         tokens.append(token)
-        assert matcher.accept_token(token)
+        assert matcher.accept_token(token) or broken
         if matcher.is_terminated():
             return tokens
     return None
@@ -222,27 +229,36 @@ def walk(matcher: GuideMatcher, vocab_size: int, rng: random.Random) -> list[int
 
 def test_every_end_token_is_allowed_where_the_text_may_end(demo_tokenizer: Tokenizer) -> None:
     vocabulary = demo_tokenizer.vocabulary()
-    compiler = GuideCompiler(vocabulary, len(vocabulary), [2, 0, 40])
-    matcher = compiler.compile(Guide("regex", "a+", "p")).result()
+    ends = (2, 0, 40)
+    tokenizer = make_tokenizer(vocabulary, len(vocabulary), ends)
+    matcher = compile_guide(tokenizer, Guide("regex", "a+", "p"), ends, 5.0)
     (letter,) = demo_tokenizer.encode("a", add_special_tokens=False)
-    for ends in (0, 3):
+    for count in (0, 3):
         mask = np.zeros(-(-len(vocabulary) // 32), dtype=np.int32)
         matcher.fill_mask(mask)
         allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
-        assert allowed[[0, 2, 40]].sum() == ends
+        assert allowed[[0, 2, 40]].sum() == count
         assert allowed[letter]
         matcher.accept_token(letter)
-    compiler.close()
 
 
 def test_a_token_that_is_not_allowed_ends_the_guide_with_an_error(demo_tokenizer: Tokenizer) -> None:
     vocabulary = demo_tokenizer.vocabulary()
-    compiler = GuideCompiler(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
-    matcher = compiler.compile(Guide("regex", "a", "p")).result()
+    tokenizer = make_tokenizer(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
+    matcher = compile_guide(tokenizer, Guide("regex", "a", "p"), demo_tokenizer.eos_token_ids, 5.0)
     (wrong,) = demo_tokenizer.encode("z", add_special_tokens=False)
     assert not matcher.accept_token(wrong)
     assert matcher.error
     mask = np.full(-(-len(vocabulary) // 32), -1, dtype=np.int32)
     matcher.fill_mask(mask)
     assert not mask.any()
-    compiler.close()
+
+
+def test_a_guide_that_takes_too_long_for_its_tokens_ends(demo_tokenizer: Tokenizer) -> None:
+    vocabulary = demo_tokenizer.vocabulary()
+    tokenizer = make_tokenizer(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
+    guide = Guide("grammar", 'root ::= a a a a a a a a\na ::= [a-z]* a | "" | a a')
+    matcher = compile_guide(tokenizer, guide, demo_tokenizer.eos_token_ids, 0.001)
+    assert walk(matcher, len(vocabulary), random.Random(1), broken=True) is None
+    assert "ms for a token" in matcher.error
+    assert 0.1 < matcher.seconds < 5

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.engines.torch.guides import GuideCompiler, gbnf_grammar
+from trtllm_openai.engines.torch.guides import compile_guide, gbnf_grammar, make_tokenizer
 from trtllm_openai.engines.torch.structural_tag import structural_tag_grammar
 from trtllm_openai.generation import Guide
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -29,10 +29,9 @@ TRIGGERED = {"type": "triggered_tags", "triggers": ["<f"], "tags": [CALL]}
 def allowed(tokenizer: Tokenizer, form: dict[str, Any], text: str) -> bool:
     """Whether the whole text can be written and may end there."""
     vocabulary = tokenizer.vocabulary()
-    compiler = GuideCompiler(vocabulary, len(vocabulary), tokenizer.eos_token_ids)
     guide = Guide("structural_tag", json.dumps({"type": "structural_tag", "format": form}), "p")
-    matcher = compiler.compile(guide).result()
-    compiler.close()
+    compiled_for = make_tokenizer(vocabulary, len(vocabulary), tokenizer.eos_token_ids)
+    matcher = compile_guide(compiled_for, guide, tokenizer.eos_token_ids, 5.0)
     tokens = tokenizer.encode(text, add_special_tokens=False)
     return all(map(matcher.accept_token, tokens)) and matcher.accept_token(tokenizer.eos_token_ids[0])
 
