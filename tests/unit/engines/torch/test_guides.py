@@ -257,7 +257,7 @@ def test_a_token_that_is_not_allowed_ends_the_guide_with_an_error(demo_tokenizer
 def test_a_guide_that_takes_too_long_for_its_tokens_ends(demo_tokenizer: Tokenizer) -> None:
     vocabulary = demo_tokenizer.vocabulary()
     tokenizer = make_tokenizer(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
-    guide = Guide("grammar", 'root ::= a a a a a a a a\na ::= [a-z]* a | "" | a a')
+    guide = Guide("grammar", 'root ::= a a a a a a a a "."\na ::= [a-z]* a | "" | a a')
     matcher = compile_guide(tokenizer, guide, demo_tokenizer.eos_token_ids, 0.001)
     assert walk(matcher, len(vocabulary), random.Random(1), broken=True) is None
     assert "ms for a token" in matcher.error
