@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two files at once, in order, so that the long ones are not the last. OpenMP's threads must not spin then.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload clean
+.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload json-schema-suite clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -59,6 +59,9 @@ faults: setup    ## break it, on the whole demo model (`make test` does it on fo
 
 soak: setup      ## mixed traffic for 10 minutes (SOAK_SECONDS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/faults/test_soak.py -o timeout=0
+
+json-schema-suite: setup ## the official JSON-Schema-Test-Suite through the masks of guides (ARGS=--verbose)
+	$(BIN)/python scripts/json_schema_suite.py $(ARGS)
 
 overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the demo model)
 	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py

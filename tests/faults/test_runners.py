@@ -105,7 +105,8 @@ def test_a_request_that_ends_its_runners_is_given_up(start: Start, outcome: Say)
         ]
         for stream in bad + others:
             stream.join()
-        assert [stream.error is not None or stream.status == 500 for stream in bad] == [True] * 3
+        # 503: it came while both runners were started again.
+        assert all(stream.error is not None or stream.status in (500, 503) for stream in bad)
         assert all(stream.done or stream.error for stream in others)
         victim.server.wait(lambda: victim.server.metric("runners_ready") == 2, 60)
         again = [Stream(victim.url, {**LONG, "max_tokens": 8}) for _ in others]
