@@ -344,8 +344,11 @@ class Settings(BaseSettings):
     )
     max_stored_responses: Annotated[int, Field(ge=0)] = Field(
         1000,
-        description="number of /v1/responses results kept for previous_response_id; the oldest are "
-        "evicted first",
+        description="number of /v1/responses results kept for previous_response_id; the oldest of the API "
+        "key that has most are evicted first",
+    )
+    max_stored_response_bytes: Annotated[int, Field(ge=0)] = Field(
+        256 * 2**20, description="size of those results as JSON, with their conversations"
     )
     api_keys_file: str | None = Field(
         None,

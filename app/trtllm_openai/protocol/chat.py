@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from trtllm_openai.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
-from trtllm_openai.protocol.fields import INTEGRAL, FailFastList
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, Metadata
 
 MAX_TOP_LOGPROBS = 20
 
@@ -55,7 +55,7 @@ class ChatRequest(SamplingFields):
     chat_template: Any = Field(None, description="Refused: client templates are not evaluated.")
     function_call: Any = None
     modalities: FailFastList[str] | None = None
-    metadata: JsonObject | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
     prediction: JsonObject | None = None

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -89,6 +90,31 @@ def _in_batches(value: object, handler: ValidatorFunctionWrapHandler) -> object:
 
 FAIL_FAST_MAP = WrapValidator(_in_batches)
 """Validates a map 64 entries at a time: pydantic's `fail_fast` covers sequences only."""
+
+MAX_METADATA = 16
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+
+
+def _small(value: object) -> object:
+    """Refuse metadata with too many or too long keys before an error could repeat one of them."""
+    if isinstance(value, dict):
+        if len(value) > MAX_METADATA:
+            raise PydanticCustomError("too_long", f"at most {MAX_METADATA} keys are allowed")
+        if any(isinstance(key, str) and len(key) > MAX_METADATA_KEY for key in value):
+            raise PydanticCustomError("string_too_long", f"a key has at most {MAX_METADATA_KEY} characters")
+    return value
+
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_METADATA_KEY)],
+        Annotated[str, Field(max_length=MAX_METADATA_VALUE)],
+    ],
+    Field(max_length=MAX_METADATA),
+    BeforeValidator(_small),
+]
+"""A client's own key-value pairs, bounded as OpenAI bounds them."""
 
 
 def parameter_fields(table: Collection[Row]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 from trtllm_openai.generation.parameters import PARAMETERS
 from trtllm_openai.protocol.chat import MAX_TOP_LOGPROBS
 from trtllm_openai.protocol.common import JsonObject, RequestModel, ResponseModel
-from trtllm_openai.protocol.fields import FAIL_FAST_MAP, INTEGRAL, FailFastList, parameter_fields
+from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, Metadata, parameter_fields
 
 if TYPE_CHECKING:
 
@@ -45,7 +45,7 @@ class ResponsesRequest(ParameterFields):
     text: JsonObject | None = Field(None, description="format: text, json_object or json_schema.")
     reasoning: JsonObject | None = Field(None, description="effort, passed to the chat template.")
     include: FailFastList[str] | None = Field(None, description="message.output_text.logprobs, or nothing.")
-    metadata: Annotated[dict[str, str], FAIL_FAST_MAP] | None = None
+    metadata: Metadata | None = None
     truncation: str | None = Field(None, description="disabled, the default, or auto: drop the beginning.")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     user: str | None = None

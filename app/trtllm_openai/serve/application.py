@@ -51,7 +51,10 @@ class Application(FastAPI):
 def create_app(service: InferenceService) -> Application:
     """Build the application around a service, which its lifespan starts. Raises `ConfigError`."""
     context = service.context
-    stored_responses = ResponseStore(context.settings.max_stored_responses, service.deployment)
+    settings = context.settings
+    stored_responses = ResponseStore(
+        settings.max_stored_responses, settings.max_stored_response_bytes, service.deployment
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

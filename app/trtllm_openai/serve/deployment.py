@@ -41,8 +41,10 @@ class Deployment(Protocol):
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """Register the handler of other processes' operations on responses that this process stores."""
 
-    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
-        """Apply an operation to a response that the process `owner` stores; None if it is not stored."""
+    async def fetch_stored_response(
+        self, owner: str, operation: Operation, response_id: str, key: str
+    ) -> bytes | None:
+        """Apply an operation to a response of `key` that the process `owner` stores; None if it has none."""
 
 
 class SingleProcess:
@@ -66,5 +68,7 @@ class SingleProcess:
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """Nothing to do: there is no other process."""
 
-    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+    async def fetch_stored_response(
+        self, owner: str, operation: Operation, response_id: str, key: str
+    ) -> bytes | None:
         return None

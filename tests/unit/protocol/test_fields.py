@@ -131,14 +131,28 @@ def test_a_wrong_element_in_the_middle() -> None:
     assert from_validation(error).param == "prompt[1000]"
 
 
-@pytest.mark.parametrize(
-    ("model", "name", "value"),
-    [(ChatRequest, "logit_bias", 101), (ChatRequest, "logit_bias", "x"), (ResponsesRequest, "metadata", 5)],
-)
-def test_a_map_fails_within_a_batch(model: type[RequestModel], name: str, value: object) -> None:
-    error = refusal(model, **{name: {str(key): value for key in range(MANY)}})
+@pytest.mark.parametrize("value", [101, "x"])
+def test_a_map_fails_within_a_batch(value: object) -> None:
+    error = refusal(ChatRequest, logit_bias={str(key): value for key in range(MANY)})
     assert 1 <= error.error_count() <= 64
-    assert from_validation(error).param == f"{name}.0"
+    assert from_validation(error).param == "logit_bias.0"
+
+
+@pytest.mark.parametrize("model", [ChatRequest, ResponsesRequest])
+def test_metadata_is_bounded_as_with_openai(model: type[RequestModel]) -> None:
+    most = {str(key).zfill(64): "x" * 512 for key in range(16)}
+    assert parse(model, metadata=most)["metadata"] == most
+    for wrong, param in (
+        ({str(key): "x" for key in range(MANY)}, "metadata"),
+        ({"x" * 65: "x"}, "metadata"),
+        ({"a": "x" * 513}, "metadata.a"),
+        ({"a": 5}, "metadata.a"),
+        ({"a": None}, "metadata.a"),
+        (["a"], "metadata"),
+    ):
+        error = refusal(model, metadata=wrong)
+        assert error.error_count() == 1
+        assert from_validation(error).param == param
 
 
 def test_a_long_map_is_read_whole() -> None:

@@ -20,6 +20,7 @@ from trtllm_openai.api.disconnect import while_connected
 from trtllm_openai.api.errors import ApiError, from_exception
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
+from trtllm_openai.api.middleware import api_key_name
 from trtllm_openai.api.responses.items import from_output, renamed, to_chat, to_messages
 from trtllm_openai.api.responses.store import ResponseStore, Stored
 from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent, new_response
@@ -47,7 +48,8 @@ async def create_response(request: Request) -> Response:
     context.check_model(body.model)
     _check(body)
     headers = ignored_params(body)
-    before = await _history(store, body.previous_response_id)
+    key = api_key_name(request)
+    before = await _history(store, body.previous_response_id, key)
     own = to_messages(body.input)
     messages = before + own
     check_messages(len(messages), context.settings.limits, "input")
@@ -62,7 +64,7 @@ async def create_response(request: Request) -> Response:
     except (InvalidRequest, ValidationError) as error:
         raise _renamed_error(error, len(instructions) + len(before)) from None
     answer = new_response(body, store.new_id(), model.id)
-    stored = Stored(answer, _input_items(body.input), messages)
+    stored = Stored(answer, _input_items(body.input), messages, key)
     response = _ResponseRun(
         run, model, ResponseWriter(stored.response), store if body.store is not False else None, stored
     )
@@ -90,14 +92,14 @@ async def create_response(request: Request) -> Response:
 async def get_response(request: Request, response_id: str) -> ResponseObject:
     """A stored response in its current state."""
     store: ResponseStore = request.app.state.responses
-    return ResponseObject.model_validate((await store.get(response_id)).response)
+    return ResponseObject.model_validate((await store.get(response_id, api_key_name(request))).response)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, response_id: str) -> InputItems:
     """The input items of a stored response."""
     store: ResponseStore = request.app.state.responses
-    items = (await store.get(response_id)).input_items
+    items = (await store.get(response_id, api_key_name(request))).input_items
     ids = [item["id"] for item in items] or [None]
     return InputItems(data=items, first_id=ids[0], last_id=ids[-1])
 
@@ -106,7 +108,7 @@ async def list_input_items(request: Request, response_id: str) -> InputItems:
 async def delete_response(request: Request, response_id: str) -> ResponseDeleted:
     """Delete a stored response; if it is still being generated, cancel it."""
     store: ResponseStore = request.app.state.responses
-    await store.delete(response_id)
+    await store.delete(response_id, api_key_name(request))
     return ResponseDeleted(id=response_id)
 
 
@@ -114,9 +116,10 @@ async def delete_response(request: Request, response_id: str) -> ResponseDeleted
 async def cancel_response(request: Request, response_id: str) -> ResponseObject:
     """Cancel a response that is being generated in the background."""
     store: ResponseStore = request.app.state.responses
-    if not (await store.get(response_id)).response["background"]:
+    key = api_key_name(request)
+    if not (await store.get(response_id, key)).response["background"]:
         raise InvalidRequest("Only a response with background: true can be cancelled.", "response_id")
-    return ResponseObject.model_validate((await store.cancel(response_id)).response)
+    return ResponseObject.model_validate((await store.cancel(response_id, key)).response)
 
 
 class _ResponseRun:
@@ -190,6 +193,8 @@ class _ResponseRun:
         finally:
             self.run.close()
             self._stored.task = None
+            if self._store is not None:
+                self._store.generated(self._stored)
             record = self.run.accounting.record
             record.seconds = time.perf_counter() - record.begun
             record.log()
@@ -265,10 +270,10 @@ def _frames(events: list[StreamEvent]) -> bytes:
     )
 
 
-async def _history(store: ResponseStore, previous: str | None) -> list[dict[str, Any]]:
+async def _history(store: ResponseStore, previous: str | None, key: str) -> list[dict[str, Any]]:
     if previous is None:
         return []
-    stored = await store.get(previous, "previous_response_id")
+    stored = await store.get(previous, key, "previous_response_id")
     if stored.response["status"] not in ("completed", "incomplete"):
         raise InvalidRequest(
             f"Response '{previous}' is {stored.response['status']}: it cannot be continued.",

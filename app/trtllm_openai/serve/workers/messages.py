@@ -66,11 +66,12 @@ class WantRestart(msgspec.Struct, tag="restart", array_like=True):
 
 
 class WantStored(msgspec.Struct, tag="stored", array_like=True):
-    """To the supervisor, and from it to the worker `owner`: a stored response as JSON, or None."""
+    """To the supervisor, and from it to the worker `owner`: a stored response of `key` as JSON, or None."""
 
     owner: str
     operation: Operation
     response_id: str
+    key: str
 
 
 Question = WantMetrics | WantRunners | WantRestart | WantStored

@@ -83,9 +83,12 @@ class Worker:
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         self._stored = answer
 
-    async def fetch_stored_response(self, owner: str, operation: Operation, response_id: str) -> bytes | None:
+    async def fetch_stored_response(
+        self, owner: str, operation: Operation, response_id: str, key: str
+    ) -> bytes | None:
+        question = WantStored(owner, operation, response_id, key)
         try:
-            return await self._channel.ask(WantStored(owner, operation, response_id), bytes | None)  # type: ignore[arg-type]
+            return await self._channel.ask(question, bytes | None)  # type: ignore[arg-type]
         except Unanswered:
             return None
 
@@ -131,6 +134,6 @@ class Worker:
         match question:
             case WantMetrics():
                 return self._counted()
-            case WantStored(_, operation, response_id) if self._stored is not None:
-                return await self._stored(operation, response_id)
+            case WantStored(_, operation, response_id, key) if self._stored is not None:
+                return await self._stored(operation, response_id, key)
         raise Unanswered

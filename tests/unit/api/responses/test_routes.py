@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.api.served import Served
+from trtllm_openai.api.auth import make_key
 from trtllm_openai.text.tokenizer import Tokenizer
 
 PATH = "/v1/responses"
@@ -103,3 +105,27 @@ def test_only_background_responses_are_cancelled(demo_tokenizer: Tokenizer) -> N
     done = served.post(PATH, {"input": "Hi"}).json()
     response = asyncio.run(served.request("POST", f"{PATH}/{done['id']}/cancel"))
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_id")
+
+
+def test_a_response_belongs_to_the_key_that_made_it(demo_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (alice, first), (bob, second) = make_key("alice", "api"), make_key("bob", "api")
+    file = tmp_path / "keys"
+    file.write_text(f"{first}\n{second}\n")
+    served = Served(demo_tokenizer, api_keys_file=str(file))
+
+    def status(key: str, method: str, path: str, body: Any = None) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        return asyncio.run(served.request(method, path, json=body, headers=headers)).status_code
+
+    made = served.post(PATH, {"input": "Hi"}, headers={"authorization": f"Bearer {alice}"}).json()["id"]
+    own = f"{PATH}/{made}"
+    go_on = {"input": "And?", "previous_response_id": made}
+    operations = [
+        ("GET", own, None, 200),
+        ("GET", f"{own}/input_items", None, 200),
+        ("POST", f"{own}/cancel", None, 400),  # it is not in the background
+        ("POST", PATH, go_on, 200),
+        ("DELETE", own, None, 200),
+    ]
+    assert [status(bob, *operation[:3]) for operation in operations] == [404] * 5
+    assert [status(alice, *operation[:3]) for operation in operations] == [one[3] for one in operations]
