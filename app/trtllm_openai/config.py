@@ -230,8 +230,12 @@ class LimitSettings(Section):
     request_timeout: Timeout = Field(
         600.0,
         description="seconds until the last token, then the response is 504 or the stream ends with an "
-        "error event; a request's timeout or x-request-timeout takes precedence; null is "
-        "unlimited",
+        "error event; a request's timeout or x-request-timeout can only shorten it; null is unlimited",
+    )
+    client_read_timeout: Timeout = Field(
+        60.0,
+        description="seconds that a client may leave a full send buffer unread, then its connection is reset "
+        "and its generation aborted; null is unlimited",
     )
     max_choices: Positive = Field(
         128, description="maximum number of sequences of one request: prompts times n or best_of"
@@ -366,6 +370,11 @@ class Settings(BaseSettings):
         True,
         description="answer /health, /health/ready and /health/startup without an API key, as /health/live "
         "is always",
+    )
+    prefix_sharing: Literal["key", "all"] = Field(
+        "key",
+        description="who finds a prompt's prefix in the cache, which cached_tokens and latency tell: key is "
+        "the API key that sent it (where keys are set), all is everybody; cache_salt divides further",
     )
     tls_certificate: str | None = Field(
         None, description="PEM file with the certificate chain; null disables TLS"

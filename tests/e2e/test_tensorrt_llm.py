@@ -112,7 +112,6 @@ def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
                 "top_logprobs",
             ),
             (TEXT, {"prompt": "x", "max_tokens": 5000}, "prompt"),
-            (TEXT, {"prompt": "x", "cache_salt": "mine"}, "cache_salt"),
         ):
             refused = http.post(path, json=body)
             assert refused.status_code == 400

@@ -17,6 +17,7 @@ from trtllm_openai.api.conversation import Conversation, prepare
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.sampling import sequence_params
@@ -53,7 +54,8 @@ async def create_chat_completion(request: Request) -> Response:
     usage = UsageOptions.of(body)
     headers = ignored_params(body)
     model = context.loaded(body.model)
-    conversation = await prepare(model, body, _max_tokens(body), request.scope[BODY_SIZE])
+    salt = prefix_salt(request, body.cache_salt)
+    conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
     run = start_chat(request, body, model, conversation, started)
     head: dict[str, Any] = {
         "id": f"chatcmpl-{new_id()}",
@@ -82,7 +84,8 @@ async def render_chat_completion(request: Request) -> Response:
     context.check_model(body.model)
     check_supported(body)
     model = context.loaded(body.model)
-    conversation = await prepare(model, body, _max_tokens(body), request.scope[BODY_SIZE])
+    salt = prefix_salt(request, body.cache_salt)
+    conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
     rendered = {
         "prompt": conversation.prompt,
         "token_ids": conversation.token_ids,
@@ -114,7 +117,7 @@ def start_chat(
         rules=rules,
         guide=conversation.guide,
         priority=body.priority,
-        cache_salt=body.cache_salt,
+        cache_salt=prefix_salt(request, body.cache_salt),
         timeout=requested_timeout(request, body),
         key=api_key_name(request),
         record=request_record(request),

@@ -21,6 +21,7 @@ from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import completion_logprobs
 from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.sampling import sequence_params, truncated
 from trtllm_openai.api.sse import ChunkFrames
@@ -58,7 +59,8 @@ async def create_completion(request: Request) -> Response:
     info = model.info
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     size = request.scope[BODY_SIZE]
-    texts, prompts = await _prompts(model, body, size)
+    salt = prefix_salt(request, body.cache_salt)
+    texts, prompts = await _prompts(model, body, salt, size)
     prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
@@ -91,7 +93,7 @@ async def create_completion(request: Request) -> Response:
         rules=rules,
         guide=await off_loop(size, partial(find_guide, body, info)),
         priority=body.priority,
-        cache_salt=body.cache_salt,
+        cache_salt=salt,
         timeout=requested_timeout(request, body),
         key=api_key_name(request),
         record=request_record(request),
@@ -211,19 +213,19 @@ def _counts(body: CompletionRequest) -> tuple[int, int]:
 
 
 async def _prompts(
-    model: LoadedModel, body: CompletionRequest, size: int
+    model: LoadedModel, body: CompletionRequest, salt: str | None, size: int
 ) -> tuple[list[str | None], list[list[int]]]:
     """The prompts as text (None if given as token ids) and as token ids. `size`: of the body in bytes."""
     prompt = body.prompt
     special = body.add_special_tokens is not False
     if isinstance(prompt, str):
-        return [prompt], [await encode(model, prompt, "prompt", add_special_tokens=special)]
+        return [prompt], [await encode(model, prompt, "prompt", add_special_tokens=special, salt=salt)]
     if not prompt:
         raise InvalidRequest("prompt must not be an empty list.", "prompt")
     first = prompt[0]  # all are of its type, as the request model has checked
     if isinstance(first, str):
         texts = cast(list[str], prompt)
-        work = partial(encode_all, model.tokenizer, texts, "prompt", add_special_tokens=special)
+        work = partial(encode_all, model.tokenizer, texts, "prompt", add_special_tokens=special, salt=salt)
         return list(texts), await off_loop(size, work)
     ids = cast(list[list[int]], prompt) if isinstance(first, list) else [cast(list[int], prompt)]
     for one in ids:

@@ -57,10 +57,12 @@ class Conversation:
         return self.model.chat.output(self.prompt, self.tools, guided=self.guide is not None)
 
 
-async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None, size: int) -> Conversation:
+async def prepare(
+    model: LoadedModel, body: ChatRequest, max_tokens: int | None, salt: str | None, size: int
+) -> Conversation:
     """Render and tokenize a conversation; in a thread if it takes long. Raises `InvalidRequest`.
 
-    `size`: of the body in bytes.
+    `salt`: that of `api.prefixes`. `size`: of the body in bytes.
     """
     planned = None
     if size < PREPARE_OFF_LOOP:
@@ -70,7 +72,7 @@ async def prepare(model: LoadedModel, body: ChatRequest, max_tokens: int | None,
         planned = await asyncio.to_thread(_plan, model, body, None)
     tools, guide, prompt, markers = planned
     special = bool(body.add_special_tokens)
-    token_ids = await encode(model, prompt, "messages", add_special_tokens=special, salt=body.cache_salt)
+    token_ids = await encode(model, prompt, "messages", add_special_tokens=special, salt=salt)
     token_ids = truncated(body, model.info, token_ids, max_tokens)
     return Conversation(model, prompt, token_ids, tools, guide, markers)
 
@@ -127,9 +129,12 @@ def render(
 
 
 async def encode(
-    model: LoadedModel, text: str, param: str, *, add_special_tokens: bool, salt: str | None = None
+    model: LoadedModel, text: str, param: str, *, add_special_tokens: bool, salt: str | None
 ) -> list[int]:
-    """Token ids of `text`; a long text is tokenized in a thread. Raises `InvalidRequest` naming `param`."""
+    """Token ids of `text`; a long text is tokenized in a thread.
+
+    `salt`: that of `api.prefixes`. Raises `InvalidRequest` naming `param`.
+    """
     work = partial(
         encode_all, model.tokenizer, [text], param, add_special_tokens=add_special_tokens, salt=salt
     )
@@ -138,7 +143,7 @@ async def encode(
 
 
 def encode_all(
-    tokenizer: Tokenizer, texts: list[str], param: str, *, add_special_tokens: bool, salt: str | None = None
+    tokenizer: Tokenizer, texts: list[str], param: str, *, add_special_tokens: bool, salt: str | None
 ) -> list[list[int]]:
     """Token ids of each text. Raises `InvalidRequest` naming `param` for one that the tokenizer fails on."""
     try:

@@ -11,6 +11,7 @@ from trtllm_openai.api.body import BODY_SIZE, documented, read_body
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.conversation import encode, off_loop, prepare
 from trtllm_openai.api.sse import json_bytes
+from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.chat import ChatRequest
@@ -44,13 +45,14 @@ async def tokenize(request: Request) -> Response:
         raise InvalidRequest("Give either prompt or messages.", "prompt")
     model = context.loaded(body.model)
     size = request.scope[BODY_SIZE]
+    salt = prefix_salt(request, None)
     if body.prompt is not None:
         special = body.add_special_tokens is not False
-        tokens = await encode(model, body.prompt, "prompt", add_special_tokens=special)
+        tokens = await encode(model, body.prompt, "prompt", add_special_tokens=special, salt=salt)
     else:
         fields = vars(body)
         chat = {name: fields[name] for name in _CHAT_FIELDS if fields[name] is not None}
-        tokens = (await prepare(model, ChatRequest.model_validate(chat), None, size)).token_ids
+        tokens = (await prepare(model, ChatRequest.model_validate(chat), None, salt, size)).token_ids
     text_of = model.tokenizer.token_text
     texts = None
     if body.return_token_strs:

@@ -41,6 +41,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
                 files.eos_token_ids,
                 progress,
                 vocabulary,
+                separate_prefixes=settings.api_keys_file is not None and settings.prefix_sharing == "key",
             )
         case "tensorrt_llm_pytorch":
             from trtllm_openai.engines.tensorrt_llm import pytorch

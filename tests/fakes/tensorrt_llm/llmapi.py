@@ -109,6 +109,7 @@ class LLM:
         self._has_tokenizer = not skip_tokenizer_init
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shut_down = False
+        self.salts: list[str | None] = []
 
     def generate_async(
         self,
@@ -133,6 +134,7 @@ class LLM:
             raise TypeError("inputs are token ids here")
         if sampling_params.end_id is None and not self._has_tokenizer:
             raise ValueError("end_id must be set when there is no tokenizer")
+        self.salts.append(cache_salt)
         return RequestOutput(inputs, sampling_params, self._behaviour, self._config["vocab_size"])
 
     def shutdown(self) -> None:

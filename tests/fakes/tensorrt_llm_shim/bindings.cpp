@@ -199,6 +199,7 @@ struct Request {
     Int num_return_sequences;
     Opt<GuidedDecodingParams> guided_decoding_params;
     Opt<Millis> allotted_time_ms;
+    Opt<Id> cache_salt_id;
 };
 struct KvCacheMetrics {
     Int num_total_allocated_blocks = 0, num_new_allocated_blocks = 0, num_reused_blocks = 0, num_missed_blocks = 0;
@@ -496,12 +497,12 @@ NB_MODULE(tensorrt_llm_bindings, m) {
                 Opt<std::list<Tokens>> bad, Opt<std::list<Tokens>> stop, Opt<Tensor> bias, Opt<Unused> draft,
                 Opt<Unused> tuning, Opt<LoraConfig> lora, Opt<LookaheadDecodingConfig> lookahead,
                 Opt<Unused> retention, Opt<std::string> processor, Opt<Id> client_id, bool all, float priority,
-                Int sequences, Opt<GuidedDecodingParams> guide, Opt<Millis> allotted) {
+                Int sequences, Opt<GuidedDecodingParams> guide, Opt<Millis> allotted, Opt<Id> salt) {
                 check(!ids.empty(), "the prompt is empty");
                 check(max_tokens > 0, "max_tokens must be positive");
                 new (self) Request{ids, max_tokens, streaming, sampling, output, end_id, pad_id, positions, bad,
                     stop, bias, draft, tuning, lora, lookahead, retention, processor, client_id, all, priority,
-                    sequences, guide, allotted};
+                    sequences, guide, allotted, salt};
             },
             "input_token_ids"_a, "max_tokens"_a, nb::kw_only(), "streaming"_a = false,
             "sampling_config"_a = SamplingConfig{1}, "output_config"_a = OutputConfig(), NONE("end_id"),
@@ -509,7 +510,8 @@ NB_MODULE(tensorrt_llm_bindings, m) {
             NONE("external_draft_tokens_config"), NONE("prompt_tuning_config"), NONE("lora_config"),
             NONE("lookahead_config"), NONE("kv_cache_retention_config"), NONE("logits_post_processor_name"),
             NONE("client_id"), "return_all_generated_tokens"_a = false, "priority"_a = 0.5f,
-            "num_return_sequences"_a = 1, NONE("guided_decoding_params"), NONE("allotted_time_ms"))
+            "num_return_sequences"_a = 1, NONE("guided_decoding_params"), NONE("allotted_time_ms"),
+            NONE("cache_salt_id"))
         .def_ro("input_token_ids", &Request::input_token_ids)
         .def_ro("max_tokens", &Request::max_tokens)
         .def_rw("streaming", &Request::streaming)
@@ -522,7 +524,8 @@ NB_MODULE(tensorrt_llm_bindings, m) {
         .def_rw("lookahead_config", &Request::lookahead_config)
         .def_rw("priority", &Request::priority)
         .def_rw("guided_decoding_params", &Request::guided_decoding_params)
-        .def_rw("allotted_time_ms", &Request::allotted_time_ms);
+        .def_rw("allotted_time_ms", &Request::allotted_time_ms)
+        .def_rw("cache_salt_id", &Request::cache_salt_id);
 
     nb::class_<KvCacheMetrics>(m, "KvCacheMetrics")
         .def(nb::init<>())

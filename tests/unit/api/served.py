@@ -1,10 +1,13 @@
 """The whole application in this process, over a pool whose engine is a list of tokens."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
+from trtllm_openai.api.auth import make_key
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
@@ -46,6 +49,12 @@ class FakePool(SequencePool):
         self.restarted: list[tuple[int, float]] = []
         self.phase = Phase.READY
         self.reason = ""
+
+    def with_salts(self) -> EngineInfo:
+        """The engine's facts, if it knew cache salts."""
+        assert self.info is not None
+        capabilities = msgspec.structs.replace(self.info.capabilities, cache_salt=True)
+        return msgspec.structs.replace(self.info, capabilities=capabilities)
 
     @property
     def runners(self) -> list[Runner]:
@@ -103,6 +112,14 @@ class FakePool(SequencePool):
             outputs[0].prompt_logprobs = [None, *(TokenLogprobs(token, -1.5, []) for token in rest)]
         outputs[-1].finish_reason = "stop" if len(kept) == len(ids) else "length"
         return outputs
+
+
+def keys_file(directory: Path, **limits: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """A file with a key for each name, with these limits; the headers that each authenticates with."""
+    made = {name: make_key(name, "api,admin") for name in limits}
+    file = directory / "keys"
+    file.write_text("".join(f"{line} {limits[name]}\n" for name, (_, line) in made.items()))
+    return str(file), {name: {"authorization": f"Bearer {key}"} for name, (key, _) in made.items()}
 
 
 class Served:

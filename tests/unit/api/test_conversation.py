@@ -20,7 +20,7 @@ def prepared(
     tokenizer: Tokenizer, settings: dict[str, Any] | None = None, size: int = 0, **fields: Any
 ) -> Conversation:
     body = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], **fields})
-    return asyncio.run(prepare(Served(tokenizer, **settings or {}).context.loaded(), body, 5, size))
+    return asyncio.run(prepare(Served(tokenizer, **settings or {}).context.loaded(), body, 5, None, size))
 
 
 def test_the_tokens_are_those_of_the_prompt(demo_tokenizer: Tokenizer) -> None:
@@ -66,7 +66,7 @@ def test_a_long_text_leaves_the_event_loop(
 
     monkeypatch.setattr(asyncio, "to_thread", seen)
     for text, used in (("short", 0), ("a " * conversation.TOKENIZE_OFF_LOOP, 1)):
-        ids = asyncio.run(encode(model, text, "prompt", add_special_tokens=False))
+        ids = asyncio.run(encode(model, text, "prompt", add_special_tokens=False, salt=None))
         assert ids == demo_tokenizer.encode(text, add_special_tokens=False)
         assert len(threads) == used
 
@@ -104,5 +104,5 @@ def test_a_failing_tokenizer_is_an_error_of_the_request(error: BaseException) ->
             raise error
 
     with pytest.raises(InvalidRequest, match=str(error)) as caught:
-        conversation.encode_all(cast(Tokenizer, Failing()), ["a"], "prompt", add_special_tokens=True)
+        conversation.encode_all(cast(Tokenizer, Failing()), ["a"], "prompt", add_special_tokens=True, salt=None)
     assert caught.value.param == "prompt"

@@ -43,7 +43,7 @@ def test_synthetic_has_the_vocabulary_of_the_tokenizer() -> None:
 def test_tensorrt_llm_gets_both_directories(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load` itself needs TensorRT-LLM; it is tested on a fake in `engines/tensorrt_llm`."""
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(module, "load", lambda *arguments: calls.append(arguments[:5]))
+    monkeypatch.setattr(module, "load", lambda *arguments, **_: calls.append(arguments[:5]))
     settings = Settings.model_validate({"engine": name})
 
     def progress(fraction: float, what: str) -> None:

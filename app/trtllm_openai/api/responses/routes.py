@@ -21,6 +21,7 @@ from trtllm_openai.api.errors import ApiError, from_exception
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.middleware import api_key_name
+from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.responses.items import from_output, renamed, to_chat, to_messages
 from trtllm_openai.api.responses.store import ResponseStore, Stored
 from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent, new_response
@@ -59,7 +60,8 @@ async def create_response(request: Request) -> Response:
         model = context.loaded(body.model)
         # The messages of earlier responses are not in the body, so their size is not known.
         size = max(request.scope[BODY_SIZE], PREPARE_OFF_LOOP if before else 0)
-        conversation = await prepare(model, chat, chat.max_completion_tokens, size)
+        salt = prefix_salt(request, chat.cache_salt)
+        conversation = await prepare(model, chat, chat.max_completion_tokens, salt, size)
         run = start_chat(request, chat, model, conversation, started)
     except (InvalidRequest, ValidationError) as error:
         raise _renamed_error(error, len(instructions) + len(before)) from None

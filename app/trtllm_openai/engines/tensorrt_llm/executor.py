@@ -7,9 +7,11 @@ The bindings are passed in, so that this module imports without tensorrt_llm.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import logging
 import re
+import secrets
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 QUEUE_FULL_MESSAGE = re.compile(r"max(imum)?[ _]queue[ _]size\b.*\breached|queue is full", re.IGNORECASE)
 """Executor::Impl::enqueueRequests (cpp/tensorrt_llm/executor/executorImpl.cpp): "Maximum queue size of %d has
 been reached, please try again later"."""
+SALT_KEY = secrets.token_bytes(16)
+"""Makes the ids of salts differ between processes: nobody can look for two salts with the same id."""
 GUIDE_TIMEOUT_S = 10.0
 GUIDE_POLL_S = 0.005
 
@@ -180,6 +184,8 @@ class ExecutorEngine:
             extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
         if request.priority is not None:
             extra["priority"] = request.priority
+        if request.cache_salt is not None and self.info.capabilities.cache_salt:
+            extra["cache_salt_id"] = cache_salt_id(request.cache_salt)
         if request.allotted_ms is not None:
             extra["allotted_time_ms"] = datetime.timedelta(milliseconds=request.allotted_ms)
         if request.guide is not None:
@@ -321,6 +327,16 @@ def _logprobs(tokens: list[int], log_probs: Any, generated: int) -> list[TokenLo
         log.warning("%d log-probabilities for %d tokens (of %d)", len(values), len(tokens), generated)
         values += [float("-inf")] * (len(tokens) - len(values))
     return [TokenLogprobs(token, value, []) for token, value in zip(tokens, values, strict=True)]
+
+
+def has_cache_salt(bindings: Any) -> bool:
+    """Whether this version's `Request` takes a salt for its KV blocks (1.2 does)."""
+    return "cache_salt_id" in (bindings.Request.__init__.__doc__ or "")  # nanobind's signature
+
+
+def cache_salt_id(salt: str) -> int:
+    """The executor's unsigned 64-bit form of a salt."""
+    return int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8, key=SALT_KEY).digest())
 
 
 def bias_tensor(biases: dict[int, float], vocab_size: int) -> Any:

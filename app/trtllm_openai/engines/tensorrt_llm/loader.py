@@ -21,7 +21,7 @@ from trtllm_openai.engines.tensorrt_llm.engine_dir import (
     check_version,
     read_engine_dir,
 )
-from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
+from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine, has_cache_salt
 from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guided_decoding_config
 from trtllm_openai.engines.tensorrt_llm.lora import Adapters, peft_cache_config
 from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
@@ -39,10 +39,13 @@ def load(
     eos_token_ids: tuple[int, ...],
     progress: Progress,
     vocabulary: Callable[[], list[bytes]],
+    *,
+    separate_prefixes: bool = False,
 ) -> ExecutorEngine:
     """Load the engine in `engine_dir` on this process's GPUs. Raises `CheckpointError` or `ConfigError`.
 
-    `vocabulary` gives each token's bytes by id; it is called only with guided decoding.
+    `vocabulary` gives each token's bytes by id; it is called only with guided decoding. `separate_prefixes`:
+    requests with different salts must share no KV block, whatever this version can do.
     """
     progress(0.0, "reading the engine's configuration")
     engine = read_engine_dir(engine_dir)
@@ -52,6 +55,9 @@ def load(
         prepare_to_spawn()  # importing the bindings starts MPI
     package, bindings = import_bindings()
     check_version(engine, package.__version__)
+    if separate_prefixes and settings.enable_block_reuse and not has_cache_salt(bindings):
+        log.warning("this TensorRT-LLM has no cache salts: prefix_sharing: key turns block reuse off")
+        settings = settings.model_copy(update={"enable_block_reuse": False})
     mode = launch_mode(engine, settings)
     if mode != "leader":  # there, the ranks may be on other machines
         check_gpus(engine, visible_gpus())
@@ -74,7 +80,7 @@ def load(
     if guides is not None:
         guides.wait_until_ready()
     progress(1.0, "ready")
-    info = engine_info(engine, settings, eos_token_ids)
+    info = engine_info(engine, settings, eos_token_ids, bindings)
     return ExecutorEngine(info, executor, bindings, guides, Adapters(adapters, bindings))
 
 
@@ -188,7 +194,7 @@ def visible_gpus() -> int:
 
 
 def engine_info(
-    engine: EngineDir, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...]
+    engine: EngineDir, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...], bindings: Any
 ) -> EngineInfo:
     """What the API may promise. Only the chosen token's log-probability is to be had from an engine, and none
     from one that was built for speculative decoding.
@@ -217,6 +223,7 @@ def engine_info(
             min_tokens=True,
             sampling=not lookahead,
             priority=True,
+            cache_salt=has_cache_salt(bindings),
             guides=GUIDES if settings.guided_decoding else (),
         ),
         tensor_parallel=engine.tensor_parallel,

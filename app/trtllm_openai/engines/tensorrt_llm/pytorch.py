@@ -102,7 +102,10 @@ class LLMEngine:
     def _start(self, request: GenerationRequest) -> None:
         try:
             result = self._llm.generate_async(
-                request.prompt_token_ids, sampling_params=self._sampling(request), streaming=True
+                request.prompt_token_ids,
+                sampling_params=self._sampling(request),
+                streaming=True,
+                cache_salt=request.cache_salt,
             )
         except (
             Exception
@@ -251,6 +254,7 @@ def load(
             min_p=complete_sampler,
             penalties=complete_sampler,
             min_tokens=True,
+            cache_salt=True,
             guides=GUIDES if settings.guided_decoding else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,

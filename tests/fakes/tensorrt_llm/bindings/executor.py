@@ -436,15 +436,15 @@ class Backend:
     def _reused_blocks(self, request: Any) -> int:
         """batch_manager/kvCacheManager.cpp: a partly matching block counts as reused.
 
-        kvCacheManager.h, BlockKey: the adapter's task is part of a block's key.
+        kvCacheManager.h, BlockKey: the adapter's task and the salt are part of a block's key.
         """
         if not self._reuse or "reuse" in self._behaviour.wrong:
             return 0
         prompt, lora = request.input_token_ids, request.lora_config
-        task = lora.task_id if lora is not None else None
-        blocks = [(task, *prompt[:end]) for end in range(self._block, len(prompt), self._block)]
+        key = (lora.task_id if lora is not None else None, request.cache_salt_id)
+        blocks = [(key, *prompt[:end]) for end in range(self._block, len(prompt), self._block)]
         reused = sum(block in self._seen_blocks for block in blocks)
-        most = (task, *prompt[:-1])  # the last token is always computed
+        most = (key, *prompt[:-1])  # the last token is always computed
         if self._partial and reused == len(blocks) and most in self._seen_blocks:
             reused += 1
         self._seen_blocks.update(blocks, [most])

@@ -39,6 +39,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         settings: dict[str, Any] | None = None,
         build: dict[str, Any] | None = None,
         tokenizer: Path | None = None,
+        separate_prefixes: bool = False,
         **behaviour: Any,
     ) -> ExecutorEngine:
         monkeypatch.setenv("FAKE_TRTLLM", json.dumps({"record": str(tmp_path / "record"), **behaviour}))
@@ -50,6 +51,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             EOS,
             lambda *_: None,
             lambda: Tokenizer.load(tokenizer or directory).vocabulary(),
+            separate_prefixes=separate_prefixes,
         )
         if world > 1:
             spawned.append(made)

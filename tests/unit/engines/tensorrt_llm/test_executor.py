@@ -308,6 +308,33 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
     assert config.enable_chunked_context is True
 
 
+def cached_tokens(engine: ExecutorEngine, salt: str | None) -> int:
+    one = request("a", list(range(10, 210)), max_tokens=1)
+    engine.submit(msgspec.structs.replace(one, cache_salt=salt))
+    return finish(engine, 1)["a"].cached_tokens
+
+
+def test_blocks_are_shared_among_equal_salts_only(engine: Make) -> None:
+    subject = engine(separate_prefixes=True)
+    assert subject.info.capabilities.cache_salt
+    for salt in (None, "alice", "bob"):
+        assert cached_tokens(subject, salt) == 0
+    for salt in (None, "alice", "bob"):
+        assert cached_tokens(subject, salt) > 100
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_without_salts_of_blocks_none_is_shared_between_keys(
+    engine: Make, separate: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trtllm_openai.engines.tensorrt_llm.loader.has_cache_salt", lambda _: False)
+    subject = engine(separate_prefixes=separate)
+    assert not subject.info.capabilities.cache_salt
+    assert ("turns block reuse off" in caplog.text) is separate
+    assert cached_tokens(subject, "alice") == 0
+    assert (cached_tokens(subject, "bob") == 0) is separate
+
+
 def test_priority_goes_first(engine: Make) -> None:
     subject = engine(settings={"max_batch_size": 1}, itl=0.001)
     for i, priority in enumerate((None, 0.1, 0.9, 0.5)):

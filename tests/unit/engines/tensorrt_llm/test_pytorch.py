@@ -109,6 +109,15 @@ def test_abort_before_and_while_running(engine: Make) -> None:
     assert subject.stats().running == 0
 
 
+def test_salts_reach_the_block_cache(engine: Make) -> None:
+    subject = engine()
+    assert subject.info.capabilities.cache_salt
+    for name, salt in (("a", None), ("b", "alice")):
+        subject.submit(msgspec.structs.replace(request(name), cache_salt=salt))
+    finish(subject, 2)
+    assert subject._llm.salts == [None, "alice"]
+
+
 def test_errors(engine: Make) -> None:
     subject = engine(error_after=1)
     subject.submit(request("a"))
