@@ -1,14 +1,16 @@
 """uvicorn's HTTP protocol with bounds on time and size, and with what it lacks of HTTP/1.
 
-uvicorn's own protocol waits indefinitely for the rest of a request, buffers any number of header bytes, makes
-headers of trailers, loses the body of a request that offers an upgrade, and sends chunks to HTTP/1.0 clients.
-The response to invalid HTTP has the same JSON shape as every other error.
+uvicorn's own protocol waits indefinitely for the rest of a request and for a client to read its response,
+buffers any number of header bytes, makes headers of trailers, loses the body of a request that offers an
+upgrade, and sends chunks to HTTP/1.0 clients. The response to invalid HTTP has the same JSON shape as every
+other error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.receiving import Receipt, ReceiveBudget, no_room
+
+log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request: target, headers and trailers."""
@@ -34,10 +38,12 @@ LINGER_S = 2.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """An HTTP/1.1 connection with a read timeout.
+    """An HTTP/1.1 connection with timeouts.
 
     `read_timeout`: seconds for a complete request head, and between two chunks of a body, whose total time is
-    not limited. `heads` bounds the incomplete heads of all connections.
+    not limited. `client_read_timeout`: seconds that the client may leave a full send buffer unread; None is
+    unlimited. Then the connection is reset, which ends the response and its generation like any disconnect.
+    `heads` bounds the incomplete heads of all connections.
 
     An unacceptable request gets its error once those before it have been answered, and the connection closes.
     """
@@ -45,6 +51,8 @@ class BoundedProtocol(HttpToolsProtocol):
     read_timeout = 30.0
     cors_origins: frozenset[str] = frozenset()
     heads = ReceiveBudget(MAX_HEADS_BYTES)
+    client_read_timeout: float | None = 60.0
+    _unread: asyncio.TimerHandle | None = None
     _awaited: Literal["head", "rest of head", "body"] = "head"
     _head_bytes = 0
     _head_receipt: Receipt | None = None
@@ -69,7 +77,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._close_receipt()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.client_read_timeout is not None and self._unread is None:
+            self._unread = self.loop.call_later(self.client_read_timeout, self._not_read)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -196,6 +214,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_receipt.close()
             self._head_receipt = None
 
+    def shorten_unread(self) -> None:
+        """A new `client_read_timeout` of the class holds from now on for what is not read already."""
+        if self._unread is not None:
+            self._is_read()
+            self.pause_writing()
+
+    def _not_read(self) -> None:
+        log.info("a connection is reset: its client read nothing for %g s", self.client_read_timeout)
+        self.transport.abort()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _start_timer(self) -> None:
         self._stop_timer()
         self._timer = self.loop.call_later(self.read_timeout, self._too_slow)
@@ -262,10 +295,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return {"access-control-allow-origin": allowed, "vary": "Origin"}
 
 
-def protocol(read_timeout: float, cors_origins: Sequence[str] = ()) -> type[BoundedProtocol]:
-    """The protocol class with this `read_timeout` in seconds, for uvicorn's `http` setting."""
+def protocol(
+    read_timeout: float, client_read_timeout: float | None = None, cors_origins: Sequence[str] = ()
+) -> type[BoundedProtocol]:
+    """The protocol class with these timeouts in seconds, for uvicorn's `http` setting."""
     attributes = {
         "read_timeout": read_timeout,
+        "client_read_timeout": client_read_timeout,
         "cors_origins": frozenset(cors_origins),
         "heads": ReceiveBudget(MAX_HEADS_BYTES),
     }

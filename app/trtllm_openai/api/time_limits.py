@@ -53,8 +53,10 @@ class TimeLimits:
 
     @classmethod
     def of(cls, settings: LimitSettings, requested_s: float | None) -> TimeLimits:
-        """The configured limits; `requested_s`, the client's own timeout, replaces `request_timeout`."""
-        timeout = settings.request_timeout if requested_s is None else min(requested_s, LONGEST_TIMEOUT)
+        """The configured limits; `requested_s`, the client's own timeout, can only shorten them."""
+        timeout = settings.request_timeout
+        if requested_s is not None:
+            timeout = min(requested_s, LONGEST_TIMEOUT if timeout is None else timeout)
         return cls(
             timeout,
             settings.first_token_timeout or None,

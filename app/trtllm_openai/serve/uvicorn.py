@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import time
 import types
 from typing import TextIO
 
 import uvicorn
 
-from trtllm_openai.api.connection import protocol
+from trtllm_openai.api.connection import BoundedProtocol, protocol
 from trtllm_openai.config import Settings
 from trtllm_openai.serve.application import Application
 from trtllm_openai.serve.state import InferenceService
@@ -20,6 +21,8 @@ log = logging.getLogger("trtllm_openai.serve")
 
 BACKLOG = 2048
 """Listen backlog."""
+DRAIN_READ_TIMEOUT_S = 5.0
+"""`client_read_timeout` while draining: a client that does not read delays it by no more."""
 SHUTDOWN_TIMEOUT_S = 5
 """Seconds that interrupted responses get to send their last frames."""
 
@@ -41,9 +44,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._skip_drain = False
+        self._shortened = False
 
     async def on_tick(self, counter: int) -> bool:
         context = self._service.context
+        if context.draining and not self._shortened:
+            self._shortened = True
+            self._shorten_unread()
         if context.draining and not self.should_exit:
             expired = time.monotonic() - self._drain_began > context.settings.drain_timeout
             if expired or self._skip_drain:
@@ -54,6 +61,15 @@ class Server(uvicorn.Server):
             elif not context.runs:
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    def _shorten_unread(self) -> None:
+        kind = self.config.http_protocol_class
+        if not issubclass(kind, BoundedProtocol):
+            return
+        kind.client_read_timeout = min(kind.client_read_timeout or math.inf, DRAIN_READ_TIMEOUT_S)
+        for connection in self.server_state.connections:
+            if isinstance(connection, BoundedProtocol):
+                connection.shorten_unread()
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
         # uvicorn's own handler would raise the signal again after the shutdown; here the exit status is 0.
@@ -71,7 +87,7 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(settings.read_timeout, settings.cors_origins),
+        http=protocol(settings.read_timeout, settings.limits.client_read_timeout, settings.cors_origins),
         access_log=False,
         log_config=None,
         lifespan="on",

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -251,7 +253,92 @@ def test_the_time_in_which_the_server_does_not_read_does_not_count() -> None:
 )
 def test_a_page_may_read_a_refusal(origins: list[str], origin: bytes, allowed: str | None) -> None:
     head = b"POST / HTTP/1.1\r\nhost: a\r\norigin: " + origin + b"\r\ncontent-length: 9\r\n\r\nabc"
-    said = answer(head, http=protocol(0.1, origins))
+    said = answer(head, http=protocol(0.1, None, origins))
     assert said.startswith("HTTP/1.1 408 ")
     found = re.search(r"(?m)^access-control-allow-origin: (\S+)\r$", said)
     assert (found and found[1]) == allowed
+
+
+def not_read(client_read_timeout: float | None, meanwhile: Callable[[BoundedProtocol], None]) -> str:
+    """The last event of an endless response whose client reads nothing."""
+    ends: list[str] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        gone = asyncio.ensure_future(receive())
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        ends.append(gone.result()["type"])
+
+    async def main() -> str:
+        config = uvicorn.Config(
+            endless, http=protocol(30.0, client_read_timeout), lifespan="off", log_config=None, ws="none"
+        )
+        config.load()
+        state = uvicorn.server.ServerState()
+        make: Any = config.http_protocol_class
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: make(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        with socket.create_connection(server.sockets[0].getsockname()[:2]) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            deadline = loop.time() + 20
+            while not ends:
+                await asyncio.sleep(0.01)
+                assert loop.time() < deadline, "the response did not end"
+                for connection in list(state.connections):
+                    assert isinstance(connection, BoundedProtocol)
+                    if connection.flow.write_paused:
+                        meanwhile(connection)
+        server.close()
+        await server.wait_closed()
+        return ends[0]
+
+    return asyncio.run(main())
+
+
+def test_a_response_that_is_not_read_ends_as_if_the_client_had_left() -> None:
+    assert not_read(0.1, lambda _: None) == "http.disconnect"
+
+
+def test_the_bound_can_be_shortened_for_what_is_not_read_already() -> None:
+    def shorten(connection: BoundedProtocol) -> None:
+        if type(connection).client_read_timeout == 3600:
+            type(connection).client_read_timeout = 0.1
+            connection.shorten_unread()
+
+    assert not_read(3600, shorten) == "http.disconnect"
+
+
+def test_a_client_that_reads_again_in_time_gets_everything() -> None:
+    size = 8 * 2**20
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(size // 2**16):
+            await send({"type": "http.response.body", "body": b"x" * 2**16, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> int:
+        config = uvicorn.Config(large, http=protocol(30.0, 20.0), lifespan="off", log_config=None, ws="none")
+        config.load()
+        state = uvicorn.server.ServerState()
+        make: Any = config.http_protocol_class
+        server = await asyncio.get_running_loop().create_server(
+            lambda: make(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        writer.write(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n")
+        await asyncio.sleep(0.2)
+        said = await reader.read()
+        writer.close()
+        server.close()
+        await server.wait_closed()
+        return said.count(b"x")
+
+    assert asyncio.run(main()) >= size

@@ -32,13 +32,16 @@ def test_a_header_that_is_no_duration(value: bytes) -> None:
     assert caught.value.param == "x-request-timeout"
 
 
-def test_a_clients_timeout_replaces_the_configured_one() -> None:
+def test_a_clients_timeout_can_only_shorten_the_configured_one() -> None:
     settings = LimitSettings(request_timeout=60, queue_timeout=1.5, first_token_timeout=7)
     assert TimeLimits.of(settings, None).request_timeout_s == 60
-    limits = TimeLimits.of(settings, 90.0)
-    assert (limits.request_timeout_s, limits.first_token_timeout_s, limits.queue_timeout_s) == (90, 7, 1.5)
-    assert limits.engine_ms == (90 + ENGINE_GRACE_S) * 1000, "the engine's comes after ours"
-    assert TimeLimits.of(settings, 1e12).request_timeout_s == LONGEST_TIMEOUT
+    assert TimeLimits.of(settings, 90.0).request_timeout_s == 60
+    limits = TimeLimits.of(settings, 30.0)
+    assert (limits.request_timeout_s, limits.first_token_timeout_s, limits.queue_timeout_s) == (30, 7, 1.5)
+    assert limits.engine_ms == (30 + ENGINE_GRACE_S) * 1000, "the engine's comes after ours"
+    unlimited = LimitSettings(request_timeout=None)
+    assert TimeLimits.of(unlimited, 90.0).request_timeout_s == 90
+    assert TimeLimits.of(unlimited, 1e12).request_timeout_s == LONGEST_TIMEOUT
 
 
 def test_no_limits() -> None:
