@@ -371,6 +371,11 @@ class Settings(BaseSettings):
         description="answer /health, /health/ready and /health/startup without an API key, as /health/live "
         "is always",
     )
+    max_key_labels: Positive = Field(
+        100,
+        description="maximum number of API key names with metrics and usage of their own, the first of the "
+        "file; those of all others are added up as other",
+    )
     prefix_sharing: Literal["key", "all"] = Field(
         "key",
         description="who finds a prompt's prefix in the cache, which cached_tokens and latency tell: key is "

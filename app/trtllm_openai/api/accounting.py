@@ -9,7 +9,7 @@ from trtllm_openai.api.choice import Choice, Delta
 from trtllm_openai.generation import StepOutput
 from trtllm_openai.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage, UsageTimings
 from trtllm_openai.runners import Ticket
-from trtllm_openai.telemetry.metrics import Metrics
+from trtllm_openai.telemetry.metrics import KeyMetrics, Metrics
 from trtllm_openai.telemetry.record import GenerationRecord, RequestRecord, Timings
 
 
@@ -27,12 +27,13 @@ class Accounting:
     """Token counts and timings of one request. Times are `time.perf_counter` seconds.
 
     `prompt_tokens` counts each prompt once, for any number of choices. `started`: the request's arrival.
-    `timed`: whether usage and headers carry timings. Must be closed.
+    `timed`: whether usage and headers carry timings. `key`: metrics of the request's API key. Must be closed.
     """
 
     __slots__ = (
         "_choices",
         "_first_token",
+        "_key",
         "_last_token",
         "_latencies",
         "_queued",
@@ -55,6 +56,7 @@ class Accounting:
         prompt_tokens: int,
         started: float,
         timed: bool = False,
+        key: KeyMetrics | None = None,
     ) -> None:
         self.metrics = metrics
         self.record = record
@@ -62,6 +64,7 @@ class Accounting:
         self.cached_tokens = 0
         """Prompt tokens found in the prefix cache."""
         self.started = started
+        self._key = key
         self._ticket = ticket
         self._choices = choices
         self._timed = timed
@@ -159,6 +162,19 @@ class Accounting:
             timings=usage_timings(timings) if timings is not None else None,
         )
 
+    def _count_for_key(self, tokens: int) -> None:
+        key = self._key
+        if key is None:
+            return
+        key.requests.inc()
+        key.prompt_tokens.inc(self.prompt_tokens)
+        key.cached_tokens.inc(self.cached_tokens)
+        key.generation_tokens.inc(tokens)
+        if self._first_token is not None:
+            key.ttft.observe(self._first_token - self.started)
+        if self._last_token is not None:
+            key.e2e.observe(self._last_token - self.started)
+
     def _completion_tokens(self) -> int:
         return sum(choice.decoder.completion_tokens for choice in self._choices)
 
@@ -166,6 +182,7 @@ class Accounting:
         """Count the generated tokens and complete the log record. Returns their number."""
         tokens = self._completion_tokens()
         self.metrics.generation_tokens.inc(tokens)
+        self._count_for_key(tokens)
         self.record.generation = GenerationRecord(
             sampling=self._choices[0].request.sampling,
             choices=len(self._choices),

@@ -1,4 +1,4 @@
-"""Runner control: list the runners, restart one. Needs an API key with the scope admin.
+"""Runner control and usage: list the runners, restart one, what each key has used. Needs the scope admin.
 
 Without keys there are no admin keys, and every request here gets 403.
 """
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.runners import SequencePool
+from trtllm_openai.telemetry.usage import usage_by_key
 
 router = APIRouter()
 SHOWN = ("index", "state", "reason", "pid", "sequences")
@@ -38,14 +39,27 @@ async def restart_runner(request: Request, index: int) -> Response:
     return JSONResponse({"index": index, "status": "restarting"}, 202)
 
 
-def _pool(request: Request) -> SequencePool:
+@router.get("/admin/usage")
+async def list_usage(request: Request) -> dict[str, Any]:
+    """Requests, tokens and latencies of each API key since `since` (Unix seconds), in all HTTP processes."""
+    context = _admin(request)
+    snapshot = await context.merged_metrics(context.metrics.snapshot)
+    return {"since": context.created, "keys": usage_by_key(snapshot)}
+
+
+def _admin(request: Request) -> ServerContext:
     context: ServerContext = request.app.state.context
     if context.settings.api_keys_file is None and context.settings.api_key is None:
         raise ApiError(
             403,
-            "Pool control is for API keys with the scope admin: set api_keys_file or api_key.",
+            "This is for API keys with the scope admin: set api_keys_file or api_key.",
             code="no_admin_keys",
         )
+    return context
+
+
+def _pool(request: Request) -> SequencePool:
+    context = _admin(request)
     if context.pool is None:
         raise context.not_ready()
     return context.pool

@@ -23,6 +23,7 @@ from starlette.datastructures import Headers
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
+from trtllm_openai.runners.tenants import OTHER_LABEL, Tenant
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +63,22 @@ def keys_of(settings: Settings) -> Keys | None:
     file = settings.api_keys_file
     if file is None and settings.api_key is None:
         return None
-    return Keys(Path(file).expanduser() if file else None, settings.api_key)
+    return Keys(Path(file).expanduser() if file else None, settings.api_key, settings.max_key_labels)
 
 
 class Keys:
     """The API keys of a file, reloaded when the file changes, and a single one with all scopes."""
 
-    def __init__(self, path: Path | None, single: str | None = None) -> None:
-        """Raises `ConfigError` if the file cannot be read or a line is malformed."""
+    def __init__(self, path: Path | None, single: str | None = None, max_labels: int = 100) -> None:
+        """`max_labels`: names that have a label of their own in metrics, the first ones of the file.
+
+        Raises `ConfigError` if the file cannot be read or a line is malformed.
+        """
         self._path = path
         self._single = [] if single is None else [Key(SINGLE, SCOPES, _digest(single))]
+        self._max_labels = max_labels
+        self._labels: set[str] = set()
+        self._tenants = self._tenants_of(self._single)
         self._stamp = (0, 0)
         self._next_look = 0.0
         self._keys: list[Key] = self._single
@@ -103,6 +110,19 @@ class Keys:
             raise ApiError(403, f"This API key lacks the scope '{scope}'.", code="insufficient_scope")
         return found.name
 
+    def tenant(self, name: str) -> Tenant:
+        """Who `check` said that it is."""
+        return self._tenants.get(name) or Tenant(name, OTHER_LABEL)
+
+    def _tenants_of(self, keys: list[Key]) -> dict[str, Tenant]:
+        return {key.name: Tenant(key.name, self._label(key.name)) for key in keys}
+
+    def _label(self, name: str) -> str:
+        """Once given, a label stays, even if the name leaves the file: their number is that of all times."""
+        if name not in self._labels and len(self._labels) < self._max_labels:
+            self._labels.add(name)
+        return name if name in self._labels else OTHER_LABEL
+
     def _refresh(self) -> None:
         now = time.monotonic()
         if self._path is None or now < self._next_look:
@@ -127,6 +147,7 @@ class Keys:
             if match is None or not scopes or not scopes <= SCOPES:
                 raise ValueError(f"{path}, line {number}: expected NAME SCOPES SHA256")
             keys.append(Key(match["name"], scopes, bytes.fromhex(match["hash"])))
+        self._tenants = self._tenants_of(keys)
         self._keys, self._stamp = keys, stamp
 
 

@@ -16,7 +16,7 @@ from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import Conversation, prepare
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
-from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.middleware import request_record, tenant_of
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
@@ -119,7 +119,7 @@ def start_chat(
         priority=body.priority,
         cache_salt=prefix_salt(request, body.cache_salt),
         timeout=requested_timeout(request, body),
-        key=api_key_name(request),
+        tenant=tenant_of(request),
         record=request_record(request),
         make_parser=conversation.make_parser,
     )

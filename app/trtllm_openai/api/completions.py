@@ -20,7 +20,7 @@ from trtllm_openai.api.echo import Echo
 from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import completion_logprobs
-from trtllm_openai.api.middleware import api_key_name, request_record
+from trtllm_openai.api.middleware import request_record, tenant_of
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.sampling import sequence_params, truncated
@@ -95,7 +95,7 @@ async def create_completion(request: Request) -> Response:
         priority=body.priority,
         cache_salt=salt,
         timeout=requested_timeout(request, body),
-        key=api_key_name(request),
+        tenant=tenant_of(request),
         record=request_record(request),
     )
     tokenizer = model.tokenizer

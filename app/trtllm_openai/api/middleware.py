@@ -18,6 +18,7 @@ from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, too_large, unavailable
 from trtllm_openai.api.headers import header
 from trtllm_openai.api.ids import new_id
+from trtllm_openai.runners import NOBODY, Tenant
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 
@@ -113,7 +114,8 @@ class RequestLayer:
         path = scope["path"]
         if self._keys is not None and path not in self._open_paths and scope["method"] != "OPTIONS":
             try:
-                scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
+                name = scope["state"]["key"] = self._keys.check(Headers(scope=scope), path)
+                scope["state"]["tenant"] = self._keys.tenant(name)
             except ApiError as error:
                 return error
         if self._context.draining and scope["method"] == "POST":
@@ -131,6 +133,12 @@ def api_key_name(request: Request) -> str:
     """The name of the request's API key; empty when the server needs none."""
     name: str = request.scope["state"].get("key", "")
     return name
+
+
+def tenant_of(request: Request) -> Tenant:
+    """Who sent the request."""
+    tenant: Tenant = request.scope["state"].get("tenant", NOBODY)
+    return tenant
 
 
 def clean_path(path: str) -> str:

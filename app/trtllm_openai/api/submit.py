@@ -12,7 +12,9 @@ from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.time_limits import TimeLimits
+from trtllm_openai.errors import Overloaded
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams
+from trtllm_openai.runners import NOBODY, Tenant
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.text.choice import PLAIN, ChoiceDecoder, TextRules
 from trtllm_openai.text.events import OutputParser
@@ -35,8 +37,7 @@ class GenerationSpec:
     priority: float | None = None
     cache_salt: str | None = None
     timeout: float | None = None
-    key: str = ""
-    """Name of the API key, for the limit on requests per key."""
+    tenant: Tenant = NOBODY
     record: RequestRecord = field(default_factory=RequestRecord)
     make_parser: Callable[[], OutputParser | None] = lambda: None
 
@@ -69,7 +70,15 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))
     admission = context.admission
-    ticket = admission.enter(spec.key, [len(choice.request.prompt_token_ids) for choice in choices])
+    key = context.metrics.of_key(spec.tenant.label) if spec.tenant.label else None
+    try:
+        ticket = admission.enter(
+            spec.tenant.name, [len(choice.request.prompt_token_ids) for choice in choices]
+        )
+    except Overloaded:
+        if key is not None:
+            key.rejected.inc()
+        raise
     try:
         generation = pool.submit([choice.request for choice in choices])
     except BaseException:
@@ -88,6 +97,7 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
         prompt_tokens=prompt_tokens,
         started=spec.started,
         timed=context.settings.server_timing,
+        key=key,
     )
     run = RequestRun(choices, generation, accounting, limits, admission.engine_refusal, context.runs.discard)
     context.runs.add(run)

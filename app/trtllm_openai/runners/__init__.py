@@ -6,13 +6,16 @@ from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.pool import RunnerPool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.runners.state import PoolStatus
+from trtllm_openai.runners.tenants import NOBODY, Tenant
 
 __all__ = [
+    "NOBODY",
     "Admission",
     "Generation",
     "PoolStatus",
     "RunnerPool",
     "SequencePool",
     "SharedCounters",
+    "Tenant",
     "Ticket",
 ]

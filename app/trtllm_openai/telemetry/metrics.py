@@ -111,6 +111,25 @@ _HTTP = (
     Definition(
         "request_generation_tokens", "histogram", "Generated tokens of a finished request", bounds=_TOKENS
     ),
+    Definition("key_requests", "counter", "Finished generating requests by API key", ("key",)),
+    Definition("key_prompt_tokens", "counter", "Their prompt tokens", ("key",)),
+    Definition("key_cached_tokens", "counter", "Their prompt tokens found in the prefix cache", ("key",)),
+    Definition("key_generation_tokens", "counter", "Their generated tokens", ("key",)),
+    Definition("key_rejected", "counter", "Rejected requests by API key", ("key",)),
+    Definition(
+        "key_time_to_first_token_seconds",
+        "histogram",
+        "Time to first token by API key",
+        ("key",),
+        bounds=_SECONDS,
+    ),
+    Definition(
+        "key_e2e_request_latency_seconds",
+        "histogram",
+        "Time from arrival to last token by API key",
+        ("key",),
+        bounds=_SECONDS,
+    ),
     Definition("open_streams", "gauge", "Open response streams"),
     Definition("requests_not_begun", "gauge", "Sequences without a first token yet"),
     Definition("requests_orphaned", "gauge", "Sequences without a request; above 0 means a leak"),
@@ -185,11 +204,25 @@ class PoolSnapshot:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyMetrics:
+    """The metrics of one API key. All are counted at the end of a request."""
+
+    requests: Number
+    prompt_tokens: Number
+    cached_tokens: Number
+    generation_tokens: Number
+    rejected: Number
+    ttft: Histogram
+    e2e: Histogram
+
+
 class Metrics:
     """The metrics of one HTTP process. Used from its event loop only."""
 
     def __init__(self) -> None:
-        self._own: dict[str, Number | Histogram | Labelled] = {}
+        self._own: dict[str, Number | Histogram | Labelled[Number] | Labelled[Histogram]] = {}
+        self._keys: dict[str, KeyMetrics] = {}
         self._pool: Callable[[], PoolSnapshot] | None = None
         self.requests = self._labelled("http_requests")
         self.model_requests = self._labelled("model_requests")
@@ -210,6 +243,28 @@ class Metrics:
         self.decode_time = self._histogram("decode_time_seconds")
         self.request_prompt_tokens = self._histogram("request_prompt_tokens")
         self.request_generation_tokens = self._histogram("request_generation_tokens")
+        self._key_requests = self._labelled("key_requests")
+        self._key_prompt_tokens = self._labelled("key_prompt_tokens")
+        self._key_cached_tokens = self._labelled("key_cached_tokens")
+        self._key_generation_tokens = self._labelled("key_generation_tokens")
+        self._key_rejected = self._labelled("key_rejected")
+        self._key_ttft = self._labelled_histogram("key_time_to_first_token_seconds")
+        self._key_e2e = self._labelled_histogram("key_e2e_request_latency_seconds")
+
+    def of_key(self, label: str) -> KeyMetrics:
+        """The metrics of one API key."""
+        found = self._keys.get(label)
+        if found is None:
+            found = self._keys[label] = KeyMetrics(
+                requests=self._key_requests.labels(label),
+                prompt_tokens=self._key_prompt_tokens.labels(label),
+                cached_tokens=self._key_cached_tokens.labels(label),
+                generation_tokens=self._key_generation_tokens.labels(label),
+                rejected=self._key_rejected.labels(label),
+                ttft=self._key_ttft.labels(label),
+                e2e=self._key_e2e.labels(label),
+            )
+        return found
 
     def watch_pool(self, snapshot: Callable[[], PoolSnapshot]) -> None:
         """Set the source of the pool's metrics, which is called on every scrape."""
@@ -228,8 +283,13 @@ class Metrics:
         metric = self._own[name] = Number()
         return metric
 
-    def _labelled(self, name: str) -> Labelled:
-        metric = self._own[name] = Labelled()
+    def _labelled(self, name: str) -> Labelled[Number]:
+        metric = self._own[name] = Labelled(Number)
+        return metric
+
+    def _labelled_histogram(self, name: str) -> Labelled[Histogram]:
+        bounds = DEFINITIONS[name].bounds
+        metric = self._own[name] = Labelled(lambda: Histogram(bounds))
         return metric
 
     def _histogram(self, name: str) -> Histogram:

@@ -8,9 +8,9 @@ reports alike.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -87,23 +87,27 @@ class Histogram:
         return Series(labels, self.sum, list(self.buckets))
 
 
-class Labelled:
-    """A counter or gauge with labels: one child per combination of label values seen so far."""
+M = TypeVar("M", Number, Histogram)
 
-    __slots__ = ("children",)
 
-    def __init__(self) -> None:
-        self.children: dict[tuple[str, ...], Number] = {}
+class Labelled(Generic[M]):
+    """A metric with labels: one child, which `make` makes, per combination of label values seen so far."""
 
-    def labels(self, *values: str) -> Number:
+    __slots__ = ("_make", "children")
+
+    def __init__(self, make: Callable[[], M]) -> None:
+        self._make = make
+        self.children: dict[tuple[str, ...], M] = {}
+
+    def labels(self, *values: str) -> M:
         """The child for these label values, given in the order of the definition."""
         child = self.children.get(values)
         if child is None:
-            child = self.children[values] = Number()
+            child = self.children[values] = self._make()
         return child
 
 
-def series_of(metric: Number | Histogram | Labelled) -> list[Series]:
+def series_of(metric: Number | Histogram | Labelled[Number] | Labelled[Histogram]) -> list[Series]:
     """The current series of a metric."""
     if isinstance(metric, Labelled):
         return [child.series(list(values)) for values, child in metric.children.items()]

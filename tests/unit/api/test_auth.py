@@ -97,6 +97,18 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         Keys(file)
 
 
+def test_the_first_names_have_labels_and_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "RECHECK", 0.0)
+    file = tmp_path / "keys"
+    made = {name: make_key(name, "api") for name in ("alice", "bob", "carol", "dave")}
+    file.write_text("\n".join(made[name][1] for name in ("alice", "bob", "alice", "carol")))
+    keys = Keys(file, max_labels=2)
+    assert [keys.tenant(name).label for name in ("alice", "bob", "carol")] == ["alice", "bob", "other"]
+    file.write_text("\n".join(made[name][1] for name in ("dave", "carol", "bob")))
+    assert keys.check(bearer(made["dave"][0]), "/v1/models") == "dave"
+    assert [keys.tenant(name).label for name in ("dave", "carol", "bob")] == ["other", "other", "bob"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="api_keys_file"):
         Keys(tmp_path / "none")

@@ -92,6 +92,7 @@ def test_names_of_vllm() -> None:
 def test_every_metric_is_exposed_with_its_unit_and_description() -> None:
     metrics = filled()
     metrics.rejected.labels("queue_full").inc()
+    metrics.of_key("alice")
     metrics.cancelled.labels("timeout").inc()
     text = render(metrics.snapshot()).decode()
     for name, definition in DEFINITIONS.items():

@@ -28,7 +28,7 @@ def test_numbers_and_labels() -> None:
     number.inc(2)
     number.dec()
     assert series_of(number) == [Series([], 2)]
-    labelled = Labelled()
+    labelled = Labelled(Number)
     labelled.labels("x").inc()
     labelled.labels("x").inc()
     labelled.labels("y")
