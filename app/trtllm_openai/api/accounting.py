@@ -127,11 +127,11 @@ class Accounting:
 
     def close(self, end: str, open_choices: int) -> None:
         """Account for the request's end. `end`: its cause, if `open_choices` choices are unfinished."""
-        self._ticket.close()
         if open_choices:
             self.metrics.sequences.labels("cancelled").inc(open_choices)
             self.metrics.cancelled.labels(end).inc()
             self._keep_record(end, self.timings())
+        self._ticket.close()
 
     def timings(self) -> Timings | None:
         """How the time so far was spent; None before the first token."""
@@ -182,6 +182,7 @@ class Accounting:
         """Count the generated tokens and complete the log record. Returns their number."""
         tokens = self._completion_tokens()
         self.metrics.generation_tokens.inc(tokens)
+        self._ticket.generated(tokens)
         self._count_for_key(tokens)
         self.record.generation = GenerationRecord(
             sampling=self._choices[0].request.sampling,

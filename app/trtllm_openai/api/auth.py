@@ -2,9 +2,10 @@
 
 A request gives its key as `Authorization: Bearer KEY` or as `x-api-key: KEY`.
 
-Each line of the file is `NAME SCOPES SHA256`; SCOPES is api, admin or both, separated by a comma; `#` starts
-a comment. The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME`
-generates a key and its line. The file is reloaded when its modification time or size changes.
+Each line of the file is `NAME SCOPES SHA256 [LIMIT=VALUE …]`; SCOPES is api, admin or both, separated by a
+comma; `#` starts a comment. Limits (`runners.tenants.KeyLimits`) are those of the name: its keys have the same.
+The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME` generates a
+key and its line. The file is reloaded when its modification time or size changes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from starlette.datastructures import Headers
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
-from trtllm_openai.runners.tenants import OTHER_LABEL, Tenant
+from trtllm_openai.runners.tenants import OTHER_LABEL, KeyLimits, Tenant
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ SINGLE = "api_key"
 ADMIN_PATHS = ("/metrics", "/admin")
 RECHECK = 1.0
 """Minimum seconds between two checks of the file's modification time."""
-_LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})")
+_LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})(?P<limits>(\s+\S+)*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Keys:
         self._single = [] if single is None else [Key(SINGLE, SCOPES, _digest(single))]
         self._max_labels = max_labels
         self._labels: set[str] = set()
-        self._tenants = self._tenants_of(self._single)
+        self._tenants = {key.name: Tenant(key.name, self._label(key.name)) for key in self._single}
         self._stamp = (0, 0)
         self._next_look = 0.0
         self._keys: list[Key] = self._single
@@ -114,9 +115,6 @@ class Keys:
         """Who `check` said that it is."""
         return self._tenants.get(name) or Tenant(name, OTHER_LABEL)
 
-    def _tenants_of(self, keys: list[Key]) -> dict[str, Tenant]:
-        return {key.name: Tenant(key.name, self._label(key.name)) for key in keys}
-
     def _label(self, name: str) -> str:
         """Once given, a label stays, even if the name leaves the file: their number is that of all times."""
         if name not in self._labels and len(self._labels) < self._max_labels:
@@ -138,6 +136,7 @@ class Keys:
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         keys = [*self._single]
+        limits = {key.name: KeyLimits() for key in keys}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             text = line.partition("#")[0].strip()
             if not text:
@@ -146,8 +145,14 @@ class Keys:
             scopes = frozenset(match["scopes"].split(",")) if match else frozenset()
             if match is None or not scopes or not scopes <= SCOPES:
                 raise ValueError(f"{path}, line {number}: expected NAME SCOPES SHA256")
+            try:
+                allowed = KeyLimits.parse(match["limits"].split())
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            if limits.setdefault(match["name"], allowed) != allowed:
+                raise ValueError(f"{path}, line {number}: {match['name']} had other limits before")
             keys.append(Key(match["name"], scopes, bytes.fromhex(match["hash"])))
-        self._tenants = self._tenants_of(keys)
+        self._tenants = {name: Tenant(name, self._label(name), limits[name]) for name in limits}
         self._keys, self._stamp = keys, stamp
 
 

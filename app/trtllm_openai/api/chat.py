@@ -108,6 +108,7 @@ def start_chat(
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
+        most_tokens=tenant_of(request).limits.max_tokens,
     )
     spec = GenerationSpec(
         prompts=[conversation.token_ids],

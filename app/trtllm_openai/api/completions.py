@@ -57,7 +57,10 @@ async def create_completion(request: Request) -> Response:
     n, best_of = _counts(body)
     model = context.loaded(body.model)
     info = model.info
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    most_tokens = tenant_of(request).limits.max_tokens
+    max_tokens = body.max_tokens
+    if max_tokens is None:
+        max_tokens = min(DEFAULT_MAX_TOKENS, most_tokens or DEFAULT_MAX_TOKENS)
     size = request.scope[BODY_SIZE]
     salt = prefix_salt(request, body.cache_salt)
     texts, prompts = await _prompts(model, body, salt, size)
@@ -76,6 +79,7 @@ async def create_completion(request: Request) -> Response:
         logprobs_param="logprobs" if body.logprobs is not None else "best_of",
         prompt_param="prompt",
         prompt_logprobs=body.logprobs if body.echo else None,
+        most_tokens=most_tokens,
     )
     usage = UsageOptions.of(body)
     headers = ignored_params(body)

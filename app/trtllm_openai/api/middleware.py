@@ -15,7 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trtllm_openai.api.auth import Keys, open_paths
 from trtllm_openai.api.context import ServerContext
-from trtllm_openai.api.errors import CLIENT_CLOSED_REQUEST, ApiError, request_id, too_large, unavailable
+from trtllm_openai.api.errors import (
+    CLIENT_CLOSED_REQUEST,
+    ApiError,
+    from_exception,
+    request_id,
+    too_large,
+    unavailable,
+)
 from trtllm_openai.api.headers import header
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.runners import NOBODY, Tenant
@@ -62,6 +69,8 @@ class RequestLayer:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, own_id.encode())]
+                if tenant := state.get("tenant"):
+                    message["headers"] += self._context.admission.rate_headers(tenant)
             return send(message)
 
         received = 0
@@ -120,7 +129,17 @@ class RequestLayer:
                 return error
         if self._context.draining and scope["method"] == "POST":
             return unavailable("The server is shutting down.")
+        if "tenant" in scope["state"] and scope["method"] == "POST" and path in OPERATIONS:
+            return self._too_many(scope["state"]["tenant"])
         return None
+
+    def _too_many(self, tenant: Tenant) -> ApiError | None:
+        """Count a generating request for its key. Returns its refusal if it is one too many in a minute."""
+        error = self._context.admission.arrive(tenant)
+        if error is None:
+            return None
+        self._metrics.of_key(tenant.label).rejected.inc()
+        return from_exception(error)
 
 
 def request_record(request: Request) -> RequestRecord:

@@ -35,13 +35,16 @@ def sampling_params(
     logprobs_param: str,
     prompt_param: str,
     prompt_logprobs: int | None = None,
+    most_tokens: int | None = None,
 ) -> SamplingParams:
     """The parameters of one sequence. Raises `InvalidRequest` for those that the engine does not support.
 
-    `max_tokens` None means the rest of the context. `logprobs_param` and `prompt_param` name, in errors, the
-    request parameters that `logprobs` and the prompt came from.
+    `max_tokens` None means the rest of the context, but at most `most_tokens`. `logprobs_param` and
+    `prompt_param` name, in errors, the request parameters that `logprobs` and the prompt came from.
     """
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
+    if max_tokens is None and most_tokens is not None:
+        allowed = min(allowed, most_tokens)
     fields = vars(body)
     given = {name: value for name in _NAMES if (value := fields[name]) is not None}
     if not info.capabilities.sampling:
@@ -116,12 +119,20 @@ def sequence_params(
     logprobs_param: str,
     prompt_param: str,
     prompt_logprobs: int | None = None,
+    most_tokens: int | None = None,
     markers: frozenset[int] = frozenset(),
 ) -> tuple[list[SamplingParams], TextRules]:
     """The sampling parameters of each prompt's sequences, and the rules for their text; both checked.
 
-    `markers`: special tokens whose text an output parser needs. Raises `InvalidRequest`.
+    `most_tokens`: what the client's key may have generated for a choice. `markers`: special tokens whose text
+    an output parser needs. Raises `InvalidRequest`.
     """
+    if most_tokens is not None and max_tokens is not None and max_tokens > most_tokens:
+        chat = vars(body).get("max_completion_tokens") is not None
+        raise InvalidRequest(
+            f"This API key may generate at most {most_tokens} tokens, not {max_tokens}.",
+            "max_completion_tokens" if chat else "max_tokens",
+        )
     check_serving(body, model.info)
     sampling = [
         sampling_params(
@@ -133,6 +144,7 @@ def sequence_params(
             logprobs_param=logprobs_param,
             prompt_param=prompt_param,
             prompt_logprobs=prompt_logprobs,
+            most_tokens=most_tokens,
         )
         for length in prompt_lengths
     ]

@@ -69,11 +69,15 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
             )
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))
+    prompt_tokens = sum(map(len, spec.prompts))
     admission = context.admission
     key = context.metrics.of_key(spec.tenant.label) if spec.tenant.label else None
     try:
         ticket = admission.enter(
-            spec.tenant.name, [len(choice.request.prompt_token_ids) for choice in choices]
+            spec.tenant.name,
+            [len(choice.request.prompt_token_ids) for choice in choices],
+            spec.tenant.limits,
+            charged=prompt_tokens,
         )
     except Overloaded:
         if key is not None:
@@ -86,7 +90,6 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
         raise
     spec.record.model = model.id
     context.metrics.model_requests.labels(model.id).inc()
-    prompt_tokens = sum(map(len, spec.prompts))
     context.metrics.prompt_tokens.inc(prompt_tokens)
     context.metrics.prefix_queries.inc(prompt_tokens * spec.n)
     accounting = Accounting(

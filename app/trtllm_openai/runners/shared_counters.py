@@ -3,6 +3,10 @@
 They are in shared memory. Each process writes only its own row, and a total is the sum over rows. Clearing
 the row of a dead process removes its counts, whenever it died. Only one thread per process may use them.
 
+A key's slot also has its rate limits, as token buckets that refill continuously: each is one number, the
+time at which the bucket will be full (GCRA's theoretical arrival time). They belong to no row: what a process
+spent stays spent when it dies.
+
 Increments that depend on a total need the lock (`with counters:`). Decrements need no lock: a reader that
 still sees the old value only over-counts.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import time
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
@@ -20,7 +25,9 @@ from typing import Self
 RECENT = 64
 """Number of begin times kept per row."""
 KEYS = 1024
-"""Maximum number of API keys with open requests at a time."""
+"""Maximum number of API keys with open requests, or a bucket that is not full, at a time."""
+BUCKETS = 2
+"""Token buckets of a slot."""
 
 _WORD = 8
 _DIGEST = 16
@@ -49,9 +56,11 @@ class SharedCounters:
         own = self._own_times.tolist()
         self._oldest = own.index(min(own)) if own else 0
         at += rows * RECENT
-        # Open requests by slot and row, and each slot's key digest. A slot without open requests is free.
+        # By slot: open requests of each row, when its buckets are full, its key's digest.
         self._open = words[at : at + KEYS * rows]
-        self._keys = words[at + KEYS * rows :].cast("B")
+        at += KEYS * rows
+        self._full = words[at : at + KEYS * BUCKETS].cast("B").cast("d")
+        self._keys = words[at + KEYS * BUCKETS :].cast("B")
         self._nothing = bytes(rows * _WORD)
 
     @classmethod
@@ -120,17 +129,22 @@ class SharedCounters:
         """The latest begin times over all rows, at most `RECENT`, oldest first."""
         return [time for time in sorted(self._times)[-RECENT:] if time]
 
-    # --- open requests per API key ---
+    # --- open requests and rates per API key ---
 
-    def slot(self, key: str) -> int | None:
-        """Find or allocate the slot of an API key; None if all are in use. Requires the lock."""
+    def slot(self, key: str, now: float | None = None) -> int | None:
+        """Find or allocate the slot of an API key; None if all are in use. Requires the lock.
+
+        A slot is free without open requests and with buckets that are full at `now` (monotonic clock).
+        """
+        now = time.monotonic() if now is None else now
         digest = _digest(key)
         found: int = self._keys.tobytes().find(digest)
         if found >= 0:
             return found // _DIGEST
         first = int.from_bytes(digest) % KEYS
         for slot in chain(range(first, KEYS), range(first)):
-            if self._open[slot * self._rows : (slot + 1) * self._rows].tobytes() == self._nothing:
+            unused = self._open[slot * self._rows : (slot + 1) * self._rows].tobytes() == self._nothing
+            if unused and max(self._full[slot * BUCKETS : (slot + 1) * BUCKETS]) <= now:
                 self._keys[slot * _DIGEST : (slot + 1) * _DIGEST] = digest
                 return slot
         return None
@@ -146,6 +160,15 @@ class SharedCounters:
     def leave(self, slot: int) -> None:
         """Remove one own open request; the last one of all rows frees the slot."""
         self._open[slot * self._rows + self._row] -= 1
+
+    def missing(self, slot: int, bucket: int, per_minute: float, now: float) -> float:
+        """What was taken from a bucket of size `per_minute` and has not been refilled."""
+        return max(0.0, self._full[slot * BUCKETS + bucket] - now) * per_minute / 60
+
+    def take(self, slot: int, bucket: int, amount: float, per_minute: float, now: float) -> None:
+        """Take from a bucket, even more than it has. Requires the lock."""
+        index = slot * BUCKETS + bucket
+        self._full[index] = max(self._full[index], now) + amount * 60 / per_minute
 
     # --- connections: read without the lock, slightly stale values are harmless ---
 
@@ -175,7 +198,7 @@ class SharedCounters:
 
 
 def _size(rows: int) -> int:
-    return _WORD * rows * (4 + RECENT + KEYS) + _DIGEST * KEYS
+    return _WORD * rows * (4 + RECENT + KEYS) + (_WORD * BUCKETS + _DIGEST) * KEYS
 
 
 @lru_cache(maxsize=KEYS)

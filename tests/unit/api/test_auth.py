@@ -12,6 +12,7 @@ from trtllm_openai.api.auth import Keys, keys_of, make_key, open_paths
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
+from trtllm_openai.runners.tenants import KeyLimits
 
 
 def bearer(key: str) -> Headers:
@@ -88,7 +89,8 @@ def test_probes_need_no_key_unless_told_so() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["alice", "alice api", "alice root " + "0" * 64, "alice api " + "0" * 63, "alice api, " + "0" * 64],
+    ["alice", "alice api", "alice root " + "0" * 64, "alice api " + "0" * 63, "alice api, " + "0" * 64]
+    + [f"alice api {'0' * 64} {limit}" for limit in ("rpm=5", "concurrent=0", "concurrent", "priority=2")],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "keys"
@@ -107,6 +109,21 @@ def test_the_first_names_have_labels_and_keep_them(tmp_path: Path, monkeypatch: 
     file.write_text("\n".join(made[name][1] for name in ("dave", "carol", "bob")))
     assert keys.check(bearer(made["dave"][0]), "/v1/models") == "dave"
     assert [keys.tenant(name).label for name in ("dave", "carol", "bob")] == ["other", "other", "bob"]
+
+
+def test_limits_are_those_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "RECHECK", 0.0)
+    file = tmp_path / "keys"
+    (key, line), (_, second) = make_key("alice", "api"), make_key("alice", "admin")
+    file.write_text(f"{line} concurrent=3  max_tokens=9 # both\n{second} max_tokens=9 concurrent=3\n")
+    keys = Keys(file)
+    assert keys.tenant("alice").limits == KeyLimits(concurrent=3, max_tokens=9)
+    file.write_text(f"{line} concurrent=4\n")
+    keys.check(bearer(key), "/v1/models")
+    assert keys.tenant("alice").limits == KeyLimits(concurrent=4)
+    file.write_text(f"{line} concurrent=3\n{second}\n")
+    with pytest.raises(ConfigError, match="line 2: alice had other limits before"):
+        Keys(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import Overloaded
-from trtllm_openai.runners import Admission, SharedCounters, Ticket
+from trtllm_openai.runners import Admission, SharedCounters, Tenant, Ticket
 from trtllm_openai.runners.shared_counters import KEYS
+from trtllm_openai.runners.tenants import KeyLimits
 
 
 def admission(**limits: Any) -> tuple[Admission, list[str]]:
@@ -129,6 +130,121 @@ def test_without_a_bound_for_keys_there_may_be_any_number() -> None:
     subject, _ = admission(max_waiting_requests=2 * KEYS)
     for number in range(KEYS + 1):
         subject.enter(f"key {number}", [1])
+
+
+def test_a_keys_own_concurrency_replaces_the_general_one() -> None:
+    subject, _ = admission(max_requests_per_key=1)
+    for _ in range(3):
+        subject.enter("a", [1], KeyLimits(concurrent=3))
+    with pytest.raises(Overloaded, match="may have 3 concurrent requests"):
+        subject.enter("a", [1], KeyLimits(concurrent=3))
+    subject.enter("b", [1])
+    without, _ = admission()
+    without.enter("a", [1], KeyLimits(concurrent=1))
+    with pytest.raises(Overloaded, match="may have 1 concurrent requests"):
+        without.enter("a", [1], KeyLimits(concurrent=1))
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def two_workers(**limits: Any) -> list[Admission]:
+    board = SharedCounters.create(2)
+    assert board.fd is not None
+    boards = [SharedCounters.attach(board.fd, 2, row) for row in range(2)]
+    return [Admission(LimitSettings(**limits), lambda _: None, one) for one in boards]
+
+
+def told(subject: Admission, tenant: Tenant) -> dict[str, str]:
+    headers = subject.rate_headers(tenant)
+    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in headers}
+
+
+def test_requests_a_minute_are_those_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, workers = Clock(monkeypatch), two_workers()
+    tenant = Tenant("a", "a", KeyLimits(requests_per_minute=6))
+    assert told(workers[0], tenant) == {
+        "limit-requests": "6",
+        "remaining-requests": "6",
+        "reset-requests": "0ms",
+    }
+    for number in range(6):
+        assert workers[number % 2].arrive(tenant) is None
+    for worker in workers:
+        assert told(worker, tenant)["remaining-requests"] == "0"
+        assert told(worker, tenant)["reset-requests"] == "1m0s"
+        refusal = worker.arrive(tenant)
+        assert refusal is not None
+        assert (refusal.code, refusal.retry_after_ms) == ("rate_limit_exceeded", 10_000)
+    assert workers[0].arrive(Tenant("b", "b", KeyLimits(requests_per_minute=6))) is None
+    clock.now += 9.99
+    assert workers[0].arrive(tenant) is not None
+    clock.now += 0.02
+    assert workers[1].arrive(tenant) is None, "refused requests take nothing"
+    assert workers[0].arrive(tenant) is not None
+    clock.now += 60
+    assert told(workers[1], tenant)["remaining-requests"] == "6"
+
+
+def test_tokens_a_minute_are_taken_when_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, workers = Clock(monkeypatch), two_workers()
+    limits = KeyLimits(tokens_per_minute=600)
+    tenant = Tenant("a", "a", limits)
+    ticket = workers[0].enter("a", [100, 100], limits, charged=100)
+    assert told(workers[1], tenant) == {
+        "limit-tokens": "600",
+        "remaining-tokens": "500",
+        "reset-tokens": "10s",
+    }
+    with pytest.raises(Overloaded, match="600 tokens a minute") as caught:
+        workers[1].enter("a", [550], limits, charged=550)
+    assert (caught.value.code, caught.value.retry_after_ms) == ("rate_limit_exceeded", 5000)
+    ticket.generated(800)
+    ticket.close()
+    assert told(workers[1], tenant)["remaining-tokens"] == "0"
+    with pytest.raises(Overloaded) as caught:
+        workers[1].enter("a", [1], limits, charged=1)
+    assert caught.value.retry_after_ms == 30_100, "it owes 300, and one more is wanted"
+    clock.now += 30.1
+    workers[1].enter("a", [1], limits, charged=1).close()
+
+
+def test_a_full_bucket_admits_what_it_can_never_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, limits = Clock(monkeypatch), KeyLimits(tokens_per_minute=60)
+    subject, _ = admission()
+    subject.enter("a", [120], limits, charged=120).close()
+    with pytest.raises(Overloaded) as caught:
+        subject.enter("a", [500], limits, charged=500)
+    assert caught.value.retry_after_ms == 120_000
+    clock.now += 120
+    subject.enter("a", [500], limits, charged=500)
+
+
+def test_what_a_dead_worker_spent_stays_spent() -> None:
+    board = SharedCounters.create(1)
+    assert board.fd is not None
+    tenant = Tenant("a", "a", KeyLimits(requests_per_minute=1))
+    for refused in (False, True):
+        subject = Admission(LimitSettings(), lambda _: None, SharedCounters.attach(board.fd, 1, 0))
+        assert (subject.arrive(tenant) is not None) is refused
+        board.clear(0)
+
+
+def test_a_key_that_owes_keeps_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, limits = Clock(monkeypatch), KeyLimits(requests_per_minute=1)
+    subject, _ = admission()
+    for number in range(KEYS):
+        assert subject.arrive(Tenant(f"key {number}", "", limits)) is None
+    another = Tenant("another", "", limits)
+    refusal = subject.arrive(another)
+    assert refusal is not None
+    assert refusal.code == "key_concurrency"
+    assert subject.rate_headers(another) == []
+    clock.now += 60
+    assert subject.arrive(another) is None
 
 
 LIMITS = LimitSettings(max_requests_per_key=2, max_waiting_requests=4, max_waiting_tokens=40)
