@@ -13,7 +13,7 @@ from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.time_limits import TimeLimits
 from trtllm_openai.errors import Overloaded
-from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams
+from trtllm_openai.generation import DEFAULT_PRIORITY, GenerationRequest, Guide, SamplingParams
 from trtllm_openai.runners import NOBODY, Tenant
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.text.choice import PLAIN, ChoiceDecoder, TextRules
@@ -48,6 +48,8 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
     Raises `Overloaded` when admission refuses it and `PoolError` when no runner can take it.
     """
     pool = model.pool
+    own_priority = spec.tenant.limits.priority
+    priority = DEFAULT_PRIORITY if own_priority is None else own_priority
     limits = TimeLimits.of(context.settings.limits, spec.timeout)
     choices: list[Choice] = []
     for prompt, params in zip(spec.prompts, spec.sampling, strict=True):
@@ -66,6 +68,8 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
                 allotted_ms=limits.engine_ms,
                 guide=spec.guide,
                 adapter=model.adapter,
+                key=spec.tenant.name,
+                key_priority=priority,
             )
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))

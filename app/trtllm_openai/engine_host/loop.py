@@ -1,5 +1,7 @@
 """The runner's loop: receive, submit, step, send. One thread, no locks.
 
+Requests of API keys reach the engine through a fair queue, which is made when the first one comes.
+
 Idle, it sleeps in poll() until a message comes. Busy, it takes what has arrived without waiting and steps
 the engine; each frontend (an HTTP process) gets one message per step with all of its deltas.
 """
@@ -11,6 +13,7 @@ import time
 
 import msgspec
 
+from trtllm_openai.engine_host.fair_queue import FairQueue
 from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.messages import (
     STATS_INTERVAL,
@@ -47,6 +50,7 @@ class RunnerLoop:
         self._frontends = frontends
         self._state: FromRunner = Loading(0.0, "starting")
         self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
+        self._fair: FairQueue | None = None
         self._sent = EngineStats()
         self._stats_due = 0.0
         self._stop = False
@@ -80,7 +84,12 @@ class RunnerLoop:
             self._receive(engine)
             if self._owner:
                 worked = True
-                self._send(engine.step(STEP_TIMEOUT_S))
+                if self._fair is not None:
+                    self._feed(engine, self._fair)
+                outputs = engine.step(STEP_TIMEOUT_S)
+                if self._fair is not None:
+                    self._fair.stepped(outputs)
+                self._send(outputs)
                 self._send_stats(engine, now=False)
 
     def stop(self) -> None:
@@ -117,24 +126,42 @@ class RunnerLoop:
 
     def _abort(self, engine: Engine | None, request_ids: list[str]) -> None:
         for request_id in request_ids:
-            if engine is not None and request_id in self._owner:
+            if engine is None or request_id not in self._owner:
+                continue
+            if self._fair is not None and self._fair.remove(request_id):
+                del self._owner[request_id]
+            else:
                 engine.abort(request_id)
+
+    def _feed(self, engine: Engine, fair: FairQueue) -> None:
+        """Give the engine what it can soon begin, in fair order."""
+        if not fair.waiting:
+            return
+        refused = []
+        now, stats = time.monotonic(), engine.stats()
+        while (request := fair.next(stats, now)) is not None:
+            if (output := _submitted(engine, request)) is not None:
+                refused.append(output)
+        self._send(refused)
 
     def _submit(
         self, engine: Engine | None, frontend: FramedSocket, requests: list[GenerationRequest]
     ) -> None:
         refused = []
         for request in requests:
-            try:
-                if engine is None:
-                    raise InvalidRequest("the engine is still loading")
-                engine.submit(request)
+            output = None
+            if engine is None:
+                output = refusal(request.request_id, InvalidRequest("the engine is still loading"))
+            elif request.key:
+                if self._fair is None:
+                    self._fair = FairQueue(engine.info)
+                self._fair.put(request, time.monotonic())
+            else:
+                output = _submitted(engine, request)
+            if output is None:
                 self._owner[request.request_id] = frontend
-            except InvalidRequest as error:
-                refused.append(refusal(request.request_id, error))
-            except Exception:  # whatever is wrong with one request must not end the others
-                log.exception("request %s could not be submitted", request.request_id)
-                refused.append(StepOutput(request.request_id, [], "error", error=FAILED_ON_REQUEST))
+            else:
+                refused.append(output)
         if refused:
             self._frontends.send(frontend, encode(Outputs(refused)))
 
@@ -147,6 +174,8 @@ class RunnerLoop:
             by_frontend.setdefault(frontend, []).append(output)
             if output.finish_reason:
                 del self._owner[output.request_id]
+                if self._fair is not None:
+                    self._fair.ended(output.request_id)
         for frontend, mine in by_frontend.items():
             self._frontends.send(frontend, encode(Outputs(mine)))
 
@@ -156,7 +185,21 @@ class RunnerLoop:
             return
         self._stats_due = clock + STATS_INTERVAL
         stats = engine.stats()
+        if self._fair is not None and self._fair.waiting:
+            stats = msgspec.structs.replace(stats, waiting=stats.waiting + self._fair.waiting)
         if stats == self._sent:
             return
         self._sent = msgspec.structs.replace(stats)
         self._frontends.send_all(encode(Stats(stats)))
+
+
+def _submitted(engine: Engine, request: GenerationRequest) -> StepOutput | None:
+    """Submit a request. Returns its only output if the engine did not take it."""
+    try:
+        engine.submit(request)
+    except InvalidRequest as error:
+        return refusal(request.request_id, error)
+    except Exception:  # whatever is wrong with one request must not end the others
+        log.exception("request %s could not be submitted", request.request_id)
+        return StepOutput(request.request_id, [], "error", error=FAILED_ON_REQUEST)
+    return None

@@ -82,7 +82,7 @@ class SyntheticEngine:
         while self._waiting and len(self._running) < self._settings.max_batch_size:
             sequence = self._waiting.popleft()
             sequence.due = now + self._settings.ttft
-            sequence.queued_ms = (now - sequence.submitted) * 1000
+            sequence.queued_ms = (now - sequence.submitted) * 1000 + sequence.request.waited_ms
             self._running[sequence.request.request_id] = sequence
             if self._settings.ttft >= SLOW_TTFT_S:
                 outputs.append(StepOutput(sequence.request.request_id, [], queued_ms=sequence.queued_ms))

@@ -5,6 +5,7 @@ The structs cross process boundaries as msgpack. They hold token ids only: no te
 
 from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import (
+    DEFAULT_PRIORITY,
     QUEUE_FULL,
     QUEUE_TIMEOUT,
     Capabilities,
@@ -19,6 +20,7 @@ from trtllm_openai.generation.types import (
 )
 
 __all__ = [
+    "DEFAULT_PRIORITY",
     "QUEUE_FULL",
     "QUEUE_TIMEOUT",
     "Capabilities",

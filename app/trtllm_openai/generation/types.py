@@ -9,6 +9,8 @@ import msgspec
 from trtllm_openai.generation.sampling import Parameter, SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+DEFAULT_PRIORITY = 0.5
+"""The priority of a request that does not say."""
 GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "structural_tag"]
 
 
@@ -26,8 +28,11 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `request_id` is unique among all live requests of a pool.
 
-    `allotted_ms`: milliseconds after which the engine ends it by itself. `adapter`: name of a LoRA adapter. The
-    fields with a `Parameter` belong to the parameter table, like those of `SamplingParams`.
+    `allotted_ms`: milliseconds after which the engine ends it by itself. `adapter`: name of a LoRA adapter.
+    `key`: whose it is, for fair queueing in front of the engine; empty where there are no API keys.
+    `key_priority`: that key's priority among keys, and the highest that its requests have in the engine.
+    `waited_ms`: how long it waited before the engine got it. The fields with a `Parameter` belong to the
+    parameter table, like those of `SamplingParams`.
     """
 
     request_id: str
@@ -44,6 +49,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         Parameter("KV blocks are shared only among requests with the same salt.", capability="cache_salt"),
     ] = None
     adapter: str | None = None
+    key: str = ""
+    key_priority: float = DEFAULT_PRIORITY
+    waited_ms: float = 0.0
 
 
 QUEUE_TIMEOUT = "queue_timeout"
@@ -115,7 +123,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Facts of a loaded engine.
 
     `max_seq_len` bounds prompt + generated tokens of one sequence; `max_batch_size` the sequences that run
-    at once; `kv_blocks` x `kv_block_size` tokens fit the KV cache (0: the engine does not say).
+    at once; `kv_blocks` x `kv_block_size` tokens fit the KV cache, and `max_num_tokens` a step (0: the engine
+    does not say).
     """
 
     engine: str
@@ -131,6 +140,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     pipeline_parallel: int = 1
     kv_blocks: int = 0
     kv_block_size: int = 0
+    max_num_tokens: int = 0
 
 
 class EngineStats(msgspec.Struct):

@@ -2,6 +2,9 @@
 
 A sequence waits from its submission to its first output. Waiting sequences cost memory and latency; running
 ones are limited by the engine. Limits apply to the whole server: its HTTP processes share the counters.
+
+Where there are keys, one that fills the queue keeps no other out: a key is still admitted as long as it has
+no more than an equal share of the queue, among the keys that wait.
 """
 
 from __future__ import annotations
@@ -77,15 +80,16 @@ class Admission:
         per_minute = limits.tokens_per_minute
         exceeded: Overloaded | None = None
         with counters:
-            if most is not None or per_minute is not None:
+            if key or most is not None:
                 slot = counters.slot(key, now)
+            if most is not None or per_minute is not None:
                 exceeded = self._key_exceeded(slot, most)
             if exceeded is None and slot is not None and per_minute is not None:
                 wait_s = TOKENS.wait_s(counters, slot, per_minute, charged, now)
                 exceeded = _rate_limited(TOKENS, per_minute, wait_s) if wait_s else None
-            exceeded = exceeded or self._queue_exceeded(sequences, tokens)
+            exceeded = exceeded or self._queue_exceeded(slot, sequences, tokens)
             if exceeded is None:
-                counters.wait(sequences, tokens)
+                counters.wait(sequences, tokens, slot)
                 if slot is not None:
                     counters.open(slot)
                     if per_minute is not None:
@@ -102,7 +106,22 @@ class Admission:
             return self._overloaded("key_concurrency", f"This API key may have {most} concurrent requests.")
         return None
 
-    def _queue_exceeded(self, sequences: int, tokens: int) -> Overloaded | None:
+    def _has_share(self, slot: int, sequences: int, tokens: int) -> bool:
+        """Whether a key has no more than an equal share of the queue with these, or has nothing in it."""
+        own, own_tokens = self._counters.waiting_of(slot)
+        if not own:
+            return True
+        keys = self._counters.waiting_keys()
+        return (
+            own + sequences <= self._limits.max_waiting_requests // keys
+            and own_tokens + tokens <= self._limits.max_waiting_tokens // keys
+        )
+
+    def _queue_exceeded(self, slot: int | None, sequences: int, tokens: int) -> Overloaded | None:
+        full = self._queue_full(sequences, tokens)
+        return None if full and slot is not None and self._has_share(slot, sequences, tokens) else full
+
+    def _queue_full(self, sequences: int, tokens: int) -> Overloaded | None:
         limits = self._limits
         # An empty queue admits any request, so that none is rejected for ever.
         waiting, waiting_tokens = self._counters.totals()
@@ -168,7 +187,7 @@ class Ticket:
         """Sequence `index` has its first output. Idempotent."""
         tokens = self._waiting.pop(index, None)
         if tokens is not None:
-            self._counters.dequeue(tokens)
+            self._counters.dequeue(tokens, self._slot)
             self._counters.begun(time.monotonic())
 
     def generated(self, tokens: int) -> None:
@@ -182,7 +201,7 @@ class Ticket:
         """Release the request's counts. Idempotent."""
         while self._waiting:
             _, tokens = self._waiting.popitem()
-            self._counters.dequeue(tokens)
+            self._counters.dequeue(tokens, self._slot)
         if self._slot is not None:
             self._counters.leave(self._slot)
             self._slot = None

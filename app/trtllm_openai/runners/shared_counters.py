@@ -56,9 +56,12 @@ class SharedCounters:
         own = self._own_times.tolist()
         self._oldest = own.index(min(own)) if own else 0
         at += rows * RECENT
-        # By slot: open requests of each row, when its buckets are full, its key's digest.
-        self._open = words[at : at + KEYS * rows]
-        at += KEYS * rows
+        # By slot and row: open requests, and waiting sequences with their prompt tokens.
+        self._open, self._queued, self._queued_tokens = (
+            words[at + n * KEYS * rows : at + (n + 1) * KEYS * rows] for n in range(3)
+        )
+        at += 3 * KEYS * rows
+        # By slot: when its buckets are full, its key's digest.
         self._full = words[at : at + KEYS * BUCKETS].cast("B").cast("d")
         self._keys = words[at + KEYS * BUCKETS :].cast("B")
         self._nothing = bytes(rows * _WORD)
@@ -97,7 +100,8 @@ class SharedCounters:
         """
         for column in (self._waiting, self._tokens, self._connections, self._accepting):
             column[row] = 0
-        self._open[row :: self._rows] = memoryview(bytes(KEYS * _WORD)).cast("q")
+        for by_key in (self._open, self._queued, self._queued_tokens):
+            by_key[row :: self._rows] = memoryview(bytes(KEYS * _WORD)).cast("q")
 
     # --- waiting sequences ---
 
@@ -110,15 +114,30 @@ class SharedCounters:
         """Waiting sequences and their prompt tokens over all rows; never an under-count while locked."""
         return sum(self._waiting), sum(self._tokens)
 
-    def wait(self, sequences: int, tokens: int) -> None:
-        """Add own waiting sequences. Requires the lock."""
+    def wait(self, sequences: int, tokens: int, slot: int | None = None) -> None:
+        """Add own waiting sequences, those of a key with its `slot`. Requires the lock."""
         self._waiting[self._row] += sequences
         self._tokens[self._row] += tokens
+        if slot is not None:
+            self._queued[slot * self._rows + self._row] += sequences
+            self._queued_tokens[slot * self._rows + self._row] += tokens
 
-    def dequeue(self, tokens: int) -> None:
+    def dequeue(self, tokens: int, slot: int | None = None) -> None:
         """Remove one own waiting sequence."""
         self._waiting[self._row] -= 1
         self._tokens[self._row] -= tokens
+        if slot is not None:
+            self._queued[slot * self._rows + self._row] -= 1
+            self._queued_tokens[slot * self._rows + self._row] -= tokens
+
+    def waiting_of(self, slot: int) -> tuple[int, int]:
+        """Waiting sequences of a key and their prompt tokens, over all rows."""
+        rows = slice(slot * self._rows, (slot + 1) * self._rows)
+        return sum(self._queued[rows]), sum(self._queued_tokens[rows])
+
+    def waiting_keys(self) -> int:
+        """Number of keys with waiting sequences."""
+        return len({index // self._rows for index, number in enumerate(self._queued) if number})
 
     def begun(self, now: float) -> None:
         """Record that an own sequence began at `now` (monotonic clock, common to all processes)."""
@@ -198,7 +217,7 @@ class SharedCounters:
 
 
 def _size(rows: int) -> int:
-    return _WORD * rows * (4 + RECENT + KEYS) + (_WORD * BUCKETS + _DIGEST) * KEYS
+    return _WORD * rows * (4 + RECENT + 3 * KEYS) + (_WORD * BUCKETS + _DIGEST) * KEYS
 
 
 @lru_cache(maxsize=KEYS)

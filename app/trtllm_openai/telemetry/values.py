@@ -96,7 +96,7 @@ class Labelled(Generic[M]):
     __slots__ = ("_make", "children")
 
     def __init__(self, make: Callable[[], M]) -> None:
-        self._make = make
+        self._make: Callable[[], M] = make
         self.children: dict[tuple[str, ...], M] = {}
 
     def labels(self, *values: str) -> M:

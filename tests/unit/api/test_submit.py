@@ -10,7 +10,8 @@ from tests.unit.api.served import Served
 from trtllm_openai.api.submit import GenerationSpec, start_run
 from trtllm_openai.errors import Overloaded, PoolError
 from trtllm_openai.generation import GenerationRequest, SamplingParams
-from trtllm_openai.runners import Generation
+from trtllm_openai.runners import NOBODY, Generation, Tenant
+from trtllm_openai.runners.tenants import KeyLimits
 from trtllm_openai.text.tokenizer import Tokenizer
 
 
@@ -31,6 +32,18 @@ def submitted(served: Served, what: GenerationSpec) -> list[GenerationRequest]:
     served.pool.hold = True
     asyncio.run(main())
     return served.pool.requests
+
+
+def test_the_runner_is_told_whose_a_request_is(demo_tokenizer: Tokenizer) -> None:
+    own = Tenant("alice", "alice", KeyLimits(priority=0.2))
+    for tenant, expected in (
+        (own, ("alice", 0.2)),
+        (Tenant("bob", "bob"), ("bob", 0.5)),
+        (NOBODY, ("", 0.5)),
+    ):
+        (request,) = submitted(Served(demo_tokenizer), spec([[1]], tenant=tenant, priority=0.9))
+        assert (request.key, request.key_priority) == expected
+        assert request.priority == 0.9, "its order within the key"
 
 
 def test_choices_of_a_prompt_have_seeds_of_their_own(demo_tokenizer: Tokenizer) -> None:

@@ -27,6 +27,7 @@ from trtllm_openai.engines import synthetic
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.processes.framing import FramedSocket
 
+PLACES = 256
 ENDS: list[FramedSocket] = []
 """The workers' ends of one test."""
 
@@ -57,6 +58,13 @@ class Client:
         ]
         return sum(len(output.token_ids) for output in outputs if output.request_id == name)
 
+    def begun(self) -> list[str]:
+        """The sequences in the order of their first output."""
+        outputs = [
+            output for message in self.heard if isinstance(message, Outputs) for output in message.outputs
+        ]
+        return list(dict.fromkeys(output.request_id for output in outputs))
+
     @property
     def running(self) -> int:
         """As the runner said last."""
@@ -82,7 +90,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 
     def run() -> None:
         loop.progress(0.5, "half of it")
-        settings = SyntheticSettings(ttft=0.0, itl=0.001)
+        settings = SyntheticSettings(ttft=0.0, itl=0.001, max_batch_size=PLACES)
         loop.run(Fragile(settings, 100, (2,)))
         frontends.close(1.0)
 
@@ -156,3 +164,57 @@ def test_a_request_that_cannot_be_submitted_ends_alone(path: str) -> None:
         if output.request_id == "bad"
     ]
     assert (refusal.finish_reason, refusal.error) == ("error", "the engine failed on this request")
+
+
+def of_key(key: str, number: int, tokens: int = 20, prompt: int = 3) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(f"{key} {one}", [1] * prompt, SamplingParams(tokens), key=key)
+        for one in range(number)
+    ]
+
+
+def test_one_keys_flood_is_not_in_front_of_another_key(path: str) -> None:
+    client = Client(path)
+    client.end.send(encode(Submit(of_key("flood", 600) + of_key("polite", 1))))
+    client.until(lambda: client.tokens("polite 0") == 20)
+    client.until(lambda: all(client.tokens(f"flood {one}") == 20 for one in range(600)))
+    begun = client.begun()
+    assert begun.index("polite 0") < PLACES, "it began with the first ones"
+    assert begun[-1] == "flood 599"
+
+
+def test_what_waits_in_the_fair_queue_is_told_and_can_be_aborted(path: str) -> None:
+    client = Client(path)
+    client.end.send(encode(Submit(of_key("a", PLACES + 10, tokens=8000))))
+    client.until(lambda: client.running == PLACES)
+    waiting = [message.stats.waiting for message in client.heard if isinstance(message, Stats)]
+    assert waiting[-1] == 10
+    client.end.send(encode(Abort([f"a {PLACES + 3}", *(f"a {one}" for one in range(PLACES))])))
+    others = [f"a {PLACES + one}" for one in range(10) if one != 3]
+    client.until(lambda: all(map(client.tokens, others)))
+    client.end.send(encode(Abort(others)))
+    client.until(lambda: client.running == 0)
+    assert client.tokens(f"a {PLACES + 3}") == 0
+
+
+def test_what_a_lost_frontend_left_in_the_fair_queue_is_gone(path: str) -> None:
+    gone, stays = Client(path), Client(path)
+    gone.end.send(encode(Submit(of_key("a", 2 * PLACES, tokens=8000))))
+    stays.until(lambda: stays.running == PLACES)
+    gone.end.close()
+    stays.end.send(encode(Submit(of_key("b", 1))))
+    stays.until(lambda: stays.tokens("b 0") == 20)
+    stays.until(lambda: stays.running == 0)
+    stats = [message.stats for message in stays.heard if isinstance(message, Stats)]
+    assert stats[-1].waiting == 0
+
+
+def test_what_the_engine_refuses_is_told_when_its_turn_comes(path: str) -> None:
+    client = Client(path)
+    client.end.send(encode(Submit(of_key("a", 1, prompt=9000) + of_key("b", 1))))
+    client.until(lambda: client.tokens("b 0") == 20)
+    outputs = [
+        output for message in client.heard if isinstance(message, Outputs) for output in message.outputs
+    ]
+    (refused,) = [output for output in outputs if output.request_id == "a 0"]
+    assert (refused.finish_reason, refused.error_code) == ("error", "context_length_exceeded")

@@ -118,12 +118,39 @@ def test_when_too_many_keys_have_something_open_another_is_refused() -> None:
 
 
 def test_a_rejection_by_the_queue_takes_no_slot_of_a_key() -> None:
-    subject, _ = admission(max_requests_per_key=1, max_waiting_requests=1)
+    subject, _ = admission(max_requests_per_key=2, max_waiting_requests=1)
     first = subject.enter("a", [1])
-    with pytest.raises(Overloaded, match="1 sequences are waiting"):
-        subject.enter("b", [1])
+    for _ in range(3):
+        with pytest.raises(Overloaded, match="1 sequences are waiting"):
+            subject.enter("a", [1])
     first.close()
-    subject.enter("b", [1])
+    subject.enter("a", [1])
+
+
+def test_a_key_that_fills_the_queue_keeps_no_other_out() -> None:
+    subject, _ = admission(max_waiting_requests=8, max_waiting_tokens=80)
+    flood = [subject.enter("flood", [5]) for _ in range(8)]
+    others = [subject.enter("polite", [5]) for _ in range(4)]
+    for key in ("flood", "polite"):
+        with pytest.raises(Overloaded, match="12 sequences are waiting"):
+            subject.enter(key, [5])
+    subject.enter("third", [1000])
+    with pytest.raises(Overloaded):
+        subject.enter("third", [1])
+    for ticket in (*flood, *others):
+        ticket.begun(0)
+    flood += [subject.enter("flood", [5]) for _ in range(2)]
+    assert subject._counters.waiting_keys() == 2
+
+
+def test_a_key_with_long_prompts_keeps_no_other_out() -> None:
+    subject, _ = admission(max_waiting_tokens=80)
+    subject.enter("flood", [80])
+    subject.enter("polite", [20])
+    subject.enter("polite", [20])
+    for key in ("flood", "polite"):
+        with pytest.raises(Overloaded, match="120 prompt tokens are waiting"):
+            subject.enter(key, [5])
 
 
 def test_without_a_bound_for_keys_there_may_be_any_number() -> None:
@@ -264,10 +291,15 @@ class Open:
 def expected(tickets: list[Open], key: str, prompts: list[int]) -> str | None:
     """The code of the refusal, in the words of the definition."""
     waiting = [tokens for one in tickets for tokens in one.waiting.values()]
+    own = [tokens for one in tickets for tokens in one.waiting.values() if one.key == key]
+    keys = len({one.key for one in tickets if one.waiting})
     if sum(one.key == key for one in tickets) >= 2:
         return "key_concurrency"
     if waiting and (len(waiting) + len(prompts) > 4 or sum(waiting) + sum(prompts) > 40):
-        return "queue_full"
+        has_share = not own or (
+            len(own) + len(prompts) <= 4 // keys and sum(own) + sum(prompts) <= 40 // keys
+        )
+        return None if has_share else "queue_full"
     return None
 
 
@@ -316,4 +348,6 @@ def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
             slot = board.slot(key)
             assert slot is not None
             assert board.opened(slot) == sum(one.key == key for one in tickets)
+            own = [tokens for one in tickets if one.key == key for tokens in one.waiting.values()]
+            assert board.waiting_of(slot) == (len(own), sum(own))
     os.close(board.fd)

@@ -229,4 +229,5 @@ def engine_info(
         tensor_parallel=engine.tensor_parallel,
         pipeline_parallel=engine.pipeline_parallel,
         kv_block_size=engine.tokens_per_block,
+        max_num_tokens=min(settings.max_num_tokens or engine.max_num_tokens, engine.max_num_tokens),
     )

@@ -258,6 +258,7 @@ def load(
             guides=GUIDES if settings.guided_decoding else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,
+        max_num_tokens=settings.max_num_tokens or 0,
     )
     return LLMEngine(info, llm, package, llmapi)
 

@@ -182,6 +182,7 @@ def _engine(
             guides=GUIDES if vocabulary is not None else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,
+        max_num_tokens=own.limits.max_num_tokens,
         kv_blocks=own.blocks,
         kv_block_size=settings.block_size,
     )

@@ -198,7 +198,8 @@ class Scheduler:
             self.reused += len(found)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
-            sequence.queued_ms = (time.monotonic() - sequence.submitted) * 1000
+            queued_ms = (time.monotonic() - sequence.submitted) * 1000
+            sequence.queued_ms = queued_ms + sequence.request.waited_ms
         sequence.preempted = False
         return True
 

@@ -12,9 +12,7 @@ import torch
 
 from trtllm_openai.engines.torch.block_pool import block_name, first_name
 from trtllm_openai.engines.torch.logit_rules import LogitRules
-from trtllm_openai.generation import GenerationRequest, TokenLogprobs
-
-DEFAULT_PRIORITY = 0.5
+from trtllm_openai.generation import DEFAULT_PRIORITY, GenerationRequest, TokenLogprobs
 
 
 @dataclass(slots=True, eq=False)
