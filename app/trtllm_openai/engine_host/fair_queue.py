@@ -186,7 +186,9 @@ class FairQueue:
         """Whether the batch has a place for the key: the reserved ones are for keys below their share."""
         places = self._info.max_batch_size
         free = places - len(self._in_engine)
-        reserved = max(places // RESERVED, int(places >= 4)) if self._in_use > 1 else 0
+        if self._in_use == 1:
+            return free + self._info.lookahead > 0
+        reserved = max(places // RESERVED, int(places >= 4))
         return free > reserved or (free > 0 and key.places < max(1, places // self._in_use))
 
     def _may_begin(self, request: GenerationRequest, stats: EngineStats) -> bool:

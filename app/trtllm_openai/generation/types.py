@@ -124,7 +124,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     `max_seq_len` bounds prompt + generated tokens of one sequence; `max_batch_size` the sequences that run
     at once; `kv_blocks` x `kv_block_size` tokens fit the KV cache, and `max_num_tokens` a step (0: the engine
-    does not say).
+    does not say). `lookahead`: sequences that it wants queued beyond its batch, as it begins them by itself
+    between two `step`s.
     """
 
     engine: str
@@ -141,6 +142,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     kv_blocks: int = 0
     kv_block_size: int = 0
     max_num_tokens: int = 0
+    lookahead: int = 0
 
 
 class EngineStats(msgspec.Struct):

@@ -190,6 +190,22 @@ def test_places_are_kept_only_while_several_keys_are_in_use() -> None:
     assert len(host.running) == 16
 
 
+def test_an_engine_that_looks_ahead_may_while_there_is_one_key() -> None:
+    host = Host(places=8, tokens=10**6, lookahead=3)
+    host.put(*(request(f"a{number}", "a") for number in range(20)))
+    host.step()
+    assert len(host.running) == 11
+    host.put(request("b", "b"))
+    host.step()
+    assert "b" not in host.running
+    for number in range(4):
+        del host.running[f"a{number}"]
+        host.queue.ended(f"a{number}")
+    host.step()
+    assert len(host.running) == 8
+    assert "b" in host.running
+
+
 def test_no_more_is_begun_than_the_engine_can_soon_prefill() -> None:
     queue = FairQueue(info(100, max_num_tokens=50))
     for number in range(8):

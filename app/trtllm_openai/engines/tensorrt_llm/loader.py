@@ -204,6 +204,7 @@ def engine_info(
     longest = engine.max_seq_len
     if not (settings.enable_chunked_context and engine.paged_context_fmha):
         longest = min(longest, engine.max_num_tokens)
+    batch = min(settings.max_batch_size or engine.max_batch_size, engine.max_batch_size)
     quantised = f" {engine.quantization}" if engine.quantization else ""
     return EngineInfo(
         engine="tensorrt_llm",
@@ -213,7 +214,8 @@ def engine_info(
         vocab_size=engine.vocab_size,
         eos_token_ids=eos_token_ids,
         max_seq_len=longest,
-        max_batch_size=min(settings.max_batch_size or engine.max_batch_size, engine.max_batch_size),
+        max_batch_size=batch,
+        lookahead=max(1, batch // 16),
         capabilities=Capabilities(
             max_logprobs=0 if plain else -1,
             seed=True,

@@ -238,6 +238,7 @@ def load(
     )
     progress(1.0, "ready")
     complete_sampler = has_complete_sampler(package.__version__)
+    batch = settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE
     info = EngineInfo(
         engine="tensorrt_llm_pytorch",
         architecture=(config.get("architectures") or ["unknown"])[0],
@@ -246,7 +247,8 @@ def load(
         vocab_size=int(config["vocab_size"]),
         eos_token_ids=eos_token_ids,
         max_seq_len=settings.max_seq_len or int(config["max_position_embeddings"]),
-        max_batch_size=settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE,
+        max_batch_size=batch,
+        lookahead=max(1, batch // 16),
         capabilities=Capabilities(
             max_logprobs=MAX_LOGPROBS,
             seed=complete_sampler,
