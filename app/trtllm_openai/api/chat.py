@@ -16,7 +16,7 @@ from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import Conversation, prepare
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
-from trtllm_openai.api.middleware import request_record, tenant_of
+from trtllm_openai.api.middleware import sender_of
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
@@ -99,6 +99,7 @@ def start_chat(
     request: Request, body: ChatRequest, model: LoadedModel, conversation: Conversation, started: float
 ) -> RequestRun:
     """Submit a prepared conversation. Raises `InvalidRequest`, `Overloaded` or `PoolError`."""
+    tenant, record = sender_of(request)
     sampling, rules = sequence_params(
         model,
         body,
@@ -108,7 +109,7 @@ def start_chat(
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
-        most_tokens=tenant_of(request).limits.max_tokens,
+        most_tokens=tenant.limits.max_tokens,
     )
     spec = GenerationSpec(
         prompts=[conversation.token_ids],
@@ -118,10 +119,10 @@ def start_chat(
         rules=rules,
         guide=conversation.guide,
         priority=body.priority,
-        cache_salt=prefix_salt(request, body.cache_salt),
+        cache_salt=conversation.salt,
         timeout=requested_timeout(request, body),
-        tenant=tenant_of(request),
-        record=request_record(request),
+        tenant=tenant,
+        record=record,
         make_parser=conversation.make_parser,
     )
     return start_run(request.app.state.context, model, spec)

@@ -20,7 +20,7 @@ from trtllm_openai.api.echo import Echo
 from trtllm_openai.api.guides import find_guide
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import completion_logprobs
-from trtllm_openai.api.middleware import request_record, tenant_of
+from trtllm_openai.api.middleware import sender_of
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.sampling import sequence_params, truncated
@@ -57,7 +57,8 @@ async def create_completion(request: Request) -> Response:
     n, best_of = _counts(body)
     model = context.loaded(body.model)
     info = model.info
-    most_tokens = tenant_of(request).limits.max_tokens
+    tenant, record = sender_of(request)
+    most_tokens = tenant.limits.max_tokens
     max_tokens = body.max_tokens
     if max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS, most_tokens or DEFAULT_MAX_TOKENS)
@@ -99,8 +100,8 @@ async def create_completion(request: Request) -> Response:
         priority=body.priority,
         cache_salt=salt,
         timeout=requested_timeout(request, body),
-        tenant=tenant_of(request),
-        record=request_record(request),
+        tenant=tenant,
+        record=record,
     )
     tokenizer = model.tokenizer
     echoes: list[Echo] = []

@@ -51,6 +51,8 @@ class Conversation:
     tools: ToolPlan
     guide: Guide | None
     markers: frozenset[int]
+    salt: str | None
+    """That of its cache entries (`api.prefixes`)."""
 
     def make_parser(self) -> ChatOutput | None:
         """The parser of one choice's reasoning and tool calls; None if it can only be plain text."""
@@ -74,7 +76,7 @@ async def prepare(
     special = bool(body.add_special_tokens)
     token_ids = await encode(model, prompt, "messages", add_special_tokens=special, salt=salt)
     token_ids = truncated(body, model.info, token_ids, max_tokens)
-    return Conversation(model, prompt, token_ids, tools, guide, markers)
+    return Conversation(model, prompt, token_ids, tools, guide, markers, salt)
 
 
 def _plan(

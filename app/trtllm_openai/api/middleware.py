@@ -142,22 +142,16 @@ class RequestLayer:
         return from_exception(error)
 
 
-def request_record(request: Request) -> RequestRecord:
-    """The log record of the request, which this layer started."""
-    record: RequestRecord = request.scope["state"]["record"]
-    return record
-
-
 def api_key_name(request: Request) -> str:
     """The name of the request's API key; empty when the server needs none."""
     name: str = request.scope["state"].get("key", "")
     return name
 
 
-def tenant_of(request: Request) -> Tenant:
-    """Who sent the request."""
-    tenant: Tenant = request.scope["state"].get("tenant", NOBODY)
-    return tenant
+def sender_of(request: Request) -> tuple[Tenant, RequestRecord]:
+    """Who sent the request, and its log record, which this layer started."""
+    state = request.scope["state"]
+    return state.get("tenant", NOBODY), state["record"]
 
 
 def clean_path(path: str) -> str:

@@ -11,7 +11,8 @@ import pytest
 from trtllm_openai.api.auth import Keys, make_key
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.middleware import RequestLayer, clean_path
-from trtllm_openai.config import Settings
+from trtllm_openai.config import LimitSettings, Settings
+from trtllm_openai.runners import Admission, SharedCounters
 from trtllm_openai.telemetry.metrics import Metrics, render
 
 
@@ -60,7 +61,11 @@ def call(
     raw = [(key.encode(), value.encode()) for key, value in headers.items()]
     scope = {"type": "http", "method": "POST", "path": "//x/", "headers": raw}
     service: Any = SimpleNamespace(
-        settings=Settings(max_body_bytes=limit), metrics=metrics, draining=draining, tracer=None
+        settings=Settings(max_body_bytes=limit),
+        metrics=metrics,
+        draining=draining,
+        tracer=None,
+        admission=Admission(LimitSettings(), lambda _: None, SharedCounters.alone()),
     )
     asyncio.run(RequestLayer(app, service, keys)(scope, receive, send))
     assert scope["path"] == "/x"
