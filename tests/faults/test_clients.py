@@ -320,7 +320,7 @@ def test_deadlines(start: Start, outcome: Say) -> None:
         outcome("in the queue 429, before the answer 504, in a stream an error event")
 
 
-def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path: Path) -> None:
+def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: Path) -> None:
     from trtllm_openai.api.auth import make_key
 
     user, line = make_key("alice", "api")
@@ -332,7 +332,6 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
             "/v1/models",
             "/metrics",
             "/admin/runners",
-            "/health/ready",
             "/docs",
             "/openapi.json",
             "/version",
@@ -340,7 +339,8 @@ def test_keys_guard_everything_but_liveness(start: Start, outcome: Say, tmp_path
         )
         for path in paths:
             assert httpx.get(victim.url + path).status_code == 401
-        assert httpx.get(f"{victim.url}/health/live").status_code == 200
+        for path in ("/health", "/health/live", "/health/ready", "/health/startup"):
+            assert httpx.get(victim.url + path).status_code == 200
         alice = httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {user}"}, timeout=60)
         assert alice.get("/v1/models").status_code == 200
         assert alice.get("/metrics").status_code == 403
