@@ -3,7 +3,7 @@
 A request gives its key as `Authorization: Bearer KEY` or as `x-api-key: KEY`.
 
 Each line of the file is `NAME SCOPES SHA256 [LIMIT=VALUE …]`; SCOPES is api, admin or both, separated by a
-comma; `#` starts a comment. Limits (`runners.tenants.KeyLimits`) are those of the name: its keys have the same.
+comma; `#` starts a comment. Limits (`runners.tenants.KeyLimits`) are those of the name, and of all its keys.
 The scope api permits the API, admin permits metrics and runner control. `trtllm-openai key NAME` generates a
 key and its line. The file is reloaded when its modification time or size changes.
 """

@@ -56,7 +56,7 @@ async def read_body(request: Request, model: type[T]) -> T:
     return model.model_validate(value)
 
 
-def _parse(raw: bytes, context: ServerContext) -> dict[str, Any]:
+def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
     """Parse a body, hold it against its budget, log it. Raises `ApiError` or `InvalidRequest`."""
     try:
         value = orjson.loads(raw)
@@ -78,7 +78,7 @@ def _parse(raw: bytes, context: ServerContext) -> dict[str, Any]:
     return value
 
 
-def _parse_large(raw: bytes, context: ServerContext) -> dict[str, Any]:
+def _parse_large(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
     """`_parse` without garbage collection, which many new objects start again and again, to find none.
 
     A body that is refused is freed before collection goes on.

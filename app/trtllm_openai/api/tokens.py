@@ -10,8 +10,8 @@ from starlette.responses import Response
 from trtllm_openai.api.body import BODY_SIZE, documented, read_body
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.conversation import encode, off_loop, prepare
-from trtllm_openai.api.sse import json_bytes
 from trtllm_openai.api.prefixes import prefix_salt
+from trtllm_openai.api.sse import json_bytes
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.chat import ChatRequest

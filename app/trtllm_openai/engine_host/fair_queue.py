@@ -226,7 +226,9 @@ class FairQueue:
         return msgspec.structs.replace(
             request,
             priority=priority,
-            allotted_ms=None if request.allotted_ms is None else max(1, round(request.allotted_ms - waited_ms)),
+            allotted_ms=None
+            if request.allotted_ms is None
+            else max(1, round(request.allotted_ms - waited_ms)),
             waited_ms=waited_ms,
         )
 

@@ -26,6 +26,20 @@ DIRECT = (
 )
 
 
+EXPOSED_HEADERS = [
+    "x-request-id",
+    "x-ignored-params",
+    "retry-after",
+    "retry-after-ms",
+    *(
+        f"x-ratelimit-{what}-{counted}"
+        for counted in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
+]
+"""Headers that a page of another origin may read."""
+
+
 class Application(FastAPI):
     """FastAPI inside the request layer; the generating routes bypass FastAPI's own layers."""
 
@@ -39,7 +53,7 @@ class Application(FastAPI):
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "x-ignored-params", "retry-after", "retry-after-ms"],
+                expose_headers=EXPOSED_HEADERS,
             )
         self._wrapped = app
 

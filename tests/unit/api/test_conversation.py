@@ -104,5 +104,7 @@ def test_a_failing_tokenizer_is_an_error_of_the_request(error: BaseException) ->
             raise error
 
     with pytest.raises(InvalidRequest, match=str(error)) as caught:
-        conversation.encode_all(cast(Tokenizer, Failing()), ["a"], "prompt", add_special_tokens=True, salt=None)
+        conversation.encode_all(
+            cast(Tokenizer, Failing()), ["a"], "prompt", add_special_tokens=True, salt=None
+        )
     assert caught.value.param == "prompt"
