@@ -4,10 +4,11 @@
 
 Each server is started on DIR with random weights (`--real-weights`: those of DIR) and without prefix caching,
 driven by `trtllm-openai bench` at each concurrency, and stopped, with its GPU memory free, before the next
-one starts. FLAGS are further flags of this server. `--order both` runs each server twice (peer, ours, ours,
-peer), and the table shows every run. `--peer-client` repeats the loads with the peer's own client on both
-servers, to tell client differences from server differences. `--peer self` is the control, this server as its
-own peer: the deviation of its ratios from 1 is the noise of the method.
+one starts. FLAGS are further flags of this server; `--tensor-parallel-size` and `--quantization` are for
+both. `--order both` runs each server twice (peer, ours, ours, peer), and the table shows every run.
+`--peer-client` repeats the loads with the peer's own client on both servers, to tell client differences from
+server differences. `--peer self` is the control, this server as its own peer: the deviation of its ratios
+from 1 is the noise of the method.
 
 Needs only the standard library and this repository. Status 1: a server did not come up or a request failed.
 """
@@ -22,7 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class Comparison:
         # not in the repository, whose directories could shadow the peer's modules
         where = ROOT if own else scratch
         kind, more = PEERS[arguments.peer], flags if own else []
-        self.peer = Side(arguments.peer, kind, arguments.peer_python, where, env | path, more)
+        env = env | path | dict(kind.environment)
+        self.peer = Side(arguments.peer, kind, arguments.peer_python, where, env, more)
         self.runs: list[Run] = []
         self.servers: list[dict[str, Any]] = []
 
@@ -117,6 +119,7 @@ class Comparison:
         """Start a server, run all loads, stop it. Raises `Failure`."""
         arguments, number = self._arguments, len(self.servers) + 1
         log = self._scratch / f"{number}.log"
+        side = replace(side, flags=shared_flags(side, arguments) + side.flags)
         with started(side, arguments.model, dummy=not arguments.real_weights, log=log) as server:
             version = (get(f"{server.url}/version") or b"").decode(errors="replace")
             print(f"{number}. {side.name} {version}: ready after {server.seconds:.1f} s", flush=True)
@@ -150,6 +153,16 @@ class Comparison:
         flags += ["--input-tokens", str(load["input"]), "--output-tokens", str(load["output"])]
         text = run([sys.executable, "-m", "trtllm_openai", "bench", *flags], ROOT, self.ours.env)
         return (read_bench(json.loads(file.read_text())["loads"][0]) if file.exists() else {}), text
+
+
+def shared_flags(side: Side, arguments: argparse.Namespace) -> list[str]:
+    """Flags of a server for what both have: number of GPUs and quantization."""
+    flags, size = [], arguments.tensor_parallel_size
+    if size > 1:
+        flags += [word.format(size=size) for word in side.kind.parallel.split()]
+    if arguments.quantization is not None:
+        flags += [word.format(kind=arguments.quantization) for word in side.kind.quantized.split()]
+    return flags
 
 
 def table(heads: str, rows: list[list[str]]) -> str:
@@ -212,6 +225,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--peer", default="vllm", choices=PEERS)
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="default: this one")
     parser.add_argument("--peer-path", metavar="PYTHONPATH", help="of the peer, in place of this one")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="GPUS")
+    parser.add_argument("--quantization", choices=["fp8"])
     parser.add_argument("--peer-client", action="store_true", help="the loads by the peer's client as well")
     parser.add_argument("--order", default="peer-first", choices=["peer-first", "ours-first", "both"])
     parser.add_argument("--concurrency", type=positive, default=[1, 16, 64, 256], metavar="N,N,...")

@@ -38,6 +38,11 @@ class Kind:
     """Path that returns 200 once the server is ready."""
     client: str = ""
     """Its own load test; empty without one."""
+    parallel: str = ""
+    """Added for a model on {size} GPUs; without spaces in a value."""
+    quantized: str = ""
+    """Added for the quantization {kind}."""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 OURS = Kind(
@@ -46,6 +51,8 @@ OURS = Kind(
     "--torch.enable-prefix-caching false",
     dummy="--torch.load-format dummy",
     health="/health/ready",
+    parallel="--torch.tensor-parallel-size {size}",
+    quantized="--torch.quantization {kind}",
 )
 PEERS = {
     "vllm": Kind(
@@ -58,6 +65,12 @@ PEERS = {
         client="-m vllm.entrypoints.cli.main bench serve --backend vllm --base-url {url} --model m "
         "--tokenizer {model} --dataset-name random --max-concurrency {concurrency} --num-prompts {requests} "
         "--random-input-len {input} --random-output-len {output} --ignore-eos --temperature 0",
+        # Both of its fast all-reduces over NVLink multicast are off: where the driver forbids multicast, it
+        # does not start with them. Its custom one-shot all-reduce remains.
+        parallel="--tensor-parallel-size {size} --compilation-config "
+        '{{"pass_config":{{"fuse_allreduce_rms":false}}}}',
+        quantized="--quantization {kind}",
+        environment=(("VLLM_ALLREDUCE_USE_SYMM_MEM", "0"),),
     ),
     "self": OURS,
 }

@@ -1,6 +1,9 @@
 """Tensor parallelism: two GPUs give the tokens of one, and no rank outlives another."""
 
+import gc
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,23 +13,38 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
-from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
+from tests.unit.engines.torch.conftest import SIZES, VOCAB, make_checkpoint, make_engine, request, run
+from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch import load
+from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs")
 
 
+def prompts(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in lengths]
+
+
+def vocabulary() -> list[bytes]:
+    """Bytes for the ids of the small checkpoints: none for special tokens, then single bytes, then pairs."""
+    pairs = (bytes([97 + i // 26, 97 + i % 26]) for i in range(VOCAB))
+    return [b""] * 3 + [bytes([i]) for i in range(256)] + [next(pairs) for _ in range(VOCAB - 259)]
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_two_gpus_give_the_tokens_of_one(checkpoint: Callable[[str], Path], name: str) -> None:
-    generator = torch.Generator().manual_seed(4)
-    prompts = [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in (3, 40, 150)]
     outputs = []
     for size in (1, 2):
         engine = make_engine(
             checkpoint(name), device="cuda", tensor_parallel_size=size, max_num_tokens=64, max_batch_size=4
         )
         try:
-            asked = [request(str(i), ids, max_tokens=24, logprobs=1) for i, ids in enumerate(prompts)]
+            asked = [
+                request(str(i), ids, max_tokens=24, logprobs=1) for i, ids in enumerate(prompts(3, 40, 150))
+            ]
             outputs.append(run(engine, *asked))
         finally:
             engine.shutdown(10)
@@ -37,8 +55,132 @@ def test_two_gpus_give_the_tokens_of_one(checkpoint: Callable[[str], Path], name
             assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
-def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are gathered logits."""
+WITHOUT_PEER_ACCESS = """
+import json, sys
+from pathlib import Path
+from tests.unit.engines.torch.conftest import make_engine, request, run
+settings = {"tensor_parallel_size": 2, "max_num_tokens": 64, "max_batch_size": 4}
+engine = make_engine(Path(sys.argv[1]), device="cuda", **settings)
+asked = json.loads(sys.argv[2])
+ends = run(engine, *(request(str(i), ids, max_tokens=24, prompt_logprobs=1) for i, ids in enumerate(asked)))
+engine.shutdown(10)
+print(json.dumps([ends[str(i)].token_ids for i in range(len(asked))]))
+"""
+
+
+def test_without_peer_access_graphs_use_nccl(checkpoint: Callable[[str], Path]) -> None:
+    """In a process of its own, since NCCL reads its variables once."""
+    asked = prompts(3, 40, 150)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
+        "NCCL_P2P_DISABLE": "1",
+    }
+    command = [sys.executable, "-c", WITHOUT_PEER_ACCESS, str(checkpoint("llama")), json.dumps(asked)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0
+    engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=4)
+    alone = run(engine, *(request(str(i), ids, max_tokens=24) for i, ids in enumerate(asked)))
+    assert json.loads(done.stdout.splitlines()[-1]) == [alone[str(i)].token_ids for i in range(len(asked))]
+
+
+def test_bfloat16_tokens_differ_only_where_two_are_as_likely(checkpoint: Callable[[str], Path]) -> None:
+    """In bfloat16 few rows are summed by the protocol of tags. Rounding decides between near ties only."""
+    asked = [
+        request(str(i), ids, max_tokens=32, ignore_eos=True, logprobs=2)
+        for i, ids in enumerate(prompts(*range(5, 150, 6)))
+    ]
+    outputs = []
+    for size in (1, 2):
+        engine = make_engine(
+            checkpoint("llama"), device="cuda", dtype="bfloat16", tensor_parallel_size=size, max_batch_size=8
+        )
+        try:
+            outputs.append(run(engine, *asked))
+        finally:
+            engine.shutdown(10)
+    one, two = outputs
+    unequal = 0
+    for name in one:
+        alone, together = one[name], two[name]
+        pairs = zip(alone.token_ids, together.token_ids, alone.logprobs or (), strict=True)
+        for mine, other, scored in pairs:
+            if mine != other:  # the texts part here
+                unequal += 1
+                assert scored.top[0][1] - scored.top[1][1] < 0.2, name
+                break
+    print(f"{unequal} of {len(one)} texts part at a near tie")
+    assert unequal < len(one)
+
+
+def test_guides_and_a_sequence_without_a_possible_token(checkpoint: Callable[[str], Path]) -> None:
+    outputs = []
+    for size in (1, 2):
+        settings = TorchSettings(device="cuda", dtype="float32", tensor_parallel_size=size, max_batch_size=4)
+        engine = load(checkpoint("llama"), settings, lambda *_: None, vocabulary)
+        sampling = SamplingParams(max_tokens=30, temperature=0)
+        guided = GenerationRequest("guided", [5, 9, 7], sampling, guide=Guide("regex", "[a-z]{5,9}"))
+        impossible = {"min_tokens": 2, "stop_token_ids": tuple(range(VOCAB)), "logprobs": 1}
+        try:
+            outputs.append(
+                run(
+                    engine,
+                    guided,
+                    request("impossible", [5, 6, 7], **impossible),
+                    request("beside", [9, 8, 7], max_tokens=12, ignore_eos=True),
+                )
+            )
+            assert engine.stats().kv_blocks_used == 0
+        finally:
+            engine.shutdown(10)
+    one, two = outputs
+    assert re.fullmatch(
+        rb"[a-z]{5,9}", b"".join(vocabulary()[token] for token in two["guided"].token_ids if token > 2)
+    )
+    assert two["impossible"].finish_reason == "error"
+    assert two["impossible"].token_ids == []
+    for name in one:
+        assert two[name].token_ids == one[name].token_ids, name
+
+
+def test_fp8_is_close_to_that_of_one(tmp_path: Path) -> None:
+    """Each rank quantizes its own part, with scales of its own, so only nearly the same numbers come out."""
+    sizes = {**SIZES, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.05}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    directory = make_checkpoint(transformers.LlamaConfig(**sizes), tmp_path)
+    scores = []
+    for size, quantization in ((1, "none"), (1, "fp8"), (2, "fp8")):
+        engine = make_engine(
+            directory,
+            device="cuda",
+            dtype="bfloat16",
+            quantization=quantization,
+            tensor_parallel_size=size,
+            max_batch_size=8,
+        )
+        try:
+            asked = [
+                request(str(i), ids, max_tokens=12, ignore_eos=True, prompt_logprobs=0)
+                for i, ids in enumerate(prompts(8, 40, 90))
+            ]
+            found = run(engine, *asked)
+        finally:
+            engine.shutdown(10)
+        assert all(len(one.token_ids) == 12 for one in found.values())
+        each = [score for i in range(3) for score in found[str(i)].prompt_logprobs or () if score is not None]
+        scores.append(torch.tensor([score.logprob for score in each]))
+    exact, alone, together = scores
+    assert (alone - exact).abs().mean() < 0.1
+    assert (together - exact).abs().mean() < 0.1
+    assert not torch.equal(together, exact)
+
+
+@pytest.mark.parametrize("protocol", ["tags", "flags", "nccl"])
+def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path, protocol: str) -> None:
+    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are norms and gathered logits.
+
+    The repeats are more than the uses that a tag of 16 bits can count.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = Path(__file__).with_name("exchange_rank.py")
     ranks = [
@@ -50,7 +192,8 @@ def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
                 "2",
                 tmp_path / "meeting",
                 os.environ.get("EXCHANGE_SHAPE", checkpoint("llama")),
-                os.environ.get("EXCHANGE_REPEATS", "2000"),
+                os.environ.get("EXCHANGE_REPEATS", "2000" if protocol == "nccl" else "100000"),
+                protocol,
             ],
             env=environment,
         )
@@ -61,6 +204,26 @@ def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     finally:
         for process in ranks:
             process.kill()
+
+
+def test_nothing_is_left_by_loads_and_shutdowns(checkpoint: Callable[[str], Path]) -> None:
+    """GPU memory and processes after `LOADS` engines, compared with those after the first."""
+    free: list[list[int]] = []
+    for _ in range(int(os.environ.get("LOADS", "4"))):
+        engine = make_engine(checkpoint("llama"), device="cuda", tensor_parallel_size=2, max_batch_size=4)
+        assert engine._followers is not None
+        followers = [process.pid for process in engine._followers.processes]
+        try:
+            run(engine, request("x", [5, 9, 7]))
+        finally:
+            engine.shutdown(10)
+        del engine
+        gc.collect()
+        torch.cuda.empty_cache()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in followers)
+        free.append([torch.cuda.mem_get_info(device)[0] for device in range(2)])
+    for first, last in zip(free[0], free[-1], strict=True):
+        assert first - last < 2**20 * len(free)
 
 
 def test_sampling_rules_scores_and_prefix_cache(checkpoint: Callable[[str], Path]) -> None:

@@ -1,5 +1,6 @@
 """The torch engine on CUDA."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,35 @@ def test_fp8_is_close(tmp_path: Path) -> None:
     difference = torch.tensor(scores[0]) - torch.tensor(scores[1])
     assert difference.abs().mean() < 0.1
     assert difference.any()
+
+
+EXTREMES: list[dict[str, Any]] = [
+    {"repetition_penalty": 1e-38},
+    {"min_tokens": 2, "stop_token_ids": tuple(range(VOCAB))},
+    {"min_tokens": 2, "stop_token_ids": tuple(range(VOCAB)), "temperature": 1.0, "top_p": 0.5, "logprobs": 2},
+]
+
+
+@pytest.mark.parametrize("sampling", EXTREMES)
+def test_no_token_ends_its_sequence_alone(
+    checkpoint: Callable[[str], Path], sampling: dict[str, Any]
+) -> None:
+    engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=4)
+    beside = request("beside", prompts()[2], max_tokens=12, ignore_eos=True)
+    alone = run(engine, beside)["beside"].token_ids
+    ends = run(engine, beside, request("x", [5, 6, *range(3, VOCAB // 10)], **{"max_tokens": 4, **sampling}))
+    assert (ends["x"].finish_reason, ends["x"].token_ids) == ("error", [])
+    assert ends["beside"].token_ids == alone
+    assert engine.stats().kv_blocks_used == 0
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e38, 1e300, float("inf")])
+def test_any_temperature_draws_a_token(checkpoint: Callable[[str], Path], temperature: float) -> None:
+    engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=4)
+    sampling = {"temperature": temperature, "logit_bias": {7: -math.inf}, "ignore_eos": True, "seed": 1}
+    drawn = run(engine, request("x", [5, 6, 7], max_tokens=20, **sampling))["x"]
+    assert (drawn.finish_reason, len(drawn.token_ids)) == ("length", 20)
+    assert all(0 <= token < VOCAB and token != 7 for token in drawn.token_ids)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """How `benchmarks/compare.py` reads its flags and clients, and what it makes of the runs."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks.compare import Run, parse, ratios, read_vllm
+from benchmarks.compare import Comparison, Run, parse, ratios, read_vllm, shared_flags
 
 VLLM = """\
 ============ Serving Benchmark Result ============
@@ -63,6 +66,32 @@ def test_the_number_of_requests_follows_concurrency() -> None:
     arguments, flags = parse(["--model", "demo", "--peer", "self", "--", "--model", "other"])
     assert [load["requests"] for load in arguments.loads] == [6, 64, 256, 768]
     assert (arguments.model, flags) == ("demo", ["--model", "other"])
+
+
+def test_both_servers_get_the_gpus_and_the_quantization(tmp_path: Path) -> None:
+    given = [
+        "--model",
+        str(tmp_path),
+        "--tensor-parallel-size",
+        "2",
+        "--quantization",
+        "fp8",
+        "--",
+        "--log-bodies",
+    ]
+    arguments, flags = parse(given)
+    whole = Comparison(arguments, flags, tmp_path)
+    assert shared_flags(whole.ours, arguments) == [
+        "--torch.tensor-parallel-size", "2", "--torch.quantization", "fp8",
+    ]  # fmt: skip
+    size, two, config, json_, *quantized = shared_flags(whole.peer, arguments)
+    assert (size, two, config) == ("--tensor-parallel-size", "2", "--compilation-config")
+    assert json.loads(json_) == {"pass_config": {"fuse_allreduce_rms": False}}
+    assert quantized == ["--quantization", "fp8"]
+    assert whole.peer.env["VLLM_ALLREDUCE_USE_SYMM_MEM"] == "0"
+    assert whole.ours.flags == ["--log-bodies"]
+    arguments, _ = parse(["--model", str(tmp_path)])
+    assert shared_flags(whole.ours, arguments) == shared_flags(whole.peer, arguments) == []
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class DoneStep:
 
 
 class EagerExecutor:
-    """Computes each step synchronously at launch: on a CPU, and on GPUs without peer access."""
+    """Computes each step synchronously at launch, on a CPU."""
 
     overlaps = False
 

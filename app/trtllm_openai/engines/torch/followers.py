@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import torch
@@ -24,6 +25,7 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import plan_channel
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.parallel import Ranks
+from trtllm_openai.engines.torch.plan_channel import PlanChannel
 from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.processes.environment import child_environment, module
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 EXIT_GRACE_S = 1.0
 """After a follower exits, time for rank 0 to report the error itself before it is terminated."""
 WATCH_INTERVAL_S = 0.25
+HANG_S = 5.0
+"""Time that a follower may leave a step unreceived: longer than it may compile a kernel that rank 0 has
+already."""
 
 
 class Join(msgspec.Struct):
@@ -77,17 +82,17 @@ class Followers:
     plans: int
     """File descriptor of the shared memory for `PlanChannel`."""
     ending: bool = False
-    by_channel: bool = False
+    channel: PlanChannel | None = None
+    """On GPUs; it then owns `plans`."""
 
     def share(self, executor: Executor) -> None:
         """On GPUs, hand the shared memory to the executor, which sends steps to the followers itself."""
         if not isinstance(executor, EagerExecutor):
-            executor.share(self.plans)  # type: ignore[attr-defined]
-            self.by_channel = True
+            self.channel = executor.share(self.plans)  # type: ignore[attr-defined]
 
     def compute(self, plan: Plan) -> None:
         """Send `plan` to the followers, unless the executor sends steps itself."""
-        if self.by_channel:
+        if self.channel is not None:
             return
         step = Step(
             [_part(sequence, sequence.computed, 1) for sequence in plan.decode],
@@ -112,22 +117,28 @@ class Followers:
                 process.wait()
         if dist.is_initialized():
             dist.destroy_process_group()
-        if not self.by_channel:
-            self.by_channel = True
+        if self.channel is None and self.plans >= 0:
             os.close(self.plans)
+            self.plans = -1
         self.folder.cleanup()
 
     def watch(self, process: subprocess.Popen[bytes], rank: int) -> None:
-        """Wait for a follower to exit, and exit this process too unless `end` was called."""
+        """Wait for a follower to exit, stop or hang, and exit this process too unless `end` was called."""
+        awaited, looks = 0, 0
         while True:
             try:
                 status = process.wait(WATCH_INTERVAL_S)
             except subprocess.TimeoutExpired:
-                if self.ending or not _stopped(process.pid):
+                if self.ending:
                     continue
-                log.error("rank %d (process %d) was stopped by a signal: all ranks exit", rank, process.pid)
-                process.kill()
-                os._exit(1)
+                if _stopped(process.pid):
+                    self._give_up(process, rank, "was stopped by a signal")
+                step = 0 if self.channel is None else self.channel.awaited(rank)
+                # Looks are counted, since time also passes while the whole machine is suspended.
+                awaited, looks = step, looks + 1 if step and step == awaited else 0
+                if looks * WATCH_INTERVAL_S >= HANG_S:
+                    self._give_up(process, rank, f"has not received a step for {HANG_S:g} seconds")
+                continue
             break
         if self.ending:
             return
@@ -135,6 +146,11 @@ class Followers:
         time.sleep(EXIT_GRACE_S)
         if not self.ending:
             os._exit(1)
+
+    def _give_up(self, process: subprocess.Popen[bytes], rank: int, why: str) -> NoReturn:
+        log.error("rank %d (process %d) %s: all ranks exit", rank, process.pid, why)
+        process.kill()
+        os._exit(1)
 
 
 def start_followers(model_dir: Path, settings: TorchSettings) -> Followers:

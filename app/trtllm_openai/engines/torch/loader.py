@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,7 @@ def load_rank(
         progress(share * LOADING_SHARE, "reading weights")
 
     check_quantization(settings.quantization, device)
-    # Without peer access, all-reduces need NCCL, and the engine runs eagerly.
-    on_gpu = device.type == "cuda" and (ranks.size == 1 or _peer_access(ranks.size))
+    on_gpu = device.type == "cuda"
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
     with torch.inference_mode():
@@ -113,8 +113,7 @@ def load_rank(
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)
-            if device.type == "cpu":  # ranks share the host memory
-                room //= ranks.size
+            room //= ranks.size  # ranks share the host memory
             blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
             cache = KVCache(own, blocks, settings.block_size, dtype, device)
             tile = limits.tile if limits.exact else limits.chunk
@@ -140,7 +139,9 @@ def _on_gpu(
     from trtllm_openai.engines.torch.cuda.peers import Peers
 
     own = shard(config, ranks)
-    peers = Peers(config, ranks, limits.max_batch_size, dtype, device) if ranks.size > 1 else None
+    peers = None
+    if ranks.size > 1:
+        peers = Peers(config, ranks, limits.max_batch_size, dtype, device, _peer_access(ranks.size))
     model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8", peers)
     executor = CudaExecutor(own, model, limits, max_seq_len, device, peers)
     room = free_after_peak(executor, own, limits, max_seq_len, dtype, device)
@@ -286,7 +287,12 @@ def _blocks(
 
 
 def _peer_access(ranks: int) -> bool:
-    """Whether the first `ranks` GPUs all have peer access to each other."""
+    """Whether the first `ranks` GPUs may all access each other's memory.
+
+    `NCCL_P2P_DISABLE`, which is set where peer access is broken, holds for this engine's own kernels as well.
+    """
+    if os.environ.get("NCCL_P2P_DISABLE") == "1":
+        return False
     pairs = ((one, other) for one in range(ranks) for other in range(ranks) if one != other)
     return all(torch.cuda.can_device_access_peer(one, other) for one, other in pairs)
 
@@ -297,11 +303,13 @@ def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ra
         raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
     if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
         raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
-    if ranks.size > 1:
-        raise ConfigError("torch.quantization: fp8 does not support torch.tensor_parallel_size > 1")
-    sizes = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
-    if any(size % FP8_GRAIN for size in (*sizes, config.kv_heads * config.head_dim)):
-        raise ConfigError(f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}")
+    own = shard(config, ranks)
+    sizes = own.hidden_size, own.intermediate_size, own.heads * own.head_dim, own.kv_heads * own.head_dim
+    if any(size % FP8_GRAIN for size in sizes):
+        raise ConfigError(
+            f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}, also after "
+            f"they are divided by torch.tensor_parallel_size ({ranks.size})"
+        )
 
 
 FP8_CAPABILITY = (9, 0)

@@ -70,6 +70,11 @@ class PlanChannel:
         self._counts[self._rank] = self._done
         return arrays
 
+    def awaited(self, rank: int) -> int:
+        """Return the number of the message, from 1, that `rank` has yet to receive; 0 if it has all."""
+        received = int(self._counts[rank])
+        return received + 1 if received < self._counts[0] else 0
+
     def _wait_for_slot(self) -> None:
         oldest = self._done - SLOTS
         since = time.monotonic()

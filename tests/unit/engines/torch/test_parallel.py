@@ -110,6 +110,35 @@ def test_no_rank_outlives_another(checkpoint: Callable[[str], Path], killed: str
     rank_0.stdout.close()
 
 
+HUNG = """
+import subprocess, sys, threading, time
+import numpy as np
+from trtllm_openai.engines.torch import followers
+from trtllm_openai.engines.torch.followers import Followers
+from trtllm_openai.engines.torch.plan_channel import PlanChannel, create
+followers.HANG_S, followers.WATCH_INTERVAL_S = 0.5, 0.05
+channel = PlanChannel(create(), 100, 0, 2)
+rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+whole = Followers([rank], None, -1, channel=channel)
+threading.Thread(target=whole.watch, args=(rank, 1), daemon=True).start()
+time.sleep(1.5)
+print(rank.pid, rank.poll(), flush=True)  # without a step, it may rest
+channel.send([np.zeros(3, np.int32)])
+time.sleep(60)
+"""
+
+
+def test_a_rank_that_receives_no_step_ends_all() -> None:
+    done = subprocess.run([sys.executable, "-c", HUNG], capture_output=True, text=True, timeout=50)
+    follower, status = done.stdout.split()
+    assert status == "None"
+    assert done.returncode == 1
+    assert "rank 1" in done.stderr
+    assert "has not received a step for 0.5 seconds" in done.stderr
+    stat = Path(f"/proc/{follower}/stat")  # killed, if perhaps not reaped yet
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def test_a_rank_reads_its_part(eight_heads: Path) -> None:
     whole, halves = (Weights(eight_heads, torch.float32, torch.device("cpu")) for _ in range(2))
     name = "model.layers.0.mlp.down_proj.weight"

@@ -77,6 +77,19 @@ def test_a_rank_that_takes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         sender.send(arrays(SLOTS))
 
 
+def test_what_a_rank_has_yet_to_receive_is_known() -> None:
+    sender, first, second = channels(3)
+    assert [sender.awaited(rank) for rank in (1, 2)] == [0, 0]
+    for number in range(3):
+        sender.send(arrays(number))
+    first.receive()
+    assert [sender.awaited(rank) for rank in (1, 2)] == [2, 1]
+    for _ in range(2):
+        first.receive()
+    second.receive()
+    assert [sender.awaited(rank) for rank in (1, 2)] == [0, 2]
+
+
 FOLLOWER = """
 import sys
 from trtllm_openai.engines.torch.plan_channel import PlanChannel

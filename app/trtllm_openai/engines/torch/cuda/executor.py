@@ -114,11 +114,12 @@ class CudaExecutor:
         """Capture CUDA graphs of the decode steps. Call `use` first: graphs hold the cache's addresses."""
         self._graphs = Graphs(self._decode, self._limits.max_batch_size)
 
-    def share(self, fd: int) -> None:
+    def share(self, fd: int) -> PlanChannel:
         """Send or receive steps through the shared memory `fd` from now on."""
         assert self._peers is not None
         ranks = self._peers.ranks
         self._channel = PlanChannel(fd, self._inputs.most_words, ranks.rank, ranks.size)
+        return self._channel
 
     def follow(self) -> None:
         """Wait for the next step from rank 0 and launch it (other ranks)."""

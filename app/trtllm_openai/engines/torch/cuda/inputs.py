@@ -16,7 +16,7 @@ import torch
 from trtllm_openai.engines.torch.cuda.model import Rows
 from trtllm_openai.engines.torch.cuda.prefill import Chunks
 from trtllm_openai.engines.torch.kv_cache import blocks_for
-from trtllm_openai.engines.torch.sampler import LOWEST_TEMPERATURE, uniform
+from trtllm_openai.engines.torch.sampler import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, uniform
 from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 
@@ -157,7 +157,9 @@ class Inputs:
                 self._unused.append(self._numbers.pop(other))
         number = self._numbers[sequence] = self._unused.pop()
         sampling = sequence.request.sampling
-        temperature = max(sampling.temperature, LOWEST_TEMPERATURE) if sampling.temperature > 0 else 0.0
+        temperature = 0.0
+        if sampling.temperature > 0:
+            temperature = min(max(sampling.temperature, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE)
         self._cuts[number] = temperature, sampling.top_p, sampling.min_p, 0
         self._top_k[number] = sampling.top_k if 0 < sampling.top_k < self._vocab else self._vocab
         self._known[number] = (None, 0)

@@ -101,13 +101,15 @@ class CudaModel:
         x = self._embed(rows, last_tokens)
         if len(x) == 1:
             return self._one(x, rows, cache, attend)
-        delta = None
+        delta, peers = None, self._peers
         for layer, kv in zip(self._layers, cache.layers, strict=True):
-            qkv = layer.qkv.after_norm(x, delta, layer.attention_norm, self._eps)
-            delta = self._sum(x, layer.attention_out(self._attention(qkv, kv, layer, rows, attend)))
-            gate_up = layer.gate_up.after_norm(x, delta, layer.mlp_norm, self._eps)
-            delta = self._sum(x, layer.down.after_swiglu(gate_up))
-        return x.add_(delta) if delta is not None else x
+            qkv = layer.qkv.after_norm(x, delta, layer.attention_norm, self._eps, peers)
+            delta = layer.attention_out(self._attention(qkv, kv, layer, rows, attend))
+            gate_up = layer.gate_up.after_norm(x, delta, layer.mlp_norm, self._eps, peers)
+            delta = layer.down.after_swiglu(gate_up)
+        if delta is None:
+            return x
+        return x.add_(delta) if peers is None else peers.add(x, delta)
 
     def _embed(self, rows: Rows, last_tokens: torch.Tensor) -> torch.Tensor:
         if self._embedding is None:
@@ -117,13 +119,6 @@ class CudaModel:
         else:
             x = embed(rows.tokens, rows.sequences, last_tokens, self._embedding)
         return x if self._peers is None else self._peers.sum(x)
-
-    def _sum(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor | None:
-        """All-reduce `delta` into `x` and return None; with one rank, return `delta`, still to be added."""
-        if self._peers is None:
-            return delta
-        self._peers.add(x, delta)
-        return None
 
     def _one(self, x: torch.Tensor, rows: Rows, cache: KVCache, attend: Attend) -> torch.Tensor:
         for layer, kv in zip(self._layers, cache.layers, strict=True):

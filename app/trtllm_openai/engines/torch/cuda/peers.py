@@ -2,7 +2,7 @@
 
 The memory is shared through CUDA IPC handles, as in torch.multiprocessing, and not through PyTorch's
 symmetric memory, which a process cannot set up a second time with new peers. Large all-reduces (prefill) use
-NCCL.
+NCCL, and so does everything between GPUs that cannot access each other's memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from trtllm_openai.engines.torch.cuda.kernels.exchange import TILE, add_sum, gather
+from trtllm_openai.engines.torch.cuda.kernels.exchange import TILE, Norm, add_sum, gather
+from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import Ranks
 
 ONE_SHOT_BYTES = 2**21
 """Maximum size of a one-shot all-reduce, in which ranks send whole parts; NCCL is faster for larger ones."""
+TAGGED_BYTES = 2**18
+"""Up to this size, tagged values, which take twice the bytes, are faster than flags."""
 
 
 class _Shared:
@@ -38,27 +41,58 @@ class _Shared:
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
 
 
+class _Sums:
+    """Memory of one-shot all-reduces of up to `rows` rows; `tagged`: the protocol, see `kernels.exchange`."""
+
+    def __init__(
+        self, rows: int, width: int, dtype: torch.dtype, tagged: bool, ranks: Ranks, device: torch.device
+    ) -> None:
+        self.rows = rows
+        count = 2 * ranks.size * rows
+        self.buffers = _Shared(count * width, torch.int32 if tagged else dtype, ranks, device)
+        self.flags = None if tagged else _Shared(count // 2, torch.int32, ranks, device)
+        self.counts = torch.zeros(rows, dtype=torch.int32, device=device)
+
+
 class Peers:
     """All-reduce and gather in stream order. All ranks must call them in the same order."""
 
     def __init__(
-        self, config: ModelConfig, ranks: Ranks, rows: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        ranks: Ranks,
+        rows: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        direct: bool = True,
     ) -> None:
-        """`config`: of the whole model. `rows`: maximum rows of a decode step. A collective call."""
+        """`config`: of the whole model. `rows`: maximum rows of a decode step. A collective call.
+
+        `direct`: whether the GPUs can access each other's memory.
+        """
         self.ranks = ranks
-        width, self._vocabulary = config.hidden_size, config.vocab_size
-        self._each = -(-config.vocab_size // ranks.size)
-        self.rows = max(1, min(rows, ONE_SHOT_BYTES // (width * dtype.itemsize)))
-        self._sums = _Shared(2 * ranks.size * self.rows * width, dtype, ranks, device)
-        self._sum_flags = _Shared(ranks.size * self.rows, torch.int32, ranks, device)
-        self._sum_counts = torch.zeros(self.rows, dtype=torch.int32, device=device)
-        tiles = -(-self._each // TILE)
-        self._logits = _Shared(rows * config.vocab_size, dtype, ranks, device)
-        self._logit_flags = _Shared(ranks.size * rows * tiles, torch.int32, ranks, device)
-        self._logit_counts = torch.zeros(rows * tiles, dtype=torch.int32, device=device)
         self.fault = torch.zeros(1, dtype=torch.int32, device=device)
+        self._vocabulary = config.vocab_size
+        self._direct = direct
+        self.rows = 0
+        """Maximum rows of a one-shot all-reduce."""
+        if direct:
+            self._share(config.hidden_size, rows, dtype, device)
         torch.cuda.synchronize(device)
         dist.barrier(device_ids=[device.index or 0])  # nobody writes before all are zero
+
+    def _share(self, width: int, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        ranks = self.ranks
+        self._each = -(-self._vocabulary // ranks.size)
+        row = width * dtype.itemsize
+        self.rows = max(1, min(rows, ONE_SHOT_BYTES // row))
+        few = min(rows, TAGGED_BYTES // row) if dtype == torch.bfloat16 else 0
+        self._few = _Sums(few, width, dtype, True, ranks, device) if few else None
+        self._many = _Sums(self.rows, width, dtype, False, ranks, device)
+        tiles = -(-self._each // TILE)
+        self._logits = _Shared(rows * self._vocabulary, dtype, ranks, device)
+        self._logit_flags = _Shared(ranks.size * rows * tiles, torch.int32, ranks, device)
+        self._logit_counts = torch.zeros(rows * tiles, dtype=torch.int32, device=device)
 
     def add(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Add the all-reduced `part` [rows, hidden] to `x` in place; identical on every rank."""
@@ -67,6 +101,29 @@ class Peers:
             return x.add_(part)
         self._sum(x, part, add=True)
         return x
+
+    def add_rms_norm(
+        self, x: torch.Tensor, part: torch.Tensor, gain: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """`add`, then return rms_norm(x) * gain."""
+        if len(part) > self.rows:
+            dist.all_reduce(part)
+            return add_rms_norm(x, part, gain, eps)
+        out = torch.empty_like(x)
+        self._sum(x, part, add=True, norm=(gain, eps, out, None))
+        return out
+
+    def add_rms_norm_fp8(
+        self, x: torch.Tensor, part: torch.Tensor, gain: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Like `add_rms_norm`, but return fp8 values and their per-row scales [rows, 1]."""
+        if len(part) > self.rows:
+            dist.all_reduce(part)
+            return add_rms_norm_fp8(x, part, gain, eps)
+        out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+        scales = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
+        self._sum(x, part, add=True, norm=(gain, eps, out, scales))
+        return out, scales
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """Return the all-reduced `part` [rows, hidden]."""
@@ -77,17 +134,20 @@ class Peers:
         self._sum(out, part, add=False)
         return out
 
-    def _sum(self, x: torch.Tensor, part: torch.Tensor, *, add: bool) -> None:
+    def _sum(self, x: torch.Tensor, part: torch.Tensor, *, add: bool, norm: Norm | None = None) -> None:
+        few = self._few
+        sums = self._many if few is None or len(part) > few.rows else few
         add_sum(
             x,
             part,
-            self._sums.addresses,
-            self._sum_flags.addresses,
-            self._sum_counts,
+            sums.buffers.addresses,
+            None if sums.flags is None else sums.flags.addresses,
+            sums.counts,
             self.fault,
             self.ranks.rank,
             self.ranks.size,
             add,
+            norm,
         )
 
     def logits(self, part: torch.Tensor) -> torch.Tensor:
@@ -95,6 +155,9 @@ class Peers:
 
         Returns logits [rows, vocab_size] there, valid until the next call; `part` on the other ranks.
         """
+        if not self._direct:
+            whole = self.scores(part)
+            return part if self.ranks.rank else whole
         gather(
             part,
             self._logits.addresses,

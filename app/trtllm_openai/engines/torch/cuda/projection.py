@@ -13,6 +13,7 @@ from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
+from trtllm_openai.engines.torch.cuda.peers import Peers
 
 
 class Projection:
@@ -34,12 +35,21 @@ class Projection:
         return self._scaled(*quantize(x))
 
     def after_norm(
-        self, x: torch.Tensor, delta: torch.Tensor | None, gain: torch.Tensor, eps: float
+        self,
+        x: torch.Tensor,
+        delta: torch.Tensor | None,
+        gain: torch.Tensor,
+        eps: float,
+        peers: Peers | None = None,
     ) -> torch.Tensor:
-        """Apply to rms_norm(x + delta) * gain; adds `delta` to `x` in place."""
+        """Apply to rms_norm(x + delta) * gain; adds `delta` to `x` in place, all-reduced over `peers`."""
+        if peers is None or delta is None:
+            if self._scales is None:
+                return F.linear(add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
+            return self._scaled(*add_rms_norm_fp8(x, delta, gain, eps))
         if self._scales is None:
-            return F.linear(add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
-        return self._scaled(*add_rms_norm_fp8(x, delta, gain, eps))
+            return F.linear(peers.add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
+        return self._scaled(*peers.add_rms_norm_fp8(x, delta, gain, eps))
 
     def after_swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
         """Apply to silu(gate) * up, the halves of `gate_up` [rows, 2 in]."""

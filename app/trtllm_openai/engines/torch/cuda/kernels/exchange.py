@@ -1,11 +1,17 @@
 """One-shot all-reduce and gather between the GPUs of one host: each rank writes to its peers' memory.
 
-A program handles one row or tile: it stores its rank's values into every rank's buffer, sets a flag there
-with release semantics, waits for the peers' flags in its own memory, and reads the parts from its own buffer.
-Flags hold a use count, incremented on the device, so that CUDA graphs replay without the host. The buffer is
-double-buffered: a rank that starts use n + 2 has seen its peers start use n + 1, so they have read use n.
-(Like the one-shot all-reduce of vLLM and TensorRT-LLM, but with remote writes instead of remote reads, which
-saves one trip over the link.)
+A program handles one row or tile. Uses are counted on the device, so that CUDA graphs replay without the
+host. The buffers are double-buffered: a rank that starts use n + 2 has seen its peers start use n + 1, so
+they have read use n. (Like the one-shot all-reduce of vLLM and TensorRT-LLM, but with remote writes instead
+of remote reads, which saves one trip over the link.) Two protocols:
+
+* Flags: a program stores its rank's values into every rank's buffer, sets a flag there with release
+  semantics, waits for the peers' flags in its own memory, and reads the parts from its own buffer.
+* Tags (few bfloat16 rows): each value is a 32-bit word with the use count in its upper half, so that a value
+  says itself that it has arrived. Twice the bytes, but no flag that has to wait until they are all written
+  (NCCL's LL protocol).
+
+RMSNorm of the sum is part of the kernel, where a step needs it: a launch less for every all-reduce.
 
 Waiting is bounded by `TIMEOUT_NS`; a program that times out stores 1 + the peer's rank in `fault`.
 """
@@ -17,10 +23,13 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.norm import store_normed
 
 TIMEOUT_NS: tl.constexpr = tl.constexpr(20_000_000_000)
 """Long enough for a peer to compile a kernel. The host detects a peer that exited much sooner."""
 TILE = 2048
+Norm = tuple[torch.Tensor, float, torch.Tensor, torch.Tensor | None]
+"""Gain [width], epsilon, output [rows, width], and the scales [rows, 1] of an fp8 output."""
 
 
 @triton.jit
@@ -43,9 +52,8 @@ def _raise_flags(flags, use, program, programs, RANK: tl.constexpr, SIZE: tl.con
 
 
 @triton.jit
-def _await_flags(flags, fault, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
-    """Wait until every peer's part of `program` has arrived."""
-    mine = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
+def _await_flags(mine, fault, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
+    """Wait until every peer's part of `program` has arrived. `mine`: this rank's flags."""
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
         flag = mine + peer * programs + program
@@ -62,27 +70,67 @@ def _await_flags(flags, fault, use, program, programs, RANK: tl.constexpr, SIZE:
 
 
 @triton.jit
+def _residual(x, row, offsets, inside, width, ADD: tl.constexpr):
+    """What the sum is added to: row `row` of `x`, or zeros."""
+    if ADD:
+        return tl.load(x + row.to(tl.int64) * width + offsets, mask=inside, other=0.0).to(tl.float32)
+    return tl.zeros(offsets.shape, tl.float32)
+
+
+@triton.jit
+def _store_sum(
+    total,
+    x,
+    gains,
+    normed,
+    scales,
+    row,
+    width,
+    eps,
+    offsets,
+    inside,
+    NORM: tl.constexpr,
+    FP8: tl.constexpr,
+):
+    stored = total.to(x.dtype.element_ty)
+    tl.store(x + row.to(tl.int64) * width + offsets, stored, mask=inside)
+    if NORM:
+        values, gains = stored.to(tl.float32), gains.to(tl.float32)
+        store_normed(values, gains, normed, scales, row.to(tl.int64), width, eps, offsets, inside, FP8)
+
+
+@triton.jit
 def _add_sum(
     x,
     part,
+    gain,
+    normed,
+    scales,
     buffers,
     flags,
     counts,
     fault,
     width,
     programs,
+    eps,
     RANK: tl.constexpr,
     SIZE: tl.constexpr,
     ADD: tl.constexpr,
+    NORM: tl.constexpr,
+    FP8: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    wait(PDL)
+    """Protocol of flags."""
     row = tl.program_id(0)
-    use = _next_use(counts, row)
     offsets = tl.arange(0, BLOCK)
     inside = offsets < width
     kind = x.dtype.element_ty
+    gains = tl.load(gain + offsets, mask=inside, other=0.0) if NORM else 0.0
+    mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(kind)), 16)
+    own_flags = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
+    wait(PDL)
+    use = _next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
     slot = (((use % 2) * SIZE + RANK) * programs + row).to(tl.int64) * width
     for step in tl.static_range(1, SIZE):
@@ -90,12 +138,8 @@ def _add_sum(
         theirs = tl.multiple_of(tl.load(buffers + peer).to(tl.pointer_type(kind)), 16)
         tl.store(theirs + slot + offsets, own, mask=inside)
     _raise_flags(flags, use, row, programs, RANK, SIZE)
-    if ADD:
-        total = tl.load(x + row.to(tl.int64) * width + offsets, mask=inside, other=0.0).to(tl.float32)
-    else:
-        total = tl.zeros([BLOCK], tl.float32)
-    _await_flags(flags, fault, use, row, programs, RANK, SIZE)
-    mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(kind)), 16)
+    total = _residual(x, row, offsets, inside, width, ADD)
+    _await_flags(own_flags, fault, use, row, programs, RANK, SIZE)
     for rank in tl.static_range(SIZE):  # in rank order, so that all ranks get identical sums
         if rank == RANK:
             total += own.to(tl.float32)
@@ -104,7 +148,78 @@ def _add_sum(
             total += tl.load(mine + place + offsets, mask=inside, other=0.0, cache_modifier=".cv").to(
                 tl.float32
             )
-    tl.store(x + row.to(tl.int64) * width + offsets, total.to(kind), mask=inside)
+    _store_sum(total, x, gains, normed, scales, row, width, eps, offsets, inside, NORM, FP8)
+
+
+@triton.jit
+def _missing(seen, inside, tag):
+    """Positive if one of the words `inside` lacks the `tag`."""
+    return tl.max(tl.where(inside, ((seen ^ tag) >> 16) & 65535, 0))
+
+
+@triton.jit
+def _await_tags(words, inside, tag, fault, peer):
+    """Read `words` until all of those `inside` carry `tag`, and return them."""
+    seen = tl.load(words, mask=inside, other=0, volatile=True)
+    missing = _missing(seen, inside, tag)
+    if missing > 0:
+        began = tl.extra.cuda.globaltimer()
+        late = tl.load(fault) > 0  # after one timeout, other programs do not wait
+        while (missing > 0) & (late == 0):
+            seen = tl.load(words, mask=inside, other=0, volatile=True)
+            missing = _missing(seen, inside, tag)
+            late = (tl.extra.cuda.globaltimer() - began) > TIMEOUT_NS
+        if missing > 0:
+            tl.store(fault, peer + 1)
+    return seen
+
+
+@triton.jit
+def _add_sum_tagged(
+    x,
+    part,
+    gain,
+    normed,
+    scales,
+    buffers,
+    counts,
+    fault,
+    width,
+    programs,
+    eps,
+    RANK: tl.constexpr,
+    SIZE: tl.constexpr,
+    ADD: tl.constexpr,
+    NORM: tl.constexpr,
+    FP8: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Protocol of tags. `x` and `part`: bfloat16. `buffers`: of int32 words."""
+    row = tl.program_id(0)
+    offsets = tl.arange(0, BLOCK)
+    inside = offsets < width
+    gains = tl.load(gain + offsets, mask=inside, other=0.0) if NORM else 0.0
+    mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(tl.int32)), 16)
+    wait(PDL)
+    use = _next_use(counts, row)
+    own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
+    tag = use << 16
+    words = (own.to(tl.int16, bitcast=True).to(tl.int32) & 65535) | tag
+    slot = (((use % 2) * SIZE + RANK) * programs + row).to(tl.int64) * width
+    for step in tl.static_range(1, SIZE):
+        peer = (RANK + step) % SIZE
+        theirs = tl.multiple_of(tl.load(buffers + peer).to(tl.pointer_type(tl.int32)), 16)
+        tl.store(theirs + slot + offsets, words, mask=inside)
+    total = _residual(x, row, offsets, inside, width, ADD)
+    for rank in tl.static_range(SIZE):  # in rank order, so that all ranks get identical sums
+        if rank == RANK:
+            total += own.to(tl.float32)
+        else:
+            place = (((use % 2) * SIZE + rank) * programs + row).to(tl.int64) * width
+            seen = _await_tags(mine + place + offsets, inside, tag, fault, rank)
+            total += (seen << 16).to(tl.float32, bitcast=True)
+    _store_sum(total, x, gains, normed, scales, row, width, eps, offsets, inside, NORM, FP8)
 
 
 @triton.jit
@@ -135,40 +250,51 @@ def _gather(
     tl.store(first + place + offsets, own, mask=inside)
     _raise_flags(flags, use, program, programs, RANK, SIZE)
     if RANK == 0:
-        _await_flags(flags, fault, use, program, programs, RANK, SIZE)
+        mine = tl.load(flags).to(tl.pointer_type(tl.int32))
+        _await_flags(mine, fault, use, program, programs, RANK, SIZE)
 
 
 def add_sum(
     x: torch.Tensor,
     part: torch.Tensor,
     buffers: torch.Tensor,
-    flags: torch.Tensor,
+    flags: torch.Tensor | None,
     counts: torch.Tensor,
     fault: torch.Tensor,
     rank: int,
     size: int,
     add: bool,
+    norm: Norm | None = None,
 ) -> None:
     """All-reduce `part` [rows, width] into `x` [rows, width]; `add`: accumulate instead of overwrite.
 
     Sums in float32 and in rank order. `buffers`, `flags`: int64 [size], addresses of every rank's buffer
-    [2, size, programs, width] and int32 flags [size, programs]. `counts`: int32 [programs], local use counts.
-    `rows` must not exceed `programs`.
+    [2, size, programs, width] and int32 flags [size, programs]. Without `flags`, values are tagged: they must
+    be bfloat16, and the buffers hold int32 words. `counts`: int32 [programs], local use counts. `rows` must
+    not exceed `programs`. `norm`: the RMSNorm of the sum that is stored as well.
     """
     rows, width = part.shape
     block = triton.next_power_of_2(width)
-    _add_sum[(rows,)](
+    gain, eps, out, scales = norm or (x, 0.0, x, None)
+    kernel = _add_sum_tagged if flags is None else _add_sum
+    kernel[(rows,)](
         x,
         part,
+        gain,
+        out,
+        out if scales is None else scales,
         buffers,
-        flags,
+        *(() if flags is None else (flags,)),
         counts,
         fault,
         width,
         len(counts),
+        eps,
         RANK=rank,
         SIZE=size,
         ADD=add,
+        NORM=norm is not None,
+        FP8=scales is not None,
         BLOCK=block,
         num_warps=min(16, max(1, block // 512)),
         **dependent(),

@@ -17,6 +17,18 @@ SMALLEST_SCALE: tl.constexpr = tl.constexpr(1e-12)
 
 
 @triton.jit
+def store_normed(values, gain, out, scales, row, width, eps, offsets, inside, FP8: tl.constexpr):
+    """Store rms_norm(values) * gain as row `row` of `out`; `FP8`: quantized, with its scale in `scales`."""
+    inverse = tl.rsqrt(tl.sum(values * values) / width + eps)
+    normed = values * inverse * gain
+    if FP8:
+        scale = tl.maximum(tl.max(tl.abs(normed)) / FP8_MAX, SMALLEST_SCALE)
+        tl.store(scales + row, scale)
+        normed = normed / scale
+    tl.store(out + row * width + offsets, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _add_rms_norm(
     x,
     delta,
@@ -40,14 +52,8 @@ def _add_rms_norm(
         stored = values.to(x.dtype.element_ty)
         tl.store(x + row * width + offsets, stored, mask=inside)
         values = stored.to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(values * values) / width + eps)
     gain = tl.load(weight + offsets, mask=inside, other=0.0).to(tl.float32)
-    normed = values * inverse * gain
-    if FP8:
-        scale = tl.maximum(tl.max(tl.abs(normed)) / FP8_MAX, SMALLEST_SCALE)
-        tl.store(scales + row, scale)
-        normed = normed / scale
-    tl.store(out + row * width + offsets, normed.to(out.dtype.element_ty), mask=inside)
+    store_normed(values, gain, out, scales, row, width, eps, offsets, inside, FP8)
 
 
 def add_rms_norm(
