@@ -117,7 +117,7 @@ def main(rank: int, size: int, meeting: Path, model: Path, repeats: int, protoco
     assert int(peers.fault) == 0
     for rows in (1, 16, MOST):
         graph = captured(peers, torch.zeros_like(part[:rows]), part[:rows])
-        dist.barrier()
+        dist.barrier(device_ids=[rank])
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(2000):

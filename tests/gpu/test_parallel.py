@@ -192,7 +192,7 @@ def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path, protocol: s
                 "2",
                 tmp_path / "meeting",
                 os.environ.get("EXCHANGE_SHAPE", checkpoint("llama")),
-                os.environ.get("EXCHANGE_REPEATS", "2000" if protocol == "nccl" else "100000"),
+                os.environ.get("EXCHANGE_REPEATS", "2000" if protocol == "nccl" else "5000"),
                 protocol,
             ],
             env=environment,

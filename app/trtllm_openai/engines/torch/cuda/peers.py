@@ -17,7 +17,7 @@ from trtllm_openai.engines.torch.parallel import Ranks
 
 ONE_SHOT_BYTES = 2**21
 """Maximum size of a one-shot all-reduce, in which ranks send whole parts; NCCL is faster for larger ones."""
-TAGGED_BYTES = 2**18
+TAGGED_BYTES = 2**19
 """Up to this size, tagged values, which take twice the bytes, are faster than flags."""
 
 
