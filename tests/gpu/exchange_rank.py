@@ -126,6 +126,7 @@ def main(rank: int, size: int, meeting: Path, model: Path, repeats: int, protoco
         if rank == 0:
             each = (time.perf_counter() - began) / 2000 * 1e6
             print(f"{protocol}: {rows} rows of {config.hidden_size}: {each:.1f} us", flush=True)
+    del graph  # a communicator outlives the graphs that it is in
     dist.destroy_process_group()
 
 

@@ -107,7 +107,7 @@ def test_bfloat16_tokens_differ_only_where_two_are_as_likely(checkpoint: Callabl
         for mine, other, scored in pairs:
             if mine != other:  # the texts part here
                 unequal += 1
-                assert scored.top[0][1] - scored.top[1][1] < 0.2, name
+                assert scored.top[0][1] - scored.top[1][1] < 0.5, name
                 break
     print(f"{unequal} of {len(one)} texts part at a near tie")
     assert unequal < len(one)

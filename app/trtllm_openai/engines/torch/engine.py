@@ -136,6 +136,8 @@ class TorchEngine:
     def shutdown(self, timeout_s: float) -> None:
         if self._guides is not None:
             self._guides.close()
+        self._flying = None
+        self._executor.close()
         if self._followers is not None:
             self._followers.end(timeout_s)
         self._live.clear()

@@ -66,6 +66,9 @@ class EagerExecutor:
             scores += more
         return DoneStep(batch.sampled, chosen)
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def follow(self, plan: Plan) -> None:
         """Compute a step on a rank other than 0, which samples nothing."""
         batch = self._builder.build(plan)

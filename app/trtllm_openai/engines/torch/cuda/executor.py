@@ -114,6 +114,11 @@ class CudaExecutor:
         """Capture CUDA graphs of the decode steps. Call `use` first: graphs hold the cache's addresses."""
         self._graphs = Graphs(self._decode, self._limits.max_batch_size)
 
+    def close(self) -> None:
+        """Destroy the graphs, without which NCCL's communicator in them cannot be destroyed."""
+        torch.cuda.synchronize()
+        self._graphs = None
+
     def share(self, fd: int) -> PlanChannel:
         """Send or receive steps through the shared memory `fd` from now on."""
         assert self._peers is not None
