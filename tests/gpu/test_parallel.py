@@ -85,7 +85,10 @@ def test_without_peer_access_graphs_use_nccl(checkpoint: Callable[[str], Path]) 
 
 
 def test_bfloat16_tokens_differ_only_where_two_are_as_likely(checkpoint: Callable[[str], Path]) -> None:
-    """In bfloat16 few rows are summed by the protocol of tags. Rounding decides between near ties only."""
+    """In bfloat16 few rows are summed by the protocol of tags. Rounding decides between near ties only.
+
+    The logits of these random models reach tens, where bfloat16 rounds to an eighth.
+    """
     asked = [
         request(str(i), ids, max_tokens=32, ignore_eos=True, logprobs=2)
         for i, ids in enumerate(prompts(*range(5, 150, 6)))
@@ -177,10 +180,7 @@ def test_fp8_is_close_to_that_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", ["tags", "flags", "nccl"])
 def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path, protocol: str) -> None:
-    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are norms and gathered logits.
-
-    The repeats are more than the uses that a tag of 16 bits can count.
-    """
+    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are norms and gathered logits."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     script = Path(__file__).with_name("exchange_rank.py")
     ranks = [

@@ -58,13 +58,13 @@ def _await_flags(mine, fault, use, program, programs, RANK: tl.constexpr, SIZE: 
         peer = (RANK + step) % SIZE
         flag = mine + peer * programs + program
         seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
-        if seen < use:
+        if use - seen > 0:  # not seen < use: after some days of decoding, the count overflows
             began = tl.extra.cuda.globaltimer()
             late = tl.load(fault) > 0  # after one timeout, other programs do not wait
-            while (seen < use) & (late == 0):
+            while (use - seen > 0) & (late == 0):
                 seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
                 late = (tl.extra.cuda.globaltimer() - began) > TIMEOUT_NS
-            if seen < use:
+            if use - seen > 0:
                 tl.store(fault, peer + 1)
     tl.debug_barrier()
 
@@ -132,7 +132,7 @@ def _add_sum(
     wait(PDL)
     use = _next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
-    slot = (((use % 2) * SIZE + RANK) * programs + row).to(tl.int64) * width
+    slot = (((use & 1) * SIZE + RANK) * programs + row).to(tl.int64) * width
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
         theirs = tl.multiple_of(tl.load(buffers + peer).to(tl.pointer_type(kind)), 16)
@@ -144,7 +144,7 @@ def _add_sum(
         if rank == RANK:
             total += own.to(tl.float32)
         else:
-            place = (((use % 2) * SIZE + rank) * programs + row).to(tl.int64) * width
+            place = (((use & 1) * SIZE + rank) * programs + row).to(tl.int64) * width
             total += tl.load(mine + place + offsets, mask=inside, other=0.0, cache_modifier=".cv").to(
                 tl.float32
             )
@@ -206,7 +206,7 @@ def _add_sum_tagged(
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
     tag = use << 16
     words = (own.to(tl.int16, bitcast=True).to(tl.int32) & 65535) | tag
-    slot = (((use % 2) * SIZE + RANK) * programs + row).to(tl.int64) * width
+    slot = (((use & 1) * SIZE + RANK) * programs + row).to(tl.int64) * width
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
         theirs = tl.multiple_of(tl.load(buffers + peer).to(tl.pointer_type(tl.int32)), 16)
@@ -216,7 +216,7 @@ def _add_sum_tagged(
         if rank == RANK:
             total += own.to(tl.float32)
         else:
-            place = (((use % 2) * SIZE + rank) * programs + row).to(tl.int64) * width
+            place = (((use & 1) * SIZE + rank) * programs + row).to(tl.int64) * width
             seen = _await_tags(mine + place + offsets, inside, tag, fault, rank)
             total += (seen << 16).to(tl.float32, bitcast=True)
     _store_sum(total, x, gains, normed, scales, row, width, eps, offsets, inside, NORM, FP8)
