@@ -67,6 +67,7 @@ TESTED_IN = {
     "engines/torch/cuda/kernels/rope.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/sampling.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/swiglu.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/inputs.py": "tests/gpu/test_inputs.py",
     "engines/torch/cuda/prefill.py": "tests/gpu/test_prefill.py",
     # ... what exchanges data between GPUs on several of them ...
     "engines/torch/cuda/kernels/exchange.py": "tests/gpu/test_parallel.py",
@@ -74,7 +75,6 @@ TESTED_IN = {
     # ... and the rest in the tokens of a whole engine, compared with transformers.
     "engines/torch/cuda/executor.py": "tests/gpu/test_torch_cuda.py",
     "engines/torch/cuda/graphs.py": "tests/gpu/test_torch_cuda.py",
-    "engines/torch/cuda/inputs.py": "tests/gpu/test_torch_cuda.py",
     "engines/torch/cuda/kernels/embedding.py": "tests/gpu/test_torch_cuda.py",
     "engines/torch/cuda/kernels/quantize.py": "tests/gpu/test_torch_cuda.py",
     "engines/torch/cuda/memory_profile.py": "tests/gpu/test_torch_cuda.py",

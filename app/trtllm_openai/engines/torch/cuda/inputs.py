@@ -23,6 +23,9 @@ from trtllm_openai.engines.torch.sequence import Sequence
 HEADER = 4
 BUFFERS = 3
 """Input buffers in use at once: one step computing, one launched, one being written."""
+ALIGNED = 4
+"""The arrays of a mixed step start at multiples of this many words (16 bytes). Triton compiles a kernel once
+more, while requests wait, for each combination of aligned and unaligned pointers."""
 WORDS_PER_ROW = 13
 """int32 words per row in the front of the buffer, see `Front`."""
 
@@ -116,9 +119,9 @@ class Inputs:
         self._write_sampling(words, sampled, numbers)
         end = self._write_decode(words, plan.decode, numbers[: len(plan.decode)], padded)
         mixed = None
-        first = end
+        first = _aligned(end)
         if plan.prefill:
-            mixed, end = self._write_mixed(words, plan, end)
+            mixed, end = self._write_mixed(words, plan, first)
         self._device[:end].copy_(host[:end], non_blocking=True)
         if self.shared:
             self._describe(words[:end], plan, sampled, padded, first)
@@ -215,7 +218,7 @@ class Inputs:
             self._tables[number, known : len(blocks)] = blocks[known:]
             self._known[number] = (blocks, len(blocks))
 
-    def _write_mixed(self, words: np.ndarray, plan: Plan, end: int) -> tuple[Mixed, int]:
+    def _write_mixed(self, words: np.ndarray, plan: Plan, first: int) -> tuple[Mixed, int]:
         size, count = self._block_size, len(plan.decode)
         front = HEADER + 9 * self._most
         decode = [words[front + i * self._most : front + i * self._most + count] for i in range(3)]
@@ -240,10 +243,10 @@ class Inputs:
         numbers[:count] = words[front - self._most : front - self._most + count]
         parts += [numbers, np.cumsum([0, *rows]), np.cumsum([0, *lengths]), np.array(sample_rows)]
         again = any(chunk.start for chunk in plan.prefill)
-        first = end
+        end = first
         for part in parts:
             words[end : end + len(part)] = part
-            end += len(part)
+            end = _aligned(end + len(part))
         # Cached positions of earlier chunks may exceed the buffer: rare, so they get a copy of their own.
         attended = None
         if again:
@@ -271,7 +274,7 @@ class Inputs:
         views = []
         for size in (total, total, total, total, ends, ends, samples):
             views.append(self._device[at : at + size])
-            at += size
+            at = _aligned(at + size)
         return Mixed(
             Rows(views[0], views[1], views[2], views[3]),
             Chunks(rows, lengths, views[4], views[5], attended),
@@ -300,6 +303,10 @@ class Inputs:
             lengths,
             self._device[self._tables_at :],
         )
+
+
+def _aligned(at: int) -> int:
+    return -(-at // ALIGNED) * ALIGNED
 
 
 def scored_rows(chunk: Chunk) -> int:
