@@ -108,6 +108,7 @@ def main(rank: int, size: int, meeting: Path, model: Path, repeats: int, protoco
     module.TAGGED_BYTES = TAGGED_BYTES[protocol]
     peers = Peers(config, ranks, MOST, torch.bfloat16, device, direct=protocol != "nccl")
     if peers.rows:  # counts of uses overflow on the way
+        assert peers._many.flags is not None
         peers._many.counts.fill_(2**31 - 100)
         peers._many.flags.own.fill_(2**31 - 100)
         if peers._few is not None:

@@ -32,7 +32,9 @@ def mixed_plan(decoding: int, chunks: list[tuple[int, int]]) -> Plan:
 
 
 def check(mixed: Mixed, plan: Plan) -> None:
-    tokens, positions, slots = [], [], []
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
     parts = [(one, one.computed, 1) for one in plan.decode]
     parts += [(chunk.sequence, chunk.start, chunk.length) for chunk in plan.prefill]
     for one, start, length in parts:

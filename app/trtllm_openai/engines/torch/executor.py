@@ -31,6 +31,9 @@ class Executor(Protocol):
     def launch(self, plan: Plan) -> Step:
         """Launch a step. If it raises an out-of-memory error (`memory.out_of_memory`), it had no effect."""
 
+    def close(self) -> None:
+        """Release what would keep the ranks' process group from being destroyed. No step can follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class DoneStep:

@@ -52,6 +52,9 @@ class LateExecutor:
         assert set(step.sampled) == {*plan.decode, *ends}
         return LateStep(step, self._last)
 
+    def close(self) -> None:
+        self._executor.close()
+
 
 @pytest.fixture
 def engines(checkpoint: Callable[[str], Path]) -> tuple[TorchEngine, TorchEngine]:

@@ -115,9 +115,10 @@ class CudaExecutor:
         self._graphs = Graphs(self._decode, self._limits.max_batch_size)
 
     def close(self) -> None:
-        """Destroy the graphs, without which NCCL's communicator in them cannot be destroyed."""
-        torch.cuda.synchronize()
-        self._graphs = None
+        """Destroy the graphs: NCCL would wait for those that hold its communicator before destroying that."""
+        if self._graphs is not None:
+            torch.cuda.synchronize()
+            self._graphs = None
 
     def share(self, fd: int) -> PlanChannel:
         """Send or receive steps through the shared memory `fd` from now on."""
