@@ -70,7 +70,9 @@ TESTED_IN = {
     "engines/torch/cuda/inputs.py": "tests/gpu/test_inputs.py",
     "engines/torch/cuda/prefill.py": "tests/gpu/test_prefill.py",
     # ... what exchanges data between GPUs on several of them ...
+    "engines/torch/cuda/kernels/arrival.py": "tests/gpu/test_parallel.py",
     "engines/torch/cuda/kernels/exchange.py": "tests/gpu/test_parallel.py",
+    "engines/torch/cuda/kernels/gather.py": "tests/gpu/test_parallel.py",
     "engines/torch/cuda/peers.py": "tests/gpu/test_parallel.py",
     # ... and the rest in the tokens of a whole engine, compared with transformers.
     "engines/torch/cuda/executor.py": "tests/gpu/test_torch_cuda.py",

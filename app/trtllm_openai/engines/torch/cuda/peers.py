@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from trtllm_openai.engines.torch.cuda.kernels.exchange import TILE, Norm, add_sum, gather
+from trtllm_openai.engines.torch.cuda.kernels.exchange import Norm, add_sum
+from trtllm_openai.engines.torch.cuda.kernels.gather import TILE, gather
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import Ranks

@@ -1,9 +1,8 @@
-"""One-shot all-reduce and gather between the GPUs of one host: each rank writes to its peers' memory.
+"""One-shot all-reduce between the GPUs of one host: each rank writes to its peers' memory.
 
-A program handles one row or tile. Uses are counted on the device, so that CUDA graphs replay without the
-host. The buffers are double-buffered: a rank that starts use n + 2 has seen its peers start use n + 1, so
-they have read use n. (Like the one-shot all-reduce of vLLM and TensorRT-LLM, but with remote writes instead
-of remote reads, which saves one trip over the link.) Two protocols:
+A program handles one row. The buffers are double-buffered: a rank that starts use n + 2 has seen its peers
+start use n + 1, so they have read use n. (Like the one-shot all-reduce of vLLM and TensorRT-LLM, but with
+remote writes instead of remote reads, which saves one trip over the link.) Two protocols:
 
 * Flags: a program stores its rank's values into every rank's buffer, sets a flag there with release
   semantics, waits for the peers' flags in its own memory, and reads the parts from its own buffer.
@@ -12,8 +11,6 @@ of remote reads, which saves one trip over the link.) Two protocols:
   (NCCL's LL protocol).
 
 RMSNorm of the sum is part of the kernel, where a step needs it: a launch less for every all-reduce.
-
-Waiting is bounded by `TIMEOUT_NS`; a program that times out stores 1 + the peer's rank in `fault`.
 """
 
 from __future__ import annotations
@@ -22,51 +19,12 @@ import torch
 import triton
 import triton.language as tl
 
+from trtllm_openai.engines.torch.cuda.kernels.arrival import await_flags, await_tags, next_use, raise_flags
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
 from trtllm_openai.engines.torch.cuda.kernels.norm import store_normed
 
-TIMEOUT_NS: tl.constexpr = tl.constexpr(20_000_000_000)
-"""Long enough for a peer to compile a kernel. The host detects a peer that exited much sooner."""
-TILE = 2048
 Norm = tuple[torch.Tensor, float, torch.Tensor, torch.Tensor | None]
 """Gain [width], epsilon, output [rows, width], and the scales [rows, 1] of an fp8 output."""
-
-
-@triton.jit
-def _next_use(counts, program):
-    """Increment and return the use count of this program."""
-    use = tl.load(counts + program) + 1
-    tl.debug_barrier()  # all threads have read it
-    tl.store(counts + program, use)
-    return use
-
-
-@triton.jit
-def _raise_flags(flags, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
-    """Signal every peer that this rank's part of `program` is written."""
-    tl.debug_barrier()  # all threads' stores precede the release
-    for step in tl.static_range(1, SIZE):
-        peer = (RANK + step) % SIZE
-        theirs = tl.load(flags + peer).to(tl.pointer_type(tl.int32))
-        tl.atomic_xchg(theirs + RANK * programs + program, use, sem="release", scope="sys")
-
-
-@triton.jit
-def _await_flags(mine, fault, use, program, programs, RANK: tl.constexpr, SIZE: tl.constexpr):
-    """Wait until every peer's part of `program` has arrived. `mine`: this rank's flags."""
-    for step in tl.static_range(1, SIZE):
-        peer = (RANK + step) % SIZE
-        flag = mine + peer * programs + program
-        seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
-        if use - seen > 0:  # not seen < use: after some days of decoding, the count overflows
-            began = tl.extra.cuda.globaltimer()
-            late = tl.load(fault) > 0  # after one timeout, other programs do not wait
-            while (use - seen > 0) & (late == 0):
-                seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
-                late = (tl.extra.cuda.globaltimer() - began) > TIMEOUT_NS
-            if use - seen > 0:
-                tl.store(fault, peer + 1)
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -130,16 +88,16 @@ def _add_sum(
     mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(kind)), 16)
     own_flags = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
     wait(PDL)
-    use = _next_use(counts, row)
+    use = next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
     slot = (((use & 1) * SIZE + RANK) * programs + row).to(tl.int64) * width
     for step in tl.static_range(1, SIZE):
         peer = (RANK + step) % SIZE
         theirs = tl.multiple_of(tl.load(buffers + peer).to(tl.pointer_type(kind)), 16)
         tl.store(theirs + slot + offsets, own, mask=inside)
-    _raise_flags(flags, use, row, programs, RANK, SIZE)
+    raise_flags(flags, use, row, programs, RANK, SIZE)
     total = _residual(x, row, offsets, inside, width, ADD)
-    _await_flags(own_flags, fault, use, row, programs, RANK, SIZE)
+    await_flags(own_flags, fault, use, row, programs, RANK, SIZE)
     for rank in tl.static_range(SIZE):  # in rank order, so that all ranks get identical sums
         if rank == RANK:
             total += own.to(tl.float32)
@@ -149,29 +107,6 @@ def _add_sum(
                 tl.float32
             )
     _store_sum(total, x, gains, normed, scales, row, width, eps, offsets, inside, NORM, FP8)
-
-
-@triton.jit
-def _missing(seen, inside, tag):
-    """Positive if one of the words `inside` lacks the `tag`."""
-    return tl.max(tl.where(inside, ((seen ^ tag) >> 16) & 65535, 0))
-
-
-@triton.jit
-def _await_tags(words, inside, tag, fault, peer):
-    """Read `words` until all of those `inside` carry `tag`, and return them."""
-    seen = tl.load(words, mask=inside, other=0, volatile=True)
-    missing = _missing(seen, inside, tag)
-    if missing > 0:
-        began = tl.extra.cuda.globaltimer()
-        late = tl.load(fault) > 0  # after one timeout, other programs do not wait
-        while (missing > 0) & (late == 0):
-            seen = tl.load(words, mask=inside, other=0, volatile=True)
-            missing = _missing(seen, inside, tag)
-            late = (tl.extra.cuda.globaltimer() - began) > TIMEOUT_NS
-        if missing > 0:
-            tl.store(fault, peer + 1)
-    return seen
 
 
 @triton.jit
@@ -202,7 +137,7 @@ def _add_sum_tagged(
     gains = tl.load(gain + offsets, mask=inside, other=0.0) if NORM else 0.0
     mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(tl.int32)), 16)
     wait(PDL)
-    use = _next_use(counts, row)
+    use = next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
     tag = use << 16
     words = (own.to(tl.int16, bitcast=True).to(tl.int32) & 65535) | tag
@@ -217,41 +152,9 @@ def _add_sum_tagged(
             total += own.to(tl.float32)
         else:
             place = (((use & 1) * SIZE + rank) * programs + row).to(tl.int64) * width
-            seen = _await_tags(mine + place + offsets, inside, tag, fault, rank)
+            seen = await_tags(mine + place + offsets, inside, tag, fault, rank)
             total += (seen << 16).to(tl.float32, bitcast=True)
     _store_sum(total, x, gains, normed, scales, row, width, eps, offsets, inside, NORM, FP8)
-
-
-@triton.jit
-def _gather(
-    part,
-    buffers,
-    flags,
-    counts,
-    fault,
-    columns,
-    each,
-    width,
-    programs,
-    RANK: tl.constexpr,
-    SIZE: tl.constexpr,
-    TILE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    wait(PDL)
-    row, tile = tl.program_id(0), tl.program_id(1)
-    program = row * tl.num_programs(1) + tile
-    use = _next_use(counts, program)
-    offsets = tile * TILE + tl.arange(0, TILE)
-    inside = offsets < columns
-    own = tl.load(part + row.to(tl.int64) * columns + offsets, mask=inside, other=0.0)
-    first = tl.multiple_of(tl.load(buffers).to(tl.pointer_type(part.dtype.element_ty)), 16)
-    place = row.to(tl.int64) * width + RANK * each
-    tl.store(first + place + offsets, own, mask=inside)
-    _raise_flags(flags, use, program, programs, RANK, SIZE)
-    if RANK == 0:
-        mine = tl.load(flags).to(tl.pointer_type(tl.int32))
-        _await_flags(mine, fault, use, program, programs, RANK, SIZE)
 
 
 def add_sum(
@@ -297,39 +200,5 @@ def add_sum(
         FP8=scales is not None,
         BLOCK=block,
         num_warps=min(16, max(1, block // 512)),
-        **dependent(),
-    )
-
-
-def gather(
-    part: torch.Tensor,
-    buffers: torch.Tensor,
-    flags: torch.Tensor,
-    counts: torch.Tensor,
-    fault: torch.Tensor,
-    rank: int,
-    size: int,
-    each: int,
-    width: int,
-) -> None:
-    """Gather every rank's columns `part` [rows, at most `each`] into rank 0's buffer [rows, width].
-
-    An `add_sum` must lie between two uses, to order them.
-    """
-    rows, columns = part.shape
-    _gather[(rows, triton.cdiv(each, TILE))](
-        part,
-        buffers,
-        flags,
-        counts,
-        fault,
-        columns,
-        each,
-        width,
-        len(counts),
-        RANK=rank,
-        SIZE=size,
-        TILE=TILE,
-        num_warps=8,
         **dependent(),
     )
