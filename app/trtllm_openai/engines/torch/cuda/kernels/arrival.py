@@ -39,7 +39,7 @@ def await_flags(mine, fault, use, program, programs, RANK: tl.constexpr, SIZE: t
         peer = (RANK + step) % SIZE
         flag = mine + peer * programs + program
         seen = tl.atomic_add(flag, 0, sem="acquire", scope="sys")
-        if use - seen > 0:  # not seen < use: after some days of decoding, the count overflows
+        if use - seen > 0:  # not seen < use: after a day of decoding, the count overflows
             began = tl.extra.cuda.globaltimer()
             late = tl.load(fault) > 0  # after one timeout, other programs do not wait
             while (use - seen > 0) & (late == 0):
