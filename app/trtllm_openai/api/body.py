@@ -13,7 +13,7 @@ from starlette.requests import Request
 from trtllm_openai.api.budget import check_budget
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import ApiError, request_id
-from trtllm_openai.api.headers import header
+from trtllm_openai.api.headers import headers
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.telemetry.logs import fields
@@ -36,7 +36,7 @@ async def read_body(request: Request, model: type[T]) -> T:
     Raises pydantic's ValidationError (a 400), `InvalidRequest`, `ApiError` 400 or 415, or what `Bodies.read`
     raises.
     """
-    content_type = header(request.scope, b"content-type")
+    content_type, coding = headers(request.scope, b"content-type", b"content-encoding")
     if content_type is not None and content_type != "application/json":
         content_type = content_type.partition(";")[0].strip().lower()
     if content_type not in (None, "application/json", "") and not content_type.endswith("+json"):
@@ -46,7 +46,7 @@ async def read_body(request: Request, model: type[T]) -> T:
             code="unsupported_media_type",
         )
     context: ServerContext = request.app.state.context
-    raw = await context.bodies.read(request)
+    raw = await context.bodies.read(request, coding)
     request.scope[BODY_SIZE] = len(raw)
     if len(raw) < _LARGE:
         value = _parse(raw, context)

@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from trtllm_openai.api.content_coding import content_coding, decode
 from trtllm_openai.api.errors import ApiError, unavailable
-from trtllm_openai.api.headers import header
 
 BOM = b"\xef\xbb\xbf"
 DECODERS = 4
@@ -87,13 +86,13 @@ class Bodies:
         self._budget = budget
         self._decoding = asyncio.Semaphore(DECODERS)
 
-    async def read(self, request: Request) -> bytes | bytearray:
+    async def read(self, request: Request, content_encoding: str | None = None) -> bytes | bytearray:
         """The whole body, decoded and without a byte order mark.
 
         Raises `ClientDisconnect`, and `ApiError`: 413 for a body that is too large, 415 for a content coding
         that is unknown, 400 for one that is broken, 503 for a body that had to make room for others.
         """
-        coding = content_coding(header(request.scope, b"content-encoding"))
+        coding = content_coding(content_encoding)
         message = await request.receive()
         body = message.get("body", b"")
         if message.get("more_body"):
