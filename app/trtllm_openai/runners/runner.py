@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from trtllm_openai.engine_host.messages import Failed, Loading, Ready
@@ -25,7 +26,7 @@ RUNNER_LOST = "the model runner failed while generating"
 SHUTTING_DOWN = "the server is shutting down"
 
 
-class Runner:
+class Runner(ABC):
     """Base of all runners. `on_change` is called after every transition."""
 
     def __init__(
@@ -112,17 +113,17 @@ class Runner:
         if connection is not None:
             connection.close(message, lost=lost)
 
+    @abstractmethod
     def _hear(self, connection: RunnerConnection, message: Loading | Ready | Failed) -> None:
         """The runner said where it stands."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _closed(self, connection: RunnerConnection) -> None:
         """The runner closed the connection, or it broke."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _silent(self, seconds: float) -> None:
         """Requests run, and there was no result for so many seconds; 0: there is one again."""
-        raise NotImplementedError
 
     def _silence(self, seconds: float) -> str:
         """The reason of an unresponsive runner."""

@@ -19,12 +19,17 @@ class FakeRunner(Runner):
     """A runner with a connection that leads nowhere."""
 
     def attach(self) -> None:
-        def ignore(connection: RunnerConnection, message: Loading | Ready | Failed | None = None) -> None:
-            """Nothing comes."""
+        events = ConnectionEvents(self._hear, self._closed, self._adopt)
+        self.connection = RunnerConnection(Endpoint("unix:/nowhere"), events)
 
-        self.connection = RunnerConnection(
-            Endpoint("unix:/nowhere"), ConnectionEvents(ignore, ignore, self._adopt)
-        )
+    def _hear(self, connection: RunnerConnection, message: Loading | Ready | Failed) -> None:
+        """Nothing is said."""
+
+    def _closed(self, connection: RunnerConnection) -> None:
+        """Nothing closes it."""
+
+    def _silent(self, seconds: float) -> None:
+        """Nothing watches it."""
 
     def lose(self) -> None:
         self.transition(Phase.FAILED, "it was lost")
