@@ -23,7 +23,7 @@ class Deployment(Protocol):
     """Number of HTTP processes."""
     created: int
     """Start of the server, in Unix seconds."""
-    board: SharedCounters
+    counters: SharedCounters
     """Counters that all HTTP processes share."""
 
     async def open_model(
@@ -55,7 +55,7 @@ class SingleProcess:
 
     def __init__(self) -> None:
         self.created = int(time.time())
-        self.board = SharedCounters.alone()
+        self.counters = SharedCounters.alone()
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]

@@ -52,7 +52,7 @@ class InferenceService:
             settings=settings,
             metrics=metrics,
             admission=Admission(
-                settings.limits, lambda code: metrics.rejected.labels(code).inc(), self.deployment.board
+                settings.limits, lambda code: metrics.rejected.labels(code).inc(), self.deployment.counters
             ),
             bodies=Bodies(settings.max_body_bytes, ReceiveBudget(share)),
             created=self.deployment.created,

@@ -179,10 +179,10 @@ class Clock:
 
 
 def two_workers(**limits: Any) -> list[Admission]:
-    board = SharedCounters.create(2)
-    assert board.fd is not None
-    boards = [SharedCounters.attach(board.fd, 2, row) for row in range(2)]
-    return [Admission(LimitSettings(**limits), lambda _: None, one) for one in boards]
+    counters = SharedCounters.create(2)
+    assert counters.fd is not None
+    views = [SharedCounters.attach(counters.fd, 2, row) for row in range(2)]
+    return [Admission(LimitSettings(**limits), lambda _: None, one) for one in views]
 
 
 def told(subject: Admission, tenant: Tenant) -> dict[str, str]:
@@ -251,13 +251,13 @@ def test_a_full_bucket_admits_what_it_can_never_hold(monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_dead_worker_spent_stays_spent() -> None:
-    board = SharedCounters.create(1)
-    assert board.fd is not None
+    counters = SharedCounters.create(1)
+    assert counters.fd is not None
     tenant = Tenant("a", "a", KeyLimits(requests_per_minute=1))
     for refused in (False, True):
-        subject = Admission(LimitSettings(), lambda _: None, SharedCounters.attach(board.fd, 1, 0))
+        subject = Admission(LimitSettings(), lambda _: None, SharedCounters.attach(counters.fd, 1, 0))
         assert (subject.arrive(tenant) is not None) is refused
-        board.clear(0)
+        counters.clear(0)
 
 
 def test_a_key_that_owes_keeps_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,10 +306,10 @@ def expected(tickets: list[Open], key: str, prompts: list[int]) -> str | None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
-    board = SharedCounters.create(ROWS)
-    assert board.fd is not None
-    boards = [SharedCounters.attach(board.fd, ROWS, row) for row in range(ROWS)]
-    subjects = [Admission(LIMITS, lambda _: None, one) for one in boards]
+    counters = SharedCounters.create(ROWS)
+    assert counters.fd is not None
+    views = [SharedCounters.attach(counters.fd, ROWS, row) for row in range(ROWS)]
+    subjects = [Admission(LIMITS, lambda _: None, one) for one in views]
     tickets: list[Open] = []
     for _ in range(data.draw(st.integers(1, 40))):
         action = data.draw(st.sampled_from(["enter", "enter", "begun", "close", "die"]))
@@ -326,9 +326,9 @@ def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
                     subjects[row].enter(key, prompts)
                 assert caught.value.code == refusal
         elif action == "die":
-            board.clear(row)
-            boards[row] = SharedCounters.attach(board.fd, ROWS, row)
-            subjects[row] = Admission(LIMITS, lambda _: None, boards[row])
+            counters.clear(row)
+            views[row] = SharedCounters.attach(counters.fd, ROWS, row)
+            subjects[row] = Admission(LIMITS, lambda _: None, views[row])
             tickets = [one for one in tickets if one.row != row]
         elif tickets:
             one = data.draw(st.sampled_from(tickets))
@@ -341,13 +341,13 @@ def test_processes_count_together_as_one_would(data: st.DataObject) -> None:
                 one.ticket.close()
                 tickets.remove(one)
         waiting = [tokens for one in tickets for tokens in one.waiting.values()]
-        assert board.totals() == (len(waiting), sum(waiting))
+        assert counters.totals() == (len(waiting), sum(waiting))
         for row, subject in enumerate(subjects):
             assert subject.waiting == sum(len(one.waiting) for one in tickets if one.row == row)
         for key in "abc":
-            slot = board.slot(key)
+            slot = counters.slot(key)
             assert slot is not None
-            assert board.opened(slot) == sum(one.key == key for one in tickets)
+            assert counters.opened(slot) == sum(one.key == key for one in tickets)
             own = [tokens for one in tickets if one.key == key for tokens in one.waiting.values()]
-            assert board.waiting_of(slot) == (len(own), sum(own))
-    os.close(board.fd)
+            assert counters.waiting_of(slot) == (len(own), sum(own))
+    os.close(counters.fd)

@@ -26,30 +26,30 @@ from trtllm_openai.runners import Admission, SharedCounters
 
 row = int(sys.argv[2])
 chance = random.Random(row)
-board = SharedCounters.attach(int(sys.argv[1]), {ROWS}, row)
+counters = SharedCounters.attach(int(sys.argv[1]), {ROWS}, row)
 """
 
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def board() -> Iterator[SharedCounters]:
-    board = SharedCounters.create(ROWS)
-    assert board.fd is not None
-    yield board
-    os.close(board.fd)
+def counters() -> Iterator[SharedCounters]:
+    counters = SharedCounters.create(ROWS)
+    assert counters.fd is not None
+    yield counters
+    os.close(counters.fd)
 
 
 @pytest.fixture
-def start(board: SharedCounters) -> Iterator[Start]:
-    """Starts a process with `board` (its own row) and runs the code there."""
+def start(counters: SharedCounters) -> Iterator[Start]:
+    """Starts a process with `counters` (its own row) and runs the code there."""
     processes: list[subprocess.Popen[str]] = []
 
     def run(code: str, row: int, *arguments: object) -> subprocess.Popen[str]:
-        assert board.fd is not None
-        command = [sys.executable, "-c", PREAMBLE + code, *map(str, (board.fd, row, *arguments))]
+        assert counters.fd is not None
+        command = [sys.executable, "-c", PREAMBLE + code, *map(str, (counters.fd, row, *arguments))]
         process = subprocess.Popen(
-            command, pass_fds=[board.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, pass_fds=[counters.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         processes.append(process)
         return process
@@ -60,9 +60,9 @@ def start(board: SharedCounters) -> Iterator[Start]:
         process.communicate()
 
 
-def attach(board: SharedCounters, row: int) -> SharedCounters:
-    assert board.fd is not None
-    return SharedCounters.attach(board.fd, ROWS, row)
+def attach(counters: SharedCounters, row: int) -> SharedCounters:
+    assert counters.fd is not None
+    return SharedCounters.attach(counters.fd, ROWS, row)
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -86,18 +86,20 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def test_totals_are_of_all_processes(board: SharedCounters, start: Start) -> None:
-    code = "board.wait(row + 1, 10); board.begun(100.0 + row); print('done', flush=True); input()"
+def test_totals_are_of_all_processes(counters: SharedCounters, start: Start) -> None:
+    code = "counters.wait(row + 1, 10); counters.begun(100.0 + row); print('done', flush=True); input()"
     processes = [start(code, row) for row in range(ROWS)]
     assert [line(process) for process in processes] == ["done"] * ROWS
-    assert board.totals() == (1 + 2 + 3 + 4, 40)
-    assert board.begin_times() == [100.0, 101.0, 102.0, 103.0]
-    assert attach(board, 2).waiting == 3
+    assert counters.totals() == (1 + 2 + 3 + 4, 40)
+    assert counters.begin_times() == [100.0, 101.0, 102.0, 103.0]
+    assert attach(counters, 2).waiting == 3
 
 
-def test_a_bound_of_one_holds_between_processes(board: SharedCounters, start: Start, tmp_path: Path) -> None:
+def test_a_bound_of_one_holds_between_processes(
+    counters: SharedCounters, start: Start, tmp_path: Path
+) -> None:
     code = """
-admission = Admission(LimitSettings(max_requests_per_key=1), lambda _: None, board)
+admission = Admission(LimitSettings(max_requests_per_key=1), lambda _: None, counters)
 print("ready", flush=True)
 input()
 entered = refused = 0
@@ -119,12 +121,12 @@ print(refused)
     refused = race(processes)
     assert [process.returncode for process in processes] == [0] * ROWS
     assert sum(map(int, refused))
-    assert board.totals() == (0, 0)
+    assert counters.totals() == (0, 0)
 
 
-def test_the_queue_is_bounded_over_all_processes(board: SharedCounters, start: Start) -> None:
+def test_the_queue_is_bounded_over_all_processes(counters: SharedCounters, start: Start) -> None:
     code = """
-admission = Admission(LimitSettings(max_waiting_requests=3), lambda _: None, board)
+admission = Admission(LimitSettings(max_waiting_requests=3), lambda _: None, counters)
 print("ready", flush=True)
 input()
 tickets, most, refused = [], 0, 0
@@ -133,8 +135,8 @@ for _ in range(5000):
         tickets.append(admission.enter("", [5]))
     except Overloaded:
         refused += 1
-    with board:
-        most = max(most, board.totals()[0])
+    with counters:
+        most = max(most, counters.totals()[0])
     if chance.random() < 0.5 and tickets:
         ticket = tickets.pop()
         ticket.begun(0)
@@ -148,41 +150,43 @@ print(most, refused)
         most, refused = map(int, result.split())
         assert most <= 3
         assert refused
-    assert board.totals() == (0, 0)
+    assert counters.totals() == (0, 0)
 
 
-def test_who_dies_with_the_lock_takes_it_along(board: SharedCounters, start: Start) -> None:
+def test_who_dies_with_the_lock_takes_it_along(counters: SharedCounters, start: Start) -> None:
     holder = start(
         """
-with board:
-    slot = board.slot("key")
-    board.wait(2, 20)
-    board.open(slot)
-    board.connections, board.accepting = 7, True
+with counters:
+    slot = counters.slot("key")
+    counters.wait(2, 20)
+    counters.open(slot)
+    counters.connections, counters.accepting = 7, True
     print("held", flush=True)
     time.sleep(600)
 """,
         0,
     )
     assert line(holder) == "held"
-    other = start("print('ready', flush=True)\nwith board: board.wait(1, 5)\nprint('got it', flush=True)", 1)
+    other = start(
+        "print('ready', flush=True)\nwith counters: counters.wait(1, 5)\nprint('got it', flush=True)", 1
+    )
     assert line(other) == "ready"
     kill(holder)
     assert line(other) == "got it"
-    assert board.totals() == (3, 25)
-    assert board.fewest_connections() == 7
-    board.clear(0)
-    assert board.totals() == (1, 5)
-    assert board.fewest_connections() is None
-    with board:
-        slot = board.slot("key")
+    assert counters.totals() == (3, 25)
+    assert counters.fewest_connections() == 7
+    counters.clear(0)
+    assert counters.totals() == (1, 5)
+    assert counters.fewest_connections() is None
+    with counters:
+        slot = counters.slot("key")
         assert slot is not None
-        assert board.opened(slot) == 0
+        assert counters.opened(slot) == 0
 
 
-def test_nothing_is_left_of_processes_killed_at_any_moment(board: SharedCounters, start: Start) -> None:
+def test_nothing_is_left_of_processes_killed_at_any_moment(counters: SharedCounters, start: Start) -> None:
     code = """
-admission = Admission(LimitSettings(max_requests_per_key=3), lambda _: None, board)
+admission = Admission(LimitSettings(max_requests_per_key=3), lambda _: None, counters)
 print("started", flush=True)
 while True:
     try:
@@ -201,23 +205,23 @@ while True:
             assert line(processes[row]) == "started"
             time.sleep(chance.random() / 100)
             kill(processes[row])
-            board.clear(row)
+            counters.clear(row)
             processes[row] = start(code, row)
     for row, process in enumerate(processes):
         kill(process)
-        board.clear(row)
-    assert board.totals() == (0, 0)
+        counters.clear(row)
+    assert counters.totals() == (0, 0)
     slots = set()
     for key in "abcdef":
-        slot = board.slot(key)
+        slot = counters.slot(key)
         assert slot is not None
-        assert board.opened(slot) == 0
+        assert counters.opened(slot) == 0
         slots.add(slot)
     assert len(slots) == 6
 
 
-def test_a_full_table_has_no_place_until_one_is_free(board: SharedCounters) -> None:
-    first, second = attach(board, 0), attach(board, 1)
+def test_a_full_table_has_no_place_until_one_is_free(counters: SharedCounters) -> None:
+    first, second = attach(counters, 0), attach(counters, 1)
     slots = []
     for number in range(KEYS):
         one = (first, second)[number % 2]
@@ -233,42 +237,42 @@ def test_a_full_table_has_no_place_until_one_is_free(board: SharedCounters) -> N
     assert first.opened(slots[7]) == 0
     first.open(slots[7])
     assert second.slot("key 7") is None
-    board.clear(1)
+    counters.clear(1)
     assert second.slot("key 7") is not None
 
 
-def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(board: SharedCounters) -> None:
-    dead = attach(board, 0)
+def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(counters: SharedCounters) -> None:
+    dead = attach(counters, 0)
     for number in range(KEYS):
         assert dead.slot(f"key {number}") is not None
-    board.clear(0)
-    live = attach(board, 1)
+    counters.clear(0)
+    live = attach(counters, 1)
     for number in range(KEYS):
         slot = live.slot(f"other {number}")
         assert slot is not None
         live.open(slot)
 
 
-def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(board: SharedCounters) -> None:
+def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(counters: SharedCounters) -> None:
     times = [float(number) for number in range(1, 3 * RECENT)]
-    boards = [attach(board, row) for row in range(ROWS)]
+    views = [attach(counters, row) for row in range(ROWS)]
     for number, now in enumerate(times):
         if number == RECENT + 10:  # a new process takes the row and goes on where the old one was
-            board.clear(1)
-            boards[1] = attach(board, 1)
-        boards[1 if number < 2 * RECENT else number % ROWS].begun(now)
-        assert board.begin_times() == times[: number + 1][-RECENT:]
+            counters.clear(1)
+            views[1] = attach(counters, 1)
+        views[1 if number < 2 * RECENT else number % ROWS].begun(now)
+        assert counters.begin_times() == times[: number + 1][-RECENT:]
 
 
-def test_the_fewest_connections_of_others_that_accept(board: SharedCounters) -> None:
-    boards = [attach(board, row) for row in range(ROWS)]
-    assert not boards[0].accepting
-    assert boards[0].fewest_connections() is None
+def test_the_fewest_connections_of_others_that_accept(counters: SharedCounters) -> None:
+    views = [attach(counters, row) for row in range(ROWS)]
+    assert not views[0].accepting
+    assert views[0].fewest_connections() is None
     for row, number in enumerate([1, 5, 3, 0]):
-        boards[row].connections = number
-        boards[row].accepting = row < 3
-    assert [one.fewest_connections() for one in boards] == [3, 1, 1, 1]
-    assert board.fewest_connections() == 1
-    boards[0].accepting = False
-    assert boards[3].fewest_connections() == 3
+        views[row].connections = number
+        views[row].accepting = row < 3
+    assert [one.fewest_connections() for one in views] == [3, 1, 1, 1]
+    assert counters.fewest_connections() == 1
+    views[0].accepting = False
+    assert views[3].fewest_connections() == 3
     assert SharedCounters.alone().fewest_connections() is None

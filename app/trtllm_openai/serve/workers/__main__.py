@@ -42,7 +42,7 @@ class WorkerServer(Server):
         if self.should_exit:
             return
         self._acceptor = Acceptor(
-            self._listener, self._worker.board, self._connect, lambda: len(self.server_state.connections)
+            self._listener, self._worker.counters, self._connect, lambda: len(self.server_state.connections)
         )
         self._acceptor.start()
 
@@ -52,7 +52,7 @@ class WorkerServer(Server):
         await super().shutdown(sockets=[])
 
     async def on_tick(self, counter: int) -> bool:
-        self._worker.board.connections = len(self.server_state.connections)
+        self._worker.counters.connections = len(self.server_state.connections)
         return await super().on_tick(counter)
 
     def give_up(self) -> None:

@@ -29,12 +29,12 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        board: SharedCounters,
+        counters: SharedCounters,
         connect: Callable[[socket.socket], Awaitable[object]],
         count: Callable[[], int],
     ) -> None:
         self._listener = listener
-        self._board = board
+        self._counters = counters
         self._connect = connect
         self._count = count
         self._loop = asyncio.get_running_loop()
@@ -45,20 +45,20 @@ class Acceptor:
     def start(self) -> None:
         """Begin to accept connections."""
         self._timer = None
-        self._board.accepting = True
+        self._counters.accepting = True
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
         """Accept no more connections."""
-        self._board.accepting = False
+        self._counters.accepting = False
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
 
     def _accept(self) -> None:
         number = self._count() + len(self._connecting)
-        self._board.connections = number
-        fewest = self._board.fewest_connections()
+        self._counters.connections = number
+        fewest = self._counters.fewest_connections()
         if fewest is not None and number > fewest + AHEAD and not self._stepped_back:
             self._stepped_back = True
             self._pause(STEP_BACK_S)
@@ -74,7 +74,7 @@ class Acceptor:
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._board.connections = number + 1
+        self._counters.connections = number + 1
         task = asyncio.ensure_future(self._connect(connection))
         self._connecting.add(task)
         task.add_done_callback(self._connected)

@@ -10,7 +10,7 @@ from trtllm_openai.telemetry.values import Snapshot
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True):
-    """First message to a worker. `listener` and `board` are descriptors that it inherited."""
+    """First message to a worker. `listener` and `counters` are descriptors that it inherited."""
 
     settings: dict[str, object]
     worker: str
@@ -18,7 +18,7 @@ class Begin(msgspec.Struct, tag="begin", array_like=True):
     workers: int
     created: int
     listener: int
-    board: int
+    counters: int
 
 
 class Converting(msgspec.Struct, tag="converting", array_like=True):

@@ -49,7 +49,7 @@ class WorkerProcess:
 
         `on_attached` is called once messages can be sent to it.
         """
-        fds = (self._other_end.fileno(), self._begin.listener, self._begin.board)
+        fds = (self._other_end.fileno(), self._begin.listener, self._begin.counters)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *module("trtllm_openai.serve.workers", str(fds[0])),

@@ -66,7 +66,7 @@ class Supervisor:
         self._on_progress = on_progress
         self._on_ready = on_ready
         self._announced = False
-        self._board = SharedCounters.create(workers)
+        self._counters = SharedCounters.create(workers)
         self._workers: list[WorkerProcess | None] = [None] * workers
         self._names = itertools.count(1)
         self._created = int(time.time())
@@ -198,7 +198,7 @@ class Supervisor:
         return self._announced and any(worker.ready for worker in self._present())
 
     def _begin(self, row: int) -> Begin:
-        assert self._board.fd is not None
+        assert self._counters.fd is not None
         return Begin(
             settings=self._settings.model_dump(mode="json"),
             worker=str(next(self._names)),
@@ -206,7 +206,7 @@ class Supervisor:
             workers=len(self._workers),
             created=self._created,
             listener=self._listener.fileno(),
-            board=self._board.fd,
+            counters=self._counters.fd,
         )
 
     def _attached(self, worker: WorkerProcess) -> None:
@@ -221,7 +221,7 @@ class Supervisor:
 
     def _forget(self, row: int, worker: WorkerProcess) -> None:
         self._workers[row] = None
-        self._board.clear(row)
+        self._counters.clear(row)
         self._gone = merged([self._gone, totals(worker.counted, DEFINITIONS)], DEFINITIONS)
         if self._model is not None:
             self._model.pool.forget_observer(worker.name)

@@ -45,7 +45,7 @@ class Worker:
         self.worker = begin.worker
         self.workers = begin.workers
         self.created = begin.created
-        self.board = SharedCounters.attach(begin.board, begin.workers, begin.row)
+        self.counters = SharedCounters.attach(begin.counters, begin.workers, begin.row)
         self._row = begin.row
         self._on_gone = on_gone
         self._channel = Channel(end, self._hear, self._answer)

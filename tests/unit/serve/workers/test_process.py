@@ -17,8 +17,8 @@ from trtllm_openai.serve.workers.process import WorkerProcess
 
 def worker(hear: list[Message]) -> WorkerProcess:
     listener = socket.create_server(("127.0.0.1", 0))
-    board = SharedCounters.create(1)
-    assert board.fd is not None
+    counters = SharedCounters.create(1)
+    assert counters.fd is not None
     begin = Begin(
         settings=Settings(engine="synthetic", log_level="error").model_dump(mode="json"),
         worker="7",
@@ -26,7 +26,7 @@ def worker(hear: list[Message]) -> WorkerProcess:
         workers=1,
         created=0,
         listener=listener.detach(),
-        board=board.fd,
+        counters=counters.fd,
     )
 
     async def answer(question: Question) -> Any:
