@@ -39,13 +39,17 @@ class InferenceService:
         settings: Settings,
         on_change: Callable[[ServerContext], None] = lambda _: None,
         deployment: Deployment | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`deployment` None: this is the only HTTP process, with runners of its own. Raises `ConfigError`."""
+        """`deployment` None: this is the only HTTP process, with runners of its own. Raises `ConfigError`.
+
+        `metrics`: those of this process, if others read them too.
+        """
         self.settings = settings
         self.deployment = deployment or SingleProcess()
         self._on_change = on_change
         self._starting: asyncio.Task[None] | None = None
-        metrics = Metrics()
+        metrics = metrics or Metrics()
         # One body of the largest size fits, whatever the share of this process.
         share = max(settings.max_receiving_bytes // self.deployment.workers, settings.max_body_bytes)
         self.context = ServerContext(

@@ -21,13 +21,35 @@ from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.serve.uvicorn import Server, http_config, print_safely, tune_gc
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
-from trtllm_openai.serve.workers.messages import CANNOT_SERVE, Begin
+from trtllm_openai.serve.workers.messages import CANNOT_SERVE, REPORT_INTERVAL, Begin
 from trtllm_openai.serve.workers.worker import Worker
 from trtllm_openai.telemetry.logs import setup_logging
+from trtllm_openai.telemetry.metrics import Metrics
+
+
+class ReadinessReporter:
+    """Tells the supervisor at once when this process begins or ceases to be ready."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._ready = False
+
+    def update(self, context: ServerContext) -> None:
+        """Readiness may have changed."""
+        readiness = context.readiness
+        if readiness.failed or readiness.ready == self._ready:  # of a failure the supervisor knows
+            return
+        self._ready = readiness.ready
+        if self._ready:
+            tune_gc()
+        self._worker.report(self._ready)
 
 
 class WorkerServer(Server):
-    """A server that accepts connections from a socket that all workers share."""
+    """A server that accepts connections from a socket that all workers share, and sends heartbeats.
+
+    It exits at once when its supervisor is gone, and the runners with it.
+    """
 
     def __init__(
         self, config: uvicorn.Config, service: InferenceService, listener: socket.socket, worker: Worker
@@ -36,6 +58,7 @@ class WorkerServer(Server):
         self._listener = listener
         self._worker = worker
         self._acceptor: Acceptor | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
@@ -45,6 +68,7 @@ class WorkerServer(Server):
             self._listener, self._worker.counters, self._connect, lambda: len(self.server_state.connections)
         )
         self._acceptor.start()
+        self._tasks = [asyncio.create_task(self._heartbeat()), asyncio.create_task(self._follow_supervisor())]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._acceptor is not None:
@@ -55,8 +79,13 @@ class WorkerServer(Server):
         self._worker.counters.connections = len(self.server_state.connections)
         return await super().on_tick(counter)
 
-    def give_up(self) -> None:
-        """Exit at once: the supervisor is gone, and the runners with it."""
+    async def _heartbeat(self) -> None:
+        while True:
+            self._worker.report(self._service.context.readiness.ready)
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    async def _follow_supervisor(self) -> None:
+        await self._worker.supervisor_gone.wait()
         self._service.drain()
         self._service.interrupt()
         self.should_exit = True
@@ -77,37 +106,18 @@ def main(channel: int) -> int:
     assert isinstance(begin, Begin)
     settings = Settings.model_validate(begin.settings)
     setup_logging(settings.log_level, f"http-{begin.worker}", settings.log_format)
-    gone = ready = False
-
-    def on_gone() -> None:
-        nonlocal gone
-        gone = True
-        server.give_up()
-
-    def on_change(context: ServerContext) -> None:
-        nonlocal ready
-        readiness = context.readiness
-        if readiness.failed:  # the supervisor knows
-            return
-        if readiness.ready and not ready:
-            tune_gc()
-        if readiness.ready != ready:
-            ready = readiness.ready
-            worker.report_now()
-
-    worker = Worker(begin, end, on_gone)
+    metrics = Metrics()
+    worker = Worker(begin, end, metrics.snapshot)
     try:
-        service = InferenceService(settings, on_change, worker)
+        service = InferenceService(settings, ReadinessReporter(worker).update, worker, metrics)
         app = create_app(service)
     except ConfigError as error:
         print_safely(f"trtllm-openai: invalid configuration\n{error}", sys.stderr)
         return CANNOT_SERVE
-    context = service.context
-    worker.watch(context.metrics.snapshot, lambda: context.readiness.ready)
     listener = socket.socket(fileno=begin.listener)
     server = WorkerServer(http_config(app, settings), service, listener, worker)
     server.run()
-    return int(gone)
+    return int(worker.supervisor_gone.is_set())
 
 
 if __name__ == "__main__":

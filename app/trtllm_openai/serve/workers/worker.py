@@ -18,7 +18,6 @@ from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.channel import Channel
 from trtllm_openai.serve.workers.messages import (
-    REPORT_INTERVAL,
     Begin,
     Converting,
     Message,
@@ -40,26 +39,22 @@ T = TypeVar("T")
 class Worker:
     """Implements `serve.deployment.Deployment` and `serve.workers.attached.SupervisorClient`."""
 
-    def __init__(self, begin: Begin, end: socket.socket, on_gone: Callable[[], None]) -> None:
-        """`end`: socket of the channel, from which `begin` was read. `on_gone`: the supervisor is gone."""
+    def __init__(self, begin: Begin, end: socket.socket, snapshot: Callable[[], Snapshot]) -> None:
+        """`end`: socket of the channel, from which `begin` was read. `snapshot`: metrics of this process."""
         self.worker = begin.worker
         self.workers = begin.workers
         self.created = begin.created
         self.counters = SharedCounters.attach(begin.counters, begin.workers, begin.row)
+        self.supervisor_gone = asyncio.Event()
+        """Set when the supervisor has ended: this process has to end too."""
         self._row = begin.row
-        self._on_gone = on_gone
+        self._snapshot = snapshot
         self._channel = Channel(end, self._hear, self._answer)
         self._pool: AttachedPool | None = None
         self._opened: asyncio.Future[Opened] | None = None
         self._converting: Callable[[float, str], None] = lambda *_: None
         self._stored: StoredAnswer | None = None
-        self._counted: Callable[[], Snapshot] = dict
-        self._ready: Callable[[], bool] = lambda: False
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def watch(self, counted: Callable[[], Snapshot], ready: Callable[[], bool]) -> None:
-        """Set the sources of the heartbeat: the metrics of this process, and whether it takes requests."""
-        self._counted, self._ready = counted, ready
+        self._listening: asyncio.Task[None] | None = None
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
@@ -70,7 +65,7 @@ class Worker:
             self.worker, self._row, self, stall_timeout=settings.stall_timeout, on_change=on_change
         )
         await self._channel.open()
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._report())]
+        self._listening = asyncio.create_task(self._listen())
         opened = await self._opened
         directory = Path(opened.tokenizer_dir)
         tokenizer = await asyncio.to_thread(Tokenizer.load, directory, settings.chat_template)
@@ -96,9 +91,9 @@ class Worker:
         """Send a message to the supervisor."""
         self._channel.tell(message)
 
-    def report_now(self) -> None:
-        """Send a heartbeat at once: readiness changed."""
-        self.tell(Report(self._counted(), self._ready()))
+    def report(self, ready: bool) -> None:
+        """Send a heartbeat. `ready`: whether this process takes requests."""
+        self.tell(Report(self._snapshot(), ready))
 
     async def runners(self) -> RunnerReport:
         return await self._ask_supervisor(WantRunners(), RunnerReport)
@@ -114,12 +109,7 @@ class Worker:
 
     async def _listen(self) -> None:
         await self._channel.run()
-        self._on_gone()
-
-    async def _report(self) -> None:
-        while True:
-            self.report_now()
-            await asyncio.sleep(REPORT_INTERVAL)
+        self.supervisor_gone.set()
 
     def _hear(self, message: Message) -> None:
         match message:
@@ -133,7 +123,7 @@ class Worker:
     async def _answer(self, question: Question) -> Any:
         match question:
             case WantMetrics():
-                return self._counted()
+                return self._snapshot()
             case WantStored(_, operation, response_id, key) if self._stored is not None:
                 return await self._stored(operation, response_id, key)
         raise Unanswered
