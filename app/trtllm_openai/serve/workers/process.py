@@ -37,9 +37,11 @@ class WorkerProcess:
         """Metrics of its latest report."""
         self.ready = False
         """Whether it takes requests."""
+        self.missed = 0
+        """Report intervals since its latest message; counted, not timed: a supervisor that was suspended must
+        not blame the workers."""
         self._begin = begin
         self._hear = hear
-        self._missed = 0
         self._end, self._other_end = socket.socketpair()
         self.channel = Channel(self._end, self._heard, answer)
         self._process: asyncio.subprocess.Process | None = None
@@ -82,7 +84,7 @@ class WorkerProcess:
                 os.kill(self._process.pid, number)
 
     def _heard(self, message: Message) -> None:
-        self._missed = 0
+        self.missed = 0
         if isinstance(message, Report):
             self.counted, self.ready = message.snapshot, message.ready
         self._hear(self, message)
@@ -91,10 +93,8 @@ class WorkerProcess:
         """Kill the process when its heartbeat stops: its event loop, and so every connection, hangs."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
-            self._missed += (
-                1  # counted, not timed: a supervisor that was suspended must not blame the workers
-            )
-            if self._missed * REPORT_INTERVAL > HEARTBEAT_TIMEOUT_S:
+            self.missed += 1
+            if self.missed * REPORT_INTERVAL > HEARTBEAT_TIMEOUT_S:
                 log.error(
                     "HTTP worker %s sent no heartbeat for %d s; killing it", self.name, HEARTBEAT_TIMEOUT_S
                 )

@@ -49,7 +49,7 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, demo
     failed = []
 
     async def exhausted_at_first(*command: Any, **options: Any) -> Any:
-        module = command[2]
+        module = command[command.index("-m") + 1]
         if module not in failed:
             failed.append(module)
             raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -71,7 +71,7 @@ def test_workers_that_end_at_once_end_the_server(monkeypatch: pytest.MonkeyPatch
     starts = []
 
     async def broken(*command: Any, **options: Any) -> Any:
-        if command[2] == "trtllm_openai.serve.workers":
+        if "trtllm_openai.serve.workers" in command:
             starts.append(command)
             command = (command[0], "-c", "raise SystemExit(7)")
         return await start(*command, **options)
