@@ -17,7 +17,7 @@ from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import Overloaded
 from trtllm_openai.generation import QUEUE_FULL, QUEUE_TIMEOUT
 from trtllm_openai.runners.rate_limits import REQUESTS, TOKENS, Bucket, rate_headers
-from trtllm_openai.runners.shared_counters import SharedCounters
+from trtllm_openai.runners.shared_counters import Counts, SharedCounters
 from trtllm_openai.runners.tenants import NO_LIMITS, KeyLimits, Tenant
 
 LONGEST_RETRY = 60
@@ -46,7 +46,7 @@ class Admission:
         if per_minute is None:
             return None
         counters, now = self._counters, time.monotonic()
-        with counters:
+        with counters.lock:
             slot = counters.slot(tenant.name, now)
             wait_s = None if slot is None else REQUESTS.wait_s(counters, slot, per_minute, 1, now)
             if slot is not None and not wait_s:
@@ -60,7 +60,7 @@ class Admission:
         if not tenant.limits.rated:
             return []
         now = time.monotonic()
-        with self._counters:
+        with self._counters.lock:
             slot = self._counters.slot(tenant.name, now)
         if slot is None:
             return []
@@ -74,35 +74,32 @@ class Admission:
         `charged`: prompt tokens that count for the key's tokens a minute.
         """
         sequences, tokens = len(prompt_tokens), sum(prompt_tokens)
-        slot = None
         counters, now = self._counters, time.monotonic()
         most = limits.concurrent or self._limits.max_requests_per_key
         per_minute = limits.tokens_per_minute
         exceeded: Overloaded | None = None
-        with counters:
-            if key or most is not None:
-                slot = counters.slot(key, now)
+        with counters.lock:
+            counts = counters.counts(key if key or most is not None else None, now)
+            slot = counts.slot
             if most is not None or per_minute is not None:
-                exceeded = self._key_exceeded(slot, most)
+                exceeded = self._key_exceeded(counts, most)
             if exceeded is None and slot is not None and per_minute is not None:
                 wait_s = TOKENS.wait_s(counters, slot, per_minute, charged, now)
                 exceeded = _rate_limited(TOKENS, per_minute, wait_s) if wait_s else None
-            exceeded = exceeded or self._queue_exceeded(slot, sequences, tokens)
+            exceeded = exceeded or self._queue_exceeded(counts, sequences, tokens)
             if exceeded is None:
-                counters.wait(sequences, tokens, slot)
-                if slot is not None:
-                    counters.open(slot)
-                    if per_minute is not None:
-                        counters.take(slot, TOKENS.index, charged, per_minute, now)
+                counters.admit(sequences, tokens, slot)
+                if slot is not None and per_minute is not None:
+                    counters.take(slot, TOKENS.index, charged, per_minute, now)
         if exceeded is not None:
             self._rejected(exceeded.code)
             raise exceeded
         return Ticket(counters, slot, prompt_tokens, per_minute)
 
-    def _key_exceeded(self, slot: int | None, most: int | None) -> Overloaded | None:
-        if slot is None:
+    def _key_exceeded(self, counts: Counts, most: int | None) -> Overloaded | None:
+        if counts.slot is None:
             return self._overloaded("key_concurrency", "Too many API keys have open requests.")
-        if most is not None and self._counters.opened(slot) >= most:
+        if most is not None and counts.opened >= most:
             return self._overloaded("key_concurrency", f"This API key may have {most} concurrent requests.")
         return None
 
@@ -117,14 +114,14 @@ class Admission:
             and own_tokens + tokens <= self._limits.max_waiting_tokens // keys
         )
 
-    def _queue_exceeded(self, slot: int | None, sequences: int, tokens: int) -> Overloaded | None:
-        full = self._queue_full(sequences, tokens)
+    def _queue_exceeded(self, counts: Counts, sequences: int, tokens: int) -> Overloaded | None:
+        full, slot = self._queue_full(counts, sequences, tokens), counts.slot
         return None if full and slot is not None and self._has_share(slot, sequences, tokens) else full
 
-    def _queue_full(self, sequences: int, tokens: int) -> Overloaded | None:
+    def _queue_full(self, counts: Counts, sequences: int, tokens: int) -> Overloaded | None:
         limits = self._limits
         # An empty queue admits any request, so that none is rejected for ever.
-        waiting, waiting_tokens = self._counters.totals()
+        waiting, waiting_tokens = counts.waiting, counts.tokens
         if waiting and waiting + sequences > limits.max_waiting_requests:
             message = f"{waiting} sequences are waiting, {limits.max_waiting_requests} may."
             return self._overloaded(QUEUE_FULL, message)
@@ -194,7 +191,7 @@ class Ticket:
         """Take the answer's tokens from the key's tokens a minute. Called once, before `close`."""
         per_minute, counters = self._tokens_per_minute, self._counters
         if per_minute is not None and self._slot is not None and tokens:
-            with counters:
+            with counters.lock:
                 counters.take(self._slot, TOKENS.index, tokens, per_minute, time.monotonic())
 
     def close(self) -> None:

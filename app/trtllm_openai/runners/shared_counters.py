@@ -7,20 +7,21 @@ A key's slot also has its rate limits, as token buckets that refill continuously
 time at which the bucket will be full (GCRA's theoretical arrival time). They belong to no row: what a process
 spent stays spent when it dies.
 
-Increments that depend on a total need the lock (`with counters:`). Decrements need no lock: a reader that
-still sees the old value only over-counts.
+Increments that depend on a total need the lock (`with counters.lock:`). Decrements need no lock: a reader
+that still sees the old value only over-counts.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import time
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
-from typing import Self
+from typing import NamedTuple, Self
+
+from trtllm_openai.processes.lock import ProcessLock
 
 RECENT = 64
 """Number of begin times kept per row."""
@@ -33,6 +34,19 @@ _WORD = 8
 _DIGEST = 16
 
 
+class Counts(NamedTuple):
+    """What an admission depends on, over all rows; never an under-count while locked."""
+
+    waiting: int
+    """Waiting sequences."""
+    tokens: int
+    """Their prompt tokens."""
+    slot: int | None
+    """The key's slot; None without a key, and when all slots are in use."""
+    opened: int
+    """The key's open requests."""
+
+
 class SharedCounters:
     """One process's view of the counters.
 
@@ -42,6 +56,7 @@ class SharedCounters:
     def __init__(self, memory: bytearray | mmap.mmap, rows: int, row: int, fd: int | None) -> None:
         self.fd = fd
         """Descriptor of the shared memory, for `attach` in a process that inherits it; None if not shared."""
+        self.lock = ProcessLock(fd)
         self._rows = rows
         self._row = row
         words = memoryview(memory).cast("q")
@@ -83,16 +98,6 @@ class SharedCounters:
         """Map the memory in a worker. `row`: its own row, which is new or was cleared."""
         return cls(mmap.mmap(fd, _size(rows)), rows, row, fd)
 
-    def __enter__(self) -> None:
-        # A POSIX lock belongs to the process, and the kernel releases it when the process dies. A flock would
-        # belong to the open file description, which all workers inherit, and would not exclude them.
-        if self.fd is not None:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        if self.fd is not None:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN)
-
     def clear(self, row: int) -> None:
         """Reset the row of a dead worker. The process must have ended.
 
@@ -114,13 +119,21 @@ class SharedCounters:
         """Waiting sequences and their prompt tokens over all rows; never an under-count while locked."""
         return sum(self._waiting), sum(self._tokens)
 
-    def wait(self, sequences: int, tokens: int, slot: int | None = None) -> None:
-        """Add own waiting sequences, those of a key with its `slot`. Requires the lock."""
+    def counts(self, key: str | None, now: float) -> Counts:
+        """The totals, and those of an API key if there is one. Requires the lock, with a key."""
+        slot = None if key is None else self.slot(key, now)
+        opened = 0 if slot is None else self.opened(slot)
+        return Counts(sum(self._waiting), sum(self._tokens), slot, opened)
+
+    def admit(self, sequences: int, tokens: int, slot: int | None = None) -> None:
+        """Add own waiting sequences, and an open request of a key with its `slot`. Requires the lock."""
         self._waiting[self._row] += sequences
         self._tokens[self._row] += tokens
         if slot is not None:
-            self._queued[slot * self._rows + self._row] += sequences
-            self._queued_tokens[slot * self._rows + self._row] += tokens
+            index = slot * self._rows + self._row
+            self._queued[index] += sequences
+            self._queued_tokens[index] += tokens
+            self._open[index] += 1
 
     def dequeue(self, tokens: int, slot: int | None = None) -> None:
         """Remove one own waiting sequence."""
@@ -171,10 +184,6 @@ class SharedCounters:
     def opened(self, slot: int) -> int:
         """Open requests of a slot over all rows."""
         return sum(self._open[slot * self._rows : (slot + 1) * self._rows])
-
-    def open(self, slot: int) -> None:
-        """Add one own open request. Requires the lock."""
-        self._open[slot * self._rows + self._row] += 1
 
     def leave(self, slot: int) -> None:
         """Remove one own open request; the last one of all rows frees the slot."""

@@ -15,7 +15,7 @@ from trtllm_openai.api.chat import create_chat_completion
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.generation import Capabilities, EngineInfo, GenerationRequest
-from trtllm_openai.runners import Generation
+from trtllm_openai.runners import NOBODY, Generation, Tenant
 from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -39,7 +39,8 @@ class FakePool:
         raise Submitted
 
 
-def test_entries_per_module(demo_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("tenant", [NOBODY, Tenant("a", "a")], ids=["no keys", "a key"])
+def test_entries_per_module(demo_tokenizer: Tokenizer, tenant: Tenant) -> None:
     info = EngineInfo("fake", "fake", "bf16", "cpu", demo_tokenizer.vocab_size, (2,), 4096, 8, Capabilities())
     context = InferenceService(Settings(engine="synthetic")).context
     context.tokenizer, context.chat = demo_tokenizer, ChatFormat(demo_tokenizer, "auto", "auto")
@@ -51,8 +52,11 @@ def test_entries_per_module(demo_tokenizer: Tokenizer) -> None:
 
     scope = {
         "type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"",
-        "app": SimpleNamespace(state=SimpleNamespace(context=context)), "state": {"record": RequestRecord()},
+        "app": SimpleNamespace(state=SimpleNamespace(context=context)),
+        "state": {"record": RequestRecord(), "tenant": tenant},
     }  # fmt: skip
+    if tenant.label:
+        context.metrics.of_key(tenant.label)  # it is not the first request of the key
     entries: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, _: Any) -> None:
@@ -73,5 +77,4 @@ def test_entries_per_module(demo_tokenizer: Tokenizer) -> None:
     print(dict(entries))
     assert {"api/chat.py", "api/submit.py", "runners/admission.py"} <= set(entries)
     del entries["chat/sandbox.py"]  # the template's own code counts its work there
-    del entries["runners/shared_counters.py"]  # Admission's own counters: lock, totals, enqueue, unlock
     assert {module: n for module, n in entries.items() if n > 2} == {}

@@ -87,7 +87,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def test_totals_are_of_all_processes(counters: SharedCounters, start: Start) -> None:
-    code = "counters.wait(row + 1, 10); counters.begun(100.0 + row); print('done', flush=True); input()"
+    code = "counters.admit(row + 1, 10); counters.begun(100.0 + row); print('done', flush=True); input()"
     processes = [start(code, row) for row in range(ROWS)]
     assert [line(process) for process in processes] == ["done"] * ROWS
     assert counters.totals() == (1 + 2 + 3 + 4, 40)
@@ -135,7 +135,7 @@ for _ in range(5000):
         tickets.append(admission.enter("", [5]))
     except Overloaded:
         refused += 1
-    with counters:
+    with counters.lock:
         most = max(most, counters.totals()[0])
     if chance.random() < 0.5 and tickets:
         ticket = tickets.pop()
@@ -156,10 +156,9 @@ print(most, refused)
 def test_who_dies_with_the_lock_takes_it_along(counters: SharedCounters, start: Start) -> None:
     holder = start(
         """
-with counters:
+with counters.lock:
     slot = counters.slot("key")
-    counters.wait(2, 20)
-    counters.open(slot)
+    counters.admit(2, 20, slot)
     counters.connections, counters.accepting = 7, True
     print("held", flush=True)
     time.sleep(600)
@@ -168,7 +167,7 @@ with counters:
     )
     assert line(holder) == "held"
     other = start(
-        "print('ready', flush=True)\nwith counters: counters.wait(1, 5)\nprint('got it', flush=True)", 1
+        "print('ready', flush=True)\nwith counters.lock: counters.admit(1, 5)\nprint('got it', flush=True)", 1
     )
     assert line(other) == "ready"
     kill(holder)
@@ -178,7 +177,7 @@ with counters:
     counters.clear(0)
     assert counters.totals() == (1, 5)
     assert counters.fewest_connections() is None
-    with counters:
+    with counters.lock:
         slot = counters.slot("key")
         assert slot is not None
         assert counters.opened(slot) == 0
@@ -227,7 +226,7 @@ def test_a_full_table_has_no_place_until_one_is_free(counters: SharedCounters) -
         one = (first, second)[number % 2]
         slot = one.slot(f"key {number}")
         assert slot is not None
-        one.open(slot)
+        one.admit(0, 0, slot)
         slots.append(slot)
     assert sorted(slots) == list(range(KEYS))
     assert first.slot("one more") is None
@@ -235,7 +234,7 @@ def test_a_full_table_has_no_place_until_one_is_free(counters: SharedCounters) -
     second.leave(slots[7])
     assert first.slot("one more") == slots[7]
     assert first.opened(slots[7]) == 0
-    first.open(slots[7])
+    first.admit(0, 0, slots[7])
     assert second.slot("key 7") is None
     counters.clear(1)
     assert second.slot("key 7") is not None
@@ -250,7 +249,7 @@ def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(counters
     for number in range(KEYS):
         slot = live.slot(f"other {number}")
         assert slot is not None
-        live.open(slot)
+        live.admit(0, 0, slot)
 
 
 def test_the_last_begun_of_all_rows_are_remembered_also_of_a_cleared_one(counters: SharedCounters) -> None:
