@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def few_layers(demo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         }
     save_file(kept, directory / "model.safetensors")
     return directory
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random numbers from a fixed seed; TEST_SEED in the environment draws others."""
+    seed = os.environ.get("TEST_SEED", "0")
+    print(f"TEST_SEED={seed}")  # pytest shows it when the test fails
+    return random.Random(seed)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

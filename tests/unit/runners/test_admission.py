@@ -61,11 +61,8 @@ def test_each_key_has_its_own_concurrency() -> None:
     subject.enter("a", [1])
 
 
-def test_nothing_is_left_whatever_the_order() -> None:
+def test_nothing_is_left_whatever_the_order(chance: random.Random) -> None:
     subject, _ = admission(max_requests_per_key=1000)
-    seed = time.time_ns()
-    print(f"random.Random({seed})")  # pytest shows it when the test fails
-    chance = random.Random(seed)
     open_tickets: list[tuple[Ticket, int]] = []
     for _ in range(500):
         if open_tickets and chance.random() < 0.5:

@@ -183,7 +183,9 @@ with counters.lock:
         assert counters.opened(slot) == 0
 
 
-def test_nothing_is_left_of_processes_killed_at_any_moment(counters: SharedCounters, start: Start) -> None:
+def test_nothing_is_left_of_processes_killed_at_any_moment(
+    counters: SharedCounters, start: Start, chance: random.Random
+) -> None:
     code = """
 admission = Admission(LimitSettings(max_requests_per_key=3), lambda _: None, counters)
 print("started", flush=True)
@@ -195,9 +197,6 @@ while True:
     ticket.begun(0)
     ticket.close()
 """
-    seed = time.time_ns()
-    print(f"random.Random({seed})")  # pytest shows it when the test fails
-    chance = random.Random(seed)
     processes = [start(code, row) for row in range(ROWS)]
     for _ in range(3):
         for row in range(ROWS):

@@ -12,6 +12,7 @@ from trtllm_openai.engines.torch import plan_channel
 from trtllm_openai.engines.torch.plan_channel import SLOTS, PlanChannel, create
 
 WORDS = 2000
+PR_SET_PDEATHSIG = 1
 
 
 def channels(size: int) -> list[PlanChannel]:
@@ -90,12 +91,13 @@ def test_what_a_rank_has_yet_to_receive_is_known() -> None:
     assert [sender.awaited(rank) for rank in (1, 2)] == [0, 2]
 
 
-FOLLOWER = """
-import sys
+FOLLOWER = f"""
+import ctypes, signal, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)  # not to spin for ever if the tests are killed
 from trtllm_openai.engines.torch.plan_channel import PlanChannel
 channel = PlanChannel(int(sys.argv[1]), int(sys.argv[2]), 1, 2)
 for _ in range(int(sys.argv[3])):
-    print(*(f"{len(array)}:{array.sum()}" for array in channel.receive()), flush=True)
+    print(*(f"{{len(array)}}:{{array.sum()}}" for array in channel.receive()), flush=True)
 """
 
 
