@@ -1,6 +1,7 @@
 """Raw HTTP: frames as bytes, UTF-8 at every chunk, errors of every kind, paths, headers."""
 
 import json
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ TEXT = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
-def http(server: RunningServer) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=120)
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
 
 
 def frames(response: httpx.Response) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,8 +25,15 @@ WEATHER = {
 
 
 @pytest.fixture(scope="module")
-def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +198,7 @@ def test_a_deadline_ends_the_stream_with_an_error_event(server: RunningServer) -
     server.wait(lambda: server.metric("requests_running") == 0, patience=5)
 
 
-def test_tokenize_detokenize_and_render(server: RunningServer) -> None:
-    http = httpx.Client(base_url=server.url, timeout=60)
+def test_tokenize_detokenize_and_render(http: httpx.Client) -> None:
     tokens = http.post("/tokenize", json={"prompt": "대한민국의 수도는", "return_token_strs": True}).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
     assert http.post("/detokenize", json={"tokens": tokens["tokens"]}).json() == {

@@ -1,6 +1,7 @@
 """The official openai client against the demo model."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -18,8 +19,9 @@ KOREAN = "대한민국의 수도는"
 
 
 @pytest.fixture(scope="module")
-def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+def client(server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
 
 
 def test_models(client: OpenAI) -> None:

@@ -70,8 +70,10 @@ def stream(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
     """One server for many checks: starting it is what takes the time."""
-    with start("--tensorrt-llm.guided-decoding", "true") as server:
-        http = httpx.Client(base_url=server.url, timeout=60)
+    with (
+        start("--tensorrt-llm.guided-decoding", "true") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert http.get("/v1/models").json()["data"][0]["id"] == "llama"
         assert http.get("/version").json()["engine"] == "tensorrt_llm"
 
@@ -148,8 +150,10 @@ def test_adapters_are_models(start: Start, tmp_path: Path) -> None:
     for name, shift in (("sql", 3.0), ("ko", 5.0)):
         adapter = make_adapter(tmp_path / name, shift)
         flags += ["--tensorrt-llm.lora-adapters", f"{name}={adapter}"]
-    with start(*flags, "--workers", "1", build=LORA, lora_cache=1) as server:
-        http = httpx.Client(base_url=server.url, timeout=60)
+    with (
+        start(*flags, "--workers", "1", build=LORA, lora_cache=1) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         cards = http.get("/v1/models").json()["data"]
         assert [(card["id"], card["parent"]) for card in cards] == [
             ("llama", None),
@@ -193,9 +197,11 @@ def test_adapters_are_models(start: Start, tmp_path: Path) -> None:
 
 
 def test_an_engine_built_for_lookahead(start: Start, tmp_path: Path) -> None:
-    with start(build=LOOKAHEAD, burst=3) as server:
+    with (
+        start(build=LOOKAHEAD, burst=3) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert recorded(tmp_path, "init")[0]["lookahead"] == [7, 7, 7]
-        http = httpx.Client(base_url=server.url, timeout=60)
         chunks = stream(server, {"prompt": "one two three four", "max_tokens": 20})  # greedy without a word
         assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "one two three four"
         message = {"messages": [{"role": "user", "content": "x"}]}

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -29,8 +30,9 @@ TOOL = {
 
 
 @pytest.fixture(scope="module")
-def http(server: RunningServer) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=120)
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
 
 
 def stream(http: httpx.Client, path: str, body: dict[str, Any]) -> list[Any]:
@@ -357,8 +359,7 @@ def test_21_reasoning_tokens(http: httpx.Client, tmp_path_factory: pytest.TempPa
         "<|im_start|>assistant\n<think>\n{# </think> #}"
     )
     flags = ["--chat-template", str(template), "--torch.max-seq-len", "256", "--log-level", "warning"]
-    with serve(*flags) as server:
-        own = httpx.Client(base_url=server.url, timeout=60)
+    with serve(*flags) as server, httpx.Client(base_url=server.url, timeout=60) as own:
         whole = post(own, CHAT, {**HI, "max_tokens": 12, "ignore_eos": True})
         message = whole["choices"][0]["message"]
         assert message["reasoning_content"]

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,18 @@ class Streams:
     """Open streams, each on a connection of its own."""
 
     def __init__(self, url: str, number: int, **headers: str) -> None:
-        self._stack = [
-            httpx.Client(timeout=60).stream("POST", url + TEXT, json=LONG, headers=headers)
+        self._stack = ExitStack()
+        client = self._stack.enter_context(httpx.Client(timeout=60))
+        self.responses = [
+            self._stack.enter_context(client.stream("POST", url + TEXT, json=LONG, headers=headers))
             for _ in range(number)
         ]
-        self.responses = [stream.__enter__() for stream in self._stack]
         self.lines = [response.iter_lines() for response in self.responses]
         for lines in self.lines:
             next(lines)
 
     def close(self) -> None:
-        for stream in self._stack:
-            stream.__exit__(None, None, None)
+        self._stack.close()
 
 
 @pytest.fixture(scope="module")

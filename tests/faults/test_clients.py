@@ -327,7 +327,11 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
     admin, admin_line = make_key("ops", "admin")
     file = tmp_path / "keys"
     file.write_text(f"{line}\n{admin_line}\n")
-    with start("--api-keys-file", str(file), "--limits.max-requests-per-key", "1", key=admin) as victim:
+    with (
+        start("--api-keys-file", str(file), "--limits.max-requests-per-key", "1", key=admin) as victim,
+        httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {user}"}, timeout=60) as alice,
+        httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {admin}"}, timeout=60) as chief,
+    ):
         paths = (
             "/v1/models",
             "/metrics",
@@ -341,7 +345,6 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
             assert httpx.get(victim.url + path).status_code == 401
         for path in ("/health", "/health/live", "/health/ready", "/health/startup"):
             assert httpx.get(victim.url + path).status_code == 200
-        alice = httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {user}"}, timeout=60)
         assert alice.get("/v1/models").status_code == 200
         assert alice.get("/metrics").status_code == 403
         assert alice.post("/admin/runners/0/restart").status_code == 403
@@ -358,7 +361,6 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
         second = alice.post(TEXT, json={"prompt": "x", "max_tokens": 1})
         assert (second.status_code, second.json()["error"]["code"]) == (429, "key_concurrency")
         stream.join()
-        chief = httpx.Client(base_url=victim.url, headers={"authorization": f"Bearer {admin}"}, timeout=60)
         assert chief.get("/v1/models").status_code == 403
         (was,) = chief.get("/admin/runners").json()["runners"]
         assert (was["state"], was["pid"]) == ("ready", victim.runners()[0])
