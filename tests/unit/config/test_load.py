@@ -1,15 +1,12 @@
-"""Settings: precedence, refusals, and that config.yaml says what the code does."""
+"""Loading settings: precedence, and refusals by key."""
 
 import argparse
 from pathlib import Path
 
 import pytest
-import yaml
 
-from trtllm_openai.config import Section, Settings, add_flags, load_settings
+from trtllm_openai.config import Settings, add_flags, load_settings
 from trtllm_openai.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse(*arguments: str) -> Settings:
@@ -94,46 +91,6 @@ def test_wrong_flag_and_environment_are_refused_by_key(monkeypatch: pytest.Monke
         parse()
 
 
-KUBERNETES = {
-    "": {
-        "SERVICE_HOST": "10.0.0.1",
-        "SERVICE_PORT": "8000",
-        "SERVICE_PORT_HTTP": "8000",
-        "PORT": "tcp://10.0.0.1:8000",
-        "PORT_8000_TCP": "tcp://10.0.0.1:8000",
-        "PORT_8000_TCP_PROTO": "tcp",
-        "PORT_8000_TCP_PORT": "8000",
-        "PORT_8000_TCP_ADDR": "10.0.0.1",
-    }
-}
-KUBERNETES["SERVER_"] = KUBERNETES[""]
-"""What a pod finds in its environment beside a Service trtllm-openai, or trtllm-openai-server."""
-
-
-@pytest.mark.parametrize("service", sorted(KUBERNETES))
-def test_the_variables_of_kubernetes_are_no_settings(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in KUBERNETES[service].items():
-        monkeypatch.setenv(f"TRTLLM_OPENAI_{service}{name}", value)
-    assert parse().port == 8000
-    assert parse("--port", "79").port == 79
-    assert Settings.model_validate(parse("--port", "79").model_dump(mode="json")).port == 79
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("PORT", "many"), ("SERVER_PORT", "8000"), ("PORT_8000_TCP", "x"), ("SERVICE_HOSTS", "x")],
-)
-def test_what_only_resembles_a_variable_of_kubernetes_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(f"TRTLLM_OPENAI_{name}", value)
-    with pytest.raises(ConfigError):
-        parse()
-
-
 def test_a_wrong_api_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLLM_OPENAI_API_KEY", "two words")
     with pytest.raises(ConfigError, match=r"^api_key: ") as caught:
@@ -141,30 +98,3 @@ def test_a_wrong_api_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "words" not in str(caught.value)
     monkeypatch.delenv("TRTLLM_OPENAI_API_KEY")
     assert "sk-secret" not in repr(Settings(api_key="sk-secret"))
-
-
-def test_config_yaml_holds_every_key_with_its_default_and_its_description() -> None:
-    text = (ROOT / "config.yaml").read_text()
-    assert yaml.safe_load(text) == Settings().model_dump(mode="json")
-    comments: dict[str, str] = {}
-    section = ""
-    lines: list[str] = []
-    for line in text.splitlines():
-        if line.lstrip().startswith("#"):
-            lines.append(line.strip(" #"))
-        elif line.strip():
-            key = line.split(":")[0]
-            section = section if line.startswith(" ") else ""
-            comments[section + key.strip()] = " ".join(lines)
-            section = section or f"{key}."
-            lines = []
-        else:
-            lines = []
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.default, Section):
-            for sub, inner in type(field.default).model_fields.items():
-                assert inner.description is not None, sub
-                assert comments[f"{name}.{sub}"].lower() == inner.description.lower()
-        else:
-            assert field.description is not None, name
-            assert comments[name].lower() == field.description.lower()

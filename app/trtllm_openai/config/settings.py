@@ -1,0 +1,217 @@
+"""All settings: what concerns the whole server, and the sections.
+
+Each key is described here or in its section. config.yaml repeats every key with its default and its
+description, which a test compares.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
+from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
+from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
+from trtllm_openai.config.limits import LimitSettings
+from trtllm_openai.processes.cores import usable_cores
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+        protected_namespaces=(),
+    )
+
+    engine: Literal["torch", "synthetic", "tensorrt_llm", "tensorrt_llm_pytorch"] = Field(
+        "torch",
+        description="engine to serve with; tensorrt_llm_pytorch is TensorRT-LLM's PyTorch backend, which "
+        "loads a Hugging Face checkpoint, for versions that cannot load engines",
+    )
+    model: str = Field(
+        "demo",
+        description="model to serve: a Hugging Face checkpoint directory, a .gguf file of the Llama "
+        "family, or demo for the bundled SmolLM2-135M-Instruct; for tensorrt_llm an engine "
+        "directory or a directory with engine/ and tokenizer/ in it, and demo is the working "
+        "directory",
+    )
+    served_model_name: str | None = Field(
+        None, description="model id in the API; null derives it from the model's name"
+    )
+    tokenizer: str | None = Field(None, description="tokenizer directory; null is the model's own")
+    chat_template: str | None = Field(
+        None, description="Jinja file that replaces the tokenizer's chat template"
+    )
+    tool_parser: Literal["auto", "none", "hermes", "llama3_json", "mistral", "pythonic"] = Field(
+        "auto", description="tool-call format of the model; auto detects it from the chat template"
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral", "seed"] = Field(
+        "auto",
+        description="reasoning tags of the model: think is <think>, mistral is [THINK], seed is "
+        "<seed:think>; auto detects them from the chat template",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8000, description="port to listen on; 0 picks a free one"
+    )
+    workers: Positive | None = Field(
+        None,
+        description="number of HTTP processes that share the port; null is one per 8 available cores, at "
+        "least 1 and at most 8",
+    )
+    replicas: Positive = Field(1, description="number of runner processes, each with one engine")
+    gpus: list[str] | None = Field(
+        None,
+        description="GPUs to divide among the replicas, by index or UUID; null is CUDA_VISIBLE_DEVICES, "
+        "or all GPUs",
+    )
+    gpus_per_replica: Positive | None = Field(
+        None,
+        description="GPUs per replica; null is the engine's world size for tensorrt_llm, else its "
+        "tensor_parallel_size",
+    )
+    cache_dir: str | None = Field(
+        None, description="directory for converted models; null is $XDG_CACHE_HOME/trtllm-openai"
+    )
+    max_stored_responses: Annotated[int, Field(ge=0)] = Field(
+        1000,
+        description="number of /v1/responses results kept for previous_response_id; the oldest of the API "
+        "key that has most are evicted first",
+    )
+    max_stored_response_bytes: Annotated[int, Field(ge=0)] = Field(
+        256 * 2**20, description="size of those results as JSON, with their conversations"
+    )
+    api_keys_file: str | None = Field(
+        None,
+        description="file with the hashes of API keys (see `trtllm-openai key`); null and no api_key "
+        "disable authentication",
+    )
+    api_key: ApiKey | None = Field(
+        None,
+        repr=False,
+        description="one API key with the scopes api and admin, beside those of api_keys_file; set it with "
+        "the environment variable TRTLLM_OPENAI_API_KEY, as other users of the machine see the "
+        "flag in the list of processes",
+    )
+    open_health: bool = Field(
+        True,
+        description="answer /health, /health/ready and /health/startup without an API key, as /health/live "
+        "is always",
+    )
+    max_key_labels: Positive = Field(
+        100,
+        description="maximum number of API key names with metrics and usage of their own, the first of the "
+        "file; those of all others are added up as other",
+    )
+    prefix_sharing: Literal["key", "all"] = Field(
+        "key",
+        description="who finds a prompt's prefix in the cache, which cached_tokens and latency tell: key is "
+        "the API key that sent it (where keys are set), all is everybody; cache_salt divides further",
+    )
+    tls_certificate: str | None = Field(
+        None, description="PEM file with the certificate chain; null disables TLS"
+    )
+    tls_key: str | None = Field(None, description="PEM file with the certificate's private key")
+    cors_origins: list[str] = Field([], description="origins allowed by CORS; [*] is all")
+    max_body_bytes: Positive = Field(
+        16 * 2**20, description="maximum size of a request body, after decompression too; above it: 413"
+    )
+    max_receiving_bytes: Positive = Field(
+        256 * 2**20,
+        description="maximum size of all request bodies that are being received together, divided evenly "
+        "among the HTTP processes; above it the largest one: 503",
+    )
+    read_timeout: Annotated[float, Field(gt=0)] = Field(
+        30.0,
+        description="seconds to receive a request's headers, and the longest pause within its body; above "
+        "it: 408",
+    )
+    ping_interval: Annotated[int, Field(ge=1, le=15)] = Field(
+        15, description="seconds without data after which a stream gets a keep-alive comment"
+    )
+    drain_timeout: Seconds = Field(
+        30.0, description="seconds that running requests get to finish after SIGTERM"
+    )
+    load_timeout: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="seconds an engine may take to load before the runner counts as failed"
+    )
+    stall_timeout: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="seconds without any output while requests run, after which the runner is replaced"
+    )
+    runner_retry_interval: Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT)] = Field(
+        300.0,
+        description="seconds before a runner that was given up (it could not start) is started again; until "
+        "then requests get 503 if there is no other",
+    )
+    max_json_depth: Positive = Field(64, description="maximum nesting depth of a request body; above it: 400")
+    server_timing: bool = Field(
+        False,
+        description="add a Server-Timing header to unstreamed responses, and timings (queue, prefill, "
+        "time to first token, decode) to every final usage",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="format of log records, one per line")
+    log_bodies: bool = Field(
+        False, description="log request bodies, including everything that users write in them"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP endpoint for OpenTelemetry traces, e.g. http://host:4318; null is "
+        "$OTEL_EXPORTER_OTLP_ENDPOINT, without which there are no traces",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="minimum level of log records"
+    )
+    limits: LimitSettings = LimitSettings()
+    torch: TorchSettings = TorchSettings()
+    tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The LoRA adapters of the configured engine: model id to directory."""
+        return self.tensorrt_llm.lora_adapters if self.engine == "tensorrt_llm" else {}
+
+    @property
+    def http_workers(self) -> int:
+        """The number of HTTP processes: `workers`, or its default on this machine."""
+        return self.workers or min(max(usable_cores() // 8, 1), 8)
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache directory: `cache_dir`, or its default."""
+        if self.cache_dir:
+            return Path(self.cache_dir).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(base).expanduser() / "trtllm-openai"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's keys are passed as init arguments: the environment takes precedence over those.
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {
+            name: value
+            for name, value in env_settings.env_vars.items()
+            if not is_of_kubernetes(name, value or "")
+        }
+        return env_settings, init_settings
