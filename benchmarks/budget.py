@@ -203,7 +203,7 @@ async def measure(port: int, path: str, raw: bytes) -> Found:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="requests with this text in their name")
+    parser.add_argument("--only", default="", help="measure only requests whose name contains this text")
     arguments = parser.parse_args()
     print("| request | MB | answer | longest stop, ms | allowed, ms |\n|---|---|---|---|---|")
     with ours() as server:

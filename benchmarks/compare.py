@@ -220,21 +220,21 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the arguments; adds `loads`. Also returns the flags after `--`."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="After --: flags of ours.")
-    parser.add_argument("--model", required=True, help="its directory")
-    parser.add_argument("--real-weights", action="store_true", help="read them; default: random ones")
+    parser.add_argument("--model", required=True, help="checkpoint directory")
+    parser.add_argument("--real-weights", action="store_true", help="load the weights; default: random")
     parser.add_argument("--peer", default="vllm", choices=PEERS)
-    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="default: this one")
-    parser.add_argument("--peer-path", metavar="PYTHONPATH", help="of the peer, in place of this one")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="of the peer")
+    parser.add_argument("--peer-path", metavar="PYTHONPATH", help="PYTHONPATH of the peer")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="GPUS")
     parser.add_argument("--quantization", choices=["fp8"])
-    parser.add_argument("--peer-client", action="store_true", help="the loads by the peer's client as well")
+    parser.add_argument("--peer-client", action="store_true", help="measure with the peer's client too")
     parser.add_argument("--order", default="peer-first", choices=["peer-first", "ours-first", "both"])
     parser.add_argument("--concurrency", type=positive, default=[1, 16, 64, 256], metavar="N,N,...")
     how_many = "of each; default: 4 x concurrency, 3 x from 256 on, at least 6"
     parser.add_argument("--requests-per", type=positive, metavar="N,N,...", help=how_many)
     parser.add_argument("--input-tokens", type=int, default=512, metavar="N")
     parser.add_argument("--output-tokens", type=int, default=256, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     arguments = parser.parse_args(argv[:cut])
     levels = arguments.concurrency
     counts = arguments.requests_per or [max(6, (4 if level < 256 else 3) * level) for level in levels]
