@@ -43,7 +43,7 @@ def test_32_clients_all_finish(server: RunningServer) -> None:
     assert server.metric("requests_running") + server.metric("requests_waiting") == 0
 
 
-def test_same_seed_same_text_whatever_the_company(server: RunningServer) -> None:
+def test_same_seed_same_text_in_any_batch(server: RunningServer) -> None:
     body = {"prompt": "Once upon a time", "max_tokens": 40, "seed": 42, "temperature": 1.0}
     alone, _ = read_stream(server.url, body)
 

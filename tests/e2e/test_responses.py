@@ -74,7 +74,7 @@ def test_a_conversation_is_kept(client: OpenAI, model: str) -> None:
     assert caught.value.param == "previous_response_id"
 
 
-def test_the_stream_says_what_the_whole_says(client: OpenAI, model: str) -> None:
+def test_streamed_text_equals_unstreamed_text(client: OpenAI, model: str) -> None:
     ask: dict[str, Any] = {
         "model": model,
         "input": "Name a color.",

@@ -68,7 +68,7 @@ def stream(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(item) for item in data]
 
 
-def test_everything_of_an_ordinary_day(start: Start, tmp_path: Path) -> None:
+def test_text_chat_sampling_guides_and_prefix_cache(start: Start, tmp_path: Path) -> None:
     """One server for many checks: starting it is what takes the time."""
     with (
         start("--tensorrt-llm.guided-decoding", "true") as server,
@@ -226,7 +226,7 @@ def test_an_engine_built_for_lookahead(start: Start, tmp_path: Path) -> None:
     ],
     ids=["missing files", "no plugin", "medusa"],
 )
-def test_what_the_engine_was_not_built_for_ends_the_start(
+def test_features_missing_in_the_build_are_refused_at_start(
     start: Start, flags: list[str], build: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AssertionError) as caught, start(*flags, build=build):
@@ -541,7 +541,9 @@ def test_replicas_share_out_the_gpus(start: Start, tmp_path: Path) -> None:
         (["--tokenizer", "/nowhere"], "0,1,2,3", "no tokenizer directory /nowhere"),
     ],
 )
-def test_what_does_not_fit_ends_the_start(start: Start, flags: list[str], gpus: str, message: str) -> None:
+def test_settings_that_do_not_fit_the_engine_are_refused_at_start(
+    start: Start, flags: list[str], gpus: str, message: str
+) -> None:
     with pytest.raises(AssertionError) as caught, start(*flags, world=2, gpus=gpus):
         pass
     assert message in str(caught.value)

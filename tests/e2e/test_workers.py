@@ -106,7 +106,7 @@ def test_the_numbers_are_those_of_the_whole_server(server: RunningServer) -> Non
     assert server.metric("http_requests_total") >= before[1] + 40
 
 
-def test_what_one_worker_stored_the_other_finds(server: RunningServer) -> None:
+def test_stored_responses_are_found_by_other_workers(server: RunningServer) -> None:
     made: list[dict[str, Any]] = []
     for _ in range(6):
         body = {"input": "Hi", "max_output_tokens": 4}

@@ -70,7 +70,7 @@ def test_every_parameter_in_one_batch_and_a_tight_cache(checkpoint: Callable[[st
     assert engine.stats().kv_blocks_used == 0
 
 
-def test_drawing_follows_the_seed_and_not_the_company(checkpoint: Callable[[str], Path]) -> None:
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(checkpoint: Callable[[str], Path]) -> None:
     """In float32 rounding, which may differ with the batch, is too small to change a token."""
     engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=8)
     drawn = {"temperature": 1.0, "max_tokens": 60, "ignore_eos": True, "top_p": 0.95}

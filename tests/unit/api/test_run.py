@@ -120,9 +120,7 @@ def test_paused_deltas_come_together_after_resume(check: Callable[[Check], None]
 
 @pytest.mark.parametrize("code", [QUEUE_TIMEOUT, QUEUE_FULL])
 @pytest.mark.parametrize("accepting", [False, True])
-def test_a_request_without_a_place_in_the_engine_is_overload(
-    check: Callable[[Check], None], code: str, accepting: bool
-) -> None:
+def test_a_full_engine_queue_is_overload(check: Callable[[Check], None], code: str, accepting: bool) -> None:
     """`accepting`: a guided stream, which waits for the engine before its response starts."""
 
     async def body(make: Callable[..., Fixture]) -> None:

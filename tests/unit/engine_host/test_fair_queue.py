@@ -171,7 +171,7 @@ def test_a_key_that_has_been_served_alone_is_not_punished() -> None:
     assert "".join(name[0] for name in host.run()[50:]) in ("bc" * 6, "cb" * 6)
 
 
-def test_places_are_kept_only_while_several_keys_are_in_use() -> None:
+def test_slots_are_reserved_only_while_several_keys_are_in_use() -> None:
     host = Host(places=16, tokens=10**6)
     host.put(*(request(f"a{number}", "a") for number in range(40)))
     host.put(request("b", "b"))

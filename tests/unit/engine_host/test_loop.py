@@ -105,14 +105,14 @@ def path(tmp_path: Path) -> Iterator[str]:
     os.close(owner)
 
 
-def test_who_attaches_hears_where_it_stands(path: str) -> None:
+def test_a_new_connection_is_told_the_state(path: str) -> None:
     for _ in range(2):
         heard = Client(path).heard
         assert isinstance(heard[0], Loading | Ready)
         assert isinstance(heard[-1], Ready | Stats)
 
 
-def test_each_hears_its_own(path: str) -> None:
+def test_each_connection_gets_its_own_deltas(path: str) -> None:
     first, second = Client(path), Client(path)
     first.submit("a", 20)
     second.submit("b", 30)
@@ -183,7 +183,7 @@ def test_one_keys_flood_is_not_in_front_of_another_key(path: str) -> None:
     assert begun[-1] == "flood 599"
 
 
-def test_what_waits_in_the_fair_queue_is_told_and_can_be_aborted(path: str) -> None:
+def test_requests_in_the_fair_queue_are_counted_and_can_be_aborted(path: str) -> None:
     client = Client(path)
     client.end.send(encode(Submit(of_key("a", PLACES + 10, tokens=8000))))
     client.until(lambda: client.running == PLACES)

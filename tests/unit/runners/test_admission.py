@@ -61,7 +61,7 @@ def test_each_key_has_its_own_concurrency() -> None:
     subject.enter("a", [1])
 
 
-def test_nothing_is_left_whatever_the_order(chance: random.Random) -> None:
+def test_counts_return_to_zero_in_any_order_of_operations(chance: random.Random) -> None:
     subject, _ = admission(max_requests_per_key=1000)
     open_tickets: list[tuple[Ticket, int]] = []
     for _ in range(500):

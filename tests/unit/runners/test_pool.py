@@ -154,7 +154,7 @@ def test_killed_runner_fails_its_requests_and_comes_back() -> None:
     run(test())
 
 
-def test_restart_lets_what_runs_finish_and_sends_nothing_new() -> None:
+def test_restart_drains_the_runner() -> None:
     async def test() -> None:
         async with pool(2) as (subject, _):
             before = [state.pid for state in subject.states()]

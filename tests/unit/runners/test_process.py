@@ -273,7 +273,7 @@ def test_the_last_message_says_more_than_the_exit_status(tmp_path: Path) -> None
     run(test())
 
 
-def test_what_a_runner_says_is_more_than_that_it_lost_a_rank(tmp_path: Path) -> None:
+def test_a_runners_own_reason_precedes_a_lost_rank(tmp_path: Path) -> None:
     async def test() -> None:
         async with started(tmp_path) as subject:
             handle = await subject.ready()

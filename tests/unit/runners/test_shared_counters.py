@@ -153,7 +153,7 @@ print(most, refused)
     assert counters.totals() == (0, 0)
 
 
-def test_who_dies_with_the_lock_takes_it_along(counters: SharedCounters, start: Start) -> None:
+def test_the_lock_of_a_killed_process_is_released(counters: SharedCounters, start: Start) -> None:
     holder = start(
         """
 with counters.lock:
@@ -218,7 +218,7 @@ while True:
     assert len(slots) == 6
 
 
-def test_a_full_table_has_no_place_until_one_is_free(counters: SharedCounters) -> None:
+def test_a_full_table_of_keys_has_no_slot_until_one_is_free(counters: SharedCounters) -> None:
     first, second = attach(counters, 0), attach(counters, 1)
     slots = []
     for number in range(KEYS):
@@ -239,7 +239,7 @@ def test_a_full_table_has_no_place_until_one_is_free(counters: SharedCounters) -
     assert second.slot("key 7") is not None
 
 
-def test_a_place_taken_by_a_process_that_died_before_it_counted_is_free(counters: SharedCounters) -> None:
+def test_a_slot_allocated_by_a_process_that_died_is_free(counters: SharedCounters) -> None:
     dead = attach(counters, 0)
     for number in range(KEYS):
         assert dead.slot(f"key {number}") is not None

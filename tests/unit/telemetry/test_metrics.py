@@ -56,7 +56,7 @@ def test_buckets_include_their_bound_and_are_cumulative() -> None:
     assert found[f"{PREFIX}inter_token_latency_seconds_sum{{}}"] == pytest.approx(0.03)
 
 
-def test_processes_add_up_but_what_all_see_counts_once() -> None:
+def test_sums_over_processes_take_shared_gauges_once() -> None:
     snapshots = [filled(1).snapshot(), filled(10).snapshot(), Metrics().snapshot()]
     sent = [msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=Snapshot) for one in snapshots]
     found = values(render(merged(sent, DEFINITIONS)))

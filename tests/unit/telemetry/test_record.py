@@ -37,7 +37,7 @@ def test_fields_without_a_value_are_left_out() -> None:
     assert (fields["prompt_tokens"], fields["completion_tokens"]) == (10, 7)
 
 
-def test_an_early_end_takes_the_place_of_the_reason() -> None:
+def test_an_early_end_is_the_finish_reason() -> None:
     record = RequestRecord(generation=generation([], "disconnect", None))
     assert record.fields()["finish_reason"] == "disconnect"
     assert "ttft_ms" not in record.fields()

@@ -50,7 +50,7 @@ def test_series_do_not_change_afterwards() -> None:
     assert before.buckets == [0, 0]
 
 
-def test_merged_adds_by_labels_and_takes_what_is_shared_once() -> None:
+def test_merge_sums_by_label_and_takes_shared_gauges_once() -> None:
     first = {
         "count": [Series(["x"], 1), Series(["y"], 2)],
         "same": [Series([], 7)],

@@ -115,7 +115,7 @@ def test_only_what_is_new_is_encoded(backend: tokenizers.Tokenizer) -> None:
     assert asked == ["a", "|", "b", "c"]
 
 
-def test_what_was_used_longest_ago_is_forgotten_first(backend: tokenizers.Tokenizer) -> None:
+def test_least_recently_used_is_evicted_first(backend: tokenizers.Tokenizer) -> None:
     encoder, asked = counting(backend, 100_000)
     encoder.encode("first")
     encoder.encode("second")

@@ -60,7 +60,7 @@ def test_the_oldest_goes_first() -> None:
     asyncio.run(main())
 
 
-def test_what_is_being_generated_is_not_evicted() -> None:
+def test_a_running_response_is_not_evicted() -> None:
     async def main() -> None:
         store = new_store(1)
         task = asyncio.create_task(asyncio.sleep(60))

@@ -113,7 +113,7 @@ def test_adapters_share_no_kv_blocks(lora: Make) -> None:
     assert cached == [0, 0, 0, 100, 100]
 
 
-def test_a_cache_full_of_running_adapters_has_no_place(lora: Make) -> None:
+def test_a_cache_full_of_running_adapters_refuses_another(lora: Make) -> None:
     subject = lora(lora_cache=1, itl=0.01)
     subject.submit(request("runs", "a", max_tokens=40, ignore_eos=True))
     subject.step(0.02)

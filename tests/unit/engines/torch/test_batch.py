@@ -67,7 +67,7 @@ def test_decoding_sequences_are_grouped_by_padded_length() -> None:
     assert few.mask[1, 0, 0].tolist() == [0.0] * 64
 
 
-def test_a_sequence_is_padded_alike_in_any_company() -> None:
+def test_padding_does_not_depend_on_the_batch() -> None:
     watched = decoding(1, 70)
     alone = build(Plan(decode=[watched])).groups[0]
     batch = build(Plan(decode=[decoding(2, 290), watched, decoding(3, 3), decoding(4, 100)]))

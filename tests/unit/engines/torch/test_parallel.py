@@ -69,7 +69,7 @@ def test_the_tokens_of_one_rank(
             assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
-def test_what_cannot_be_shared_is_refused(checkpoint: Callable[[str], Path]) -> None:
+def test_heads_that_do_not_divide_by_the_ranks_are_refused(checkpoint: Callable[[str], Path]) -> None:
     with pytest.raises(
         ConfigError, match=r"torch\.tensor_parallel_size: 4 ranks cannot evenly split 6 heads"
     ):

@@ -68,7 +68,7 @@ def test_the_sender_waits_for_a_slot_that_is_still_read() -> None:
     assert [same(slow.receive(), arrays(number)) for number in range(1, SLOTS + 1)] == [True] * SLOTS
 
 
-def test_a_rank_that_takes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_receives_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_channel, "SEND_TIMEOUT_S", 0.1)
     sender, first, _ = channels(3)
     for number in range(SLOTS):
@@ -78,7 +78,7 @@ def test_a_rank_that_takes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         sender.send(arrays(SLOTS))
 
 
-def test_what_a_rank_has_yet_to_receive_is_known() -> None:
+def test_unreceived_messages_are_counted_per_rank() -> None:
     sender, first, second = channels(3)
     assert [sender.awaited(rank) for rank in (1, 2)] == [0, 0]
     for number in range(3):
@@ -101,7 +101,7 @@ for _ in range(int(sys.argv[3])):
 """
 
 
-def test_another_process_reads_what_was_sent_before_and_after_it_began() -> None:
+def test_another_process_receives_messages_sent_before_and_after_its_start() -> None:
     count = 200
     fd = create()
     command = [sys.executable, "-c", FOLLOWER, str(fd), str(WORDS), str(count)]

@@ -99,7 +99,7 @@ def test_a_full_batch_makes_others_wait_in_order() -> None:
     assert scheduler.waiting == sequences[2:]
 
 
-def test_priority_goes_first_and_then_who_came_first() -> None:
+def test_order_by_priority_then_arrival() -> None:
     scheduler, _, store = make(100, batch=1)
     wanted = {"a": None, "b": 0.1, "c": 0.9, "d": 0.5, "e": 0.9}
     for name, priority in wanted.items():
@@ -177,7 +177,7 @@ def test_equal_beginnings_are_computed_once() -> None:
 
 
 @pytest.mark.parametrize(("exact", "reused"), [(True, 16), (False, 28)])
-def test_what_was_decoded_is_reused_where_rounding_may_differ(exact: bool, reused: int) -> None:
+def test_decoded_blocks_are_reused_where_rounding_may_differ(exact: bool, reused: int) -> None:
     scheduler, _, store = make(100, exact=exact, tile=8 if exact else 1)
     turn = new("turn", list(range(20)), 9)
     scheduler.add(turn)

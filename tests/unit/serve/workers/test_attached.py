@@ -83,7 +83,7 @@ def test_each_hears_of_its_own_sequences() -> None:
     run(test())
 
 
-def test_what_others_sent_counts_when_a_runner_is_chosen() -> None:
+def test_dispatch_counts_sequences_of_other_processes() -> None:
     async def test() -> None:
         async with attached(2) as (owner, first, second):
             held = first.submit([request(first, 4000) for _ in range(6)])
