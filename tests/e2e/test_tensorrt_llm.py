@@ -541,7 +541,7 @@ def test_replicas_share_out_the_gpus(start: Start, tmp_path: Path) -> None:
         (["--tokenizer", "/nowhere"], "0,1,2,3", "no tokenizer directory /nowhere"),
     ],
 )
-def test_settings_that_do_not_fit_the_engine_are_refused_at_start(
+def test_what_does_not_fit_is_refused_at_start(
     start: Start, flags: list[str], gpus: str, message: str
 ) -> None:
     with pytest.raises(AssertionError) as caught, start(*flags, world=2, gpus=gpus):
