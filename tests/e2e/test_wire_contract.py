@@ -153,6 +153,8 @@ def test_10_default_length(http: httpx.Client) -> None:
     usage = post(http, CHAT, {**near_the_end, "ignore_eos": True})["usage"]
     assert usage["prompt_tokens"] > 1980
     assert usage["total_tokens"] == 2048
+    usage = post(http, CHAT, {**near_the_end, "ignore_eos": True, "max_tokens": 32_000})["usage"]
+    assert usage["total_tokens"] == 2048
 
 
 @pytest.mark.parametrize(("path", "param"), [(CHAT, "messages"), (TEXT, "prompt")])

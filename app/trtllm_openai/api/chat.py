@@ -99,6 +99,7 @@ def start_chat(
     request: Request, body: ChatRequest, model: LoadedModel, conversation: Conversation, started: float
 ) -> RequestRun:
     """Submit a prepared conversation. Raises `InvalidRequest`, `Overloaded` or `PoolError`."""
+    context: ServerContext = request.app.state.context
     tenant, record = sender_of(request)
     sampling, rules = sequence_params(
         model,
@@ -110,6 +111,7 @@ def start_chat(
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
         most_tokens=tenant.limits.max_tokens,
+        clamp=context.settings.limits.clamp_max_tokens,
     )
     spec = GenerationSpec(
         prompts=[conversation.token_ids],
@@ -125,7 +127,7 @@ def start_chat(
         record=record,
         make_parser=conversation.make_parser,
     )
-    return start_run(request.app.state.context, model, spec)
+    return start_run(context, model, spec)
 
 
 def check_supported(body: ChatRequest) -> None:

@@ -81,6 +81,7 @@ async def create_completion(request: Request) -> Response:
         prompt_param="prompt",
         prompt_logprobs=body.logprobs if body.echo else None,
         most_tokens=most_tokens,
+        clamp=context.settings.limits.clamp_max_tokens,
     )
     usage = UsageOptions.of(body)
     headers = ignored_params(body)

@@ -36,13 +36,15 @@ def sampling_params(
     prompt_param: str,
     prompt_logprobs: int | None = None,
     most_tokens: int | None = None,
+    clamp: bool = False,
 ) -> SamplingParams:
     """The parameters of one sequence. Raises `InvalidRequest` for those that the engine does not support.
 
-    `max_tokens` None means the rest of the context, but at most `most_tokens`. `logprobs_param` and
-    `prompt_param` name, in errors, the request parameters that `logprobs` and the prompt came from.
+    `max_tokens` None means the rest of the context, but at most `most_tokens`; with `clamp` a larger one does
+    too. `logprobs_param` and `prompt_param` name, in errors, the request parameters that `logprobs` and the
+    prompt came from.
     """
-    allowed = check_context(info, prompt_tokens, max_tokens, prompt_param)
+    allowed = check_context(info, prompt_tokens, max_tokens, prompt_param, clamp=clamp)
     if max_tokens is None and most_tokens is not None:
         allowed = min(allowed, most_tokens)
     fields = vars(body)
@@ -91,14 +93,19 @@ def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int]
 
 
 def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tokens: int | None) -> list[int]:
-    """The last `truncate_prompt_tokens` tokens of the prompt; -1 keeps as many as fit."""
+    """The last `truncate_prompt_tokens` tokens of the prompt; -1 keeps as many as fit beside the answer.
+
+    A `max_tokens` that no prompt could fit beside leaves the prompt half of the context.
+    """
     wanted = body.truncate_prompt_tokens
     if wanted is None:
         return prompt
     if wanted == 0:
         raise InvalidRequest("truncate_prompt_tokens must be -1 or at least 1.", "truncate_prompt_tokens")
-    keep = max(1, info.max_seq_len - (max_tokens or 1)) if wanted == -1 else wanted
-    return prompt[-keep:]
+    if wanted == -1:
+        answer = max_tokens or 1
+        wanted = info.max_seq_len - (answer if answer < info.max_seq_len else info.max_seq_len // 2)
+    return prompt[-wanted:]
 
 
 def check_serving(body: SamplingFields, info: EngineInfo) -> None:
@@ -120,12 +127,13 @@ def sequence_params(
     prompt_param: str,
     prompt_logprobs: int | None = None,
     most_tokens: int | None = None,
+    clamp: bool = False,
     markers: frozenset[int] = frozenset(),
 ) -> tuple[list[SamplingParams], TextRules]:
     """The sampling parameters of each prompt's sequences, and the rules for their text; both checked.
 
-    `most_tokens`: what the client's key may have generated for a choice. `markers`: special tokens whose text
-    an output parser needs. Raises `InvalidRequest`.
+    `most_tokens`: what the client's key may have generated for a choice. `clamp`: `limits.clamp_max_tokens`.
+    `markers`: special tokens whose text an output parser needs. Raises `InvalidRequest`.
     """
     if most_tokens is not None and max_tokens is not None and max_tokens > most_tokens:
         chat = vars(body).get("max_completion_tokens") is not None
@@ -145,6 +153,7 @@ def sequence_params(
             prompt_param=prompt_param,
             prompt_logprobs=prompt_logprobs,
             most_tokens=most_tokens,
+            clamp=clamp,
         )
         for length in prompt_lengths
     ]

@@ -38,6 +38,11 @@ class LimitSettings(Section):
         description="seconds that a client may leave a full send buffer unread, then its connection is reset "
         "and its generation aborted; null is unlimited",
     )
+    clamp_max_tokens: bool = Field(
+        True,
+        description="whether a max_tokens above what the prompt leaves of the context means the rest of it; "
+        "false: 400",
+    )
     max_choices: Positive = Field(
         128, description="maximum number of sequences of one request: prompts times n or best_of"
     )

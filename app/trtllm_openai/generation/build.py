@@ -12,10 +12,13 @@ from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import EngineInfo
 
 
-def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, param: str) -> int:
+def check_context(
+    info: EngineInfo, prompt_tokens: int, max_tokens: int | None, param: str, *, clamp: bool = False
+) -> int:
     """The tokens this sequence may generate: `max_tokens`, or the rest of the context when that is None.
 
-    Raises `InvalidRequest` with `context_length_exceeded` when prompt and answer do not fit.
+    `clamp`: where `max_tokens` is more than the rest of the context, the rest is what it may generate. Raises
+    `InvalidRequest` with `context_length_exceeded` when prompt and answer do not fit.
     """
     limit = info.max_seq_len
     if prompt_tokens == 0:
@@ -30,6 +33,8 @@ def check_context(info: EngineInfo, prompt_tokens: int, max_tokens: int | None, 
     if max_tokens is None:
         return limit - prompt_tokens
     if prompt_tokens + max_tokens > limit:
+        if clamp:
+            return limit - prompt_tokens
         raise InvalidRequest(
             f"This model's maximum context length is {limit} tokens, but {prompt_tokens + max_tokens} were "
             f"asked for: {prompt_tokens} in the prompt and {max_tokens} to generate.",

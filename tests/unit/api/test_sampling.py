@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.api.served import engine_info
+from tests.unit.api.served import Served, engine_info
 from trtllm_openai.api.sampling import (
     check_serving,
     responses_parameters,
@@ -16,6 +16,7 @@ from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Capabilities, SamplingParams
 from trtllm_openai.protocol.completions import CompletionRequest
 from trtllm_openai.protocol.responses import ResponsesRequest
+from trtllm_openai.text.tokenizer import Tokenizer
 
 
 def body(**fields: Any) -> CompletionRequest:
@@ -61,6 +62,54 @@ def test_an_engine_without_the_feature(fields: dict[str, Any], options: dict[str
     assert caught.value.param == param
 
 
+GENERATING: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 32_000}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32_000}),
+    ("/v1/responses", {"input": "Hi", "max_output_tokens": 32_000}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), GENERATING)
+def test_more_than_the_context_holds_means_what_is_left_of_it(
+    demo_tokenizer: Tokenizer, path: str, body: dict[str, Any]
+) -> None:
+    served = Served(demo_tokenizer)
+    assert served.post(path, body).status_code == 200
+    (request,) = served.pool.requests
+    assert len(request.prompt_token_ids) + request.sampling.max_tokens == 512
+
+
+@pytest.mark.parametrize(("path", "body"), GENERATING)
+def test_it_is_refused_where_the_setting_says_so(
+    demo_tokenizer: Tokenizer, path: str, body: dict[str, Any]
+) -> None:
+    served = Served(demo_tokenizer, limits={"clamp_max_tokens": False})
+    response = served.post(path, body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "512" in error["message"]
+    assert "32000 to generate" in error["message"]
+    assert served.pool.requests == []
+
+
+@pytest.mark.parametrize(("path", "body"), GENERATING)
+def test_a_prompt_without_room_for_a_token_is_refused(
+    demo_tokenizer: Tokenizer, path: str, body: dict[str, Any]
+) -> None:
+    served = Served(demo_tokenizer)
+    text = " word" * 600
+    long = {
+        "prompt": text,
+        "input": text,
+        "messages": [{"role": "user", "content": text}],
+    }
+    response = served.post(path, {name: long.get(name, value) for name, value in body.items()})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "512 tokens, but the prompt has 6" in message, "both numbers"
+
+
 def test_scheduling_parameters_are_not_ignored() -> None:
     check_serving(body(priority=1.0), engine_info())
     with pytest.raises(InvalidRequest) as caught:
@@ -82,7 +131,7 @@ def test_truncation_keeps_the_end_of_the_prompt() -> None:
     assert truncated(body(), engine_info(), prompt, 10) is prompt
     assert truncated(body(truncate_prompt_tokens=3), engine_info(), prompt, 10) == [597, 598, 599]
     assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 10) == prompt[-502:]
-    assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 1000) == [599]
+    assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 1000) == prompt[-256:]
     with pytest.raises(InvalidRequest) as caught:
         truncated(body(truncate_prompt_tokens=0), engine_info(), prompt, 10)
     assert caught.value.param == "truncate_prompt_tokens"
