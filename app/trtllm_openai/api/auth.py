@@ -29,7 +29,7 @@ from trtllm_openai.runners.tenants import OTHER_LABEL, KeyLimits, Tenant
 log = logging.getLogger(__name__)
 
 SCOPES = frozenset({"api", "admin"})
-ALWAYS_OPEN = frozenset({"/health/live"})
+ALWAYS_OPEN = frozenset({"/", "/health/live"})
 HEALTH_PATHS = ALWAYS_OPEN | {"/health", "/health/ready", "/health/startup"}
 SINGLE = "api_key"
 """Name of the key that is a setting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import orjson
@@ -110,9 +111,12 @@ def deeper_than(value: Any, limit: int) -> bool:
     return True
 
 
-def ignored_params(body: RequestModel) -> dict[str, str]:
-    """The response header that lists unknown fields, which are ignored; empty if there are none."""
-    names = sorted(body.model_extra or ())
+def ignored_params(body: RequestModel, left_out: Iterable[str] = ()) -> dict[str, str]:
+    """The response header that lists unknown fields, which are ignored; empty if there are none.
+
+    `left_out`: names of other parts of the request that were ignored.
+    """
+    names = [*sorted(body.model_extra or ()), *left_out]
     if not names:
         return {}
     text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)

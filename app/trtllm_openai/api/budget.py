@@ -20,7 +20,7 @@ MAX_FIELDS = 256
 
 Body = dict[str, Any]
 
-_FLAT = frozenset({"prompt", "tokens", "stop", "stop_token_ids", "logit_bias"})
+_FLAT = frozenset({"prompt", "tokens", "stop", "stop_sequences", "stop_token_ids", "logit_bias"})
 """Fields without nesting, which have limits of their own or cost little for each element."""
 
 
@@ -86,6 +86,11 @@ def _messages(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
         check_messages(len(value), limits, name)
 
 
+def _system(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if isinstance(value, list) and len(value) > limits.max_message_parts:
+        raise _exceeded(name, len(value), "parts", limits.max_message_parts, "max_message_parts")
+
+
 def _tools(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
     if isinstance(value, list) and len(value) > limits.max_tools:
         raise _exceeded(name, len(value), "tools", limits.max_tools, "max_tools")
@@ -123,7 +128,9 @@ _CHECKS: tuple[tuple[str, Callable[[str, Any, Body, LimitSettings], None]], ...]
     ("input", _messages),
     ("tools", _tools),
     ("functions", _tools),
+    ("system", _system),
     ("stop", _stop),
+    ("stop_sequences", _stop),
     ("stop_token_ids", _stop_token_ids),
     ("logit_bias", _logit_bias),
 )
@@ -148,11 +155,17 @@ def _check_parts(name: str, messages: list[Any], limits: LimitSettings) -> None:
         for key in ("content", "output", "tool_calls"):
             value = message.get(key)
             if isinstance(value, list):
-                parts += len(value)
+                parts += len(value) + sum(map(_nested_parts, value))
                 if parts > limits.max_message_parts:
                     param = f"{name}[{index}].{key}"
                     what = "parts and tool calls, with those of the messages before it"
                     raise _exceeded(param, parts, what, limits.max_message_parts, "max_message_parts")
+
+
+def _nested_parts(part: Any) -> int:
+    """The number of parts of a part, such as a tool_result of `/v1/messages`."""
+    content = part.get("content") if isinstance(part, dict) else None
+    return len(content) if isinstance(content, list) else 0
 
 
 def _check_values(body: Body, limits: LimitSettings, containers: int) -> None:

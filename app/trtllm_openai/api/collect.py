@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trtllm_openai.api.choice import Choice, Delta
@@ -51,6 +52,32 @@ def collect(run: RequestRun) -> asyncio.Future[list[Answer]]:
     collector = _Collector(run.choices)
     run.start(collector)
     return collector.done
+
+
+def consumed(run: RequestRun, take: Callable[[list[Delta]], object]) -> asyncio.Future[None]:
+    """Start the run and pass its deltas to `take`. The future completes at its end, with its error if any."""
+    consumer = _Passing(take)
+    run.start(consumer)
+    return consumer.done
+
+
+class _Passing:
+    """Implements `api.run.Consumer`."""
+
+    def __init__(self, take: Callable[[list[Delta]], object]) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._take = take
+
+    def consume(self, deltas: list[Delta], last: bool) -> None:
+        self._take(deltas)
+
+    def ended(self, error: Exception | None) -> None:
+        if self.done.done():  # cancelled
+            return
+        if error is not None:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
 
 
 class _Collector:

@@ -1,6 +1,10 @@
 """The error contract. Every error, inside and outside streams, has the shape
 
 {"error": {"message": …, "type": …, "param": …, "code": …, "request_id": …}}
+
+and on Anthropic's routes (`anthropic`)
+
+{"type": "error", "error": {"type": …, "message": …}, "request_id": …}
 """
 
 from __future__ import annotations
@@ -25,6 +29,23 @@ log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the current request."""
+
+anthropic: ContextVar[bool] = ContextVar("anthropic", default=False)
+"""Whether errors of the current request have Anthropic's shape."""
+ANTHROPIC_PATH = "/v1/messages"
+"""Beginning of the paths whose errors have it."""
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_ANTHROPIC_STATUSES = {503: 529}
+"""Anthropic's status for a server that cannot answer for now; its SDKs have an error of their own for it."""
 
 _CODES = {
     404: "not_found",
@@ -65,7 +86,14 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         """The error as JSON."""
+        if anthropic.get():
+            return msgspec.json.encode(self._anthropic())
         return msgspec.json.encode({"error": self.detail()})
+
+    def _anthropic(self) -> dict[str, object]:
+        default = "api_error" if self.status >= 500 else "invalid_request_error"
+        detail = {"type": _ANTHROPIC_TYPES.get(self.status, default), "message": self.message}
+        return {"type": "error", "error": detail, "request_id": request_id.get()}
 
     def detail(self) -> dict[str, str | None]:
         """The value of `error` in the JSON body."""
@@ -79,7 +107,8 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The error as an HTTP response."""
-        return Response(self.body(), self.status, self.headers, media_type="application/json")
+        status = _ANTHROPIC_STATUSES.get(self.status, self.status) if anthropic.get() else self.status
+        return Response(self.body(), status, self.headers, media_type="application/json")
 
 
 def unavailable(message: str) -> ApiError:

@@ -16,6 +16,12 @@ from trtllm_openai.telemetry.metrics import render
 router = APIRouter()
 
 
+@router.get("/")
+async def root() -> dict[str, str]:
+    """200, also for HEAD: Claude Code looks for a server here before its first request."""
+    return {"name": "trtllm-openai-server", "docs": "/docs"}
+
+
 @router.get("/health/live")
 async def live() -> dict[str, str]:
     """200 as long as this process answers."""

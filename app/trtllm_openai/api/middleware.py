@@ -16,8 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trtllm_openai.api.auth import Keys, open_paths
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import (
+    ANTHROPIC_PATH,
     CLIENT_CLOSED_REQUEST,
     ApiError,
+    anthropic,
     from_exception,
     request_id,
     too_large,
@@ -30,6 +32,7 @@ from trtllm_openai.telemetry.record import RequestRecord
 from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 
 REQUEST_ID = b"x-request-id"
+ANTHROPIC_REQUEST_ID = b"request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET = ("/metrics", "/health", "/health/live", "/health/ready")
 _SLASHES = re.compile(r"//+")
@@ -60,6 +63,10 @@ class RequestLayer:
         state = scope.setdefault("state", {})
         state["request_id"] = own_id
         request_id.set(own_id)
+        id_headers = [(REQUEST_ID, own_id.encode())]
+        anthropic.set(path.startswith(ANTHROPIC_PATH))
+        if anthropic.get():
+            id_headers.append((ANTHROPIC_REQUEST_ID, own_id.encode()))
         record = state["record"] = RequestRecord(own_id, scope["method"], path)
         status = 0
         gone = False
@@ -68,7 +75,7 @@ class RequestLayer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, own_id.encode())]
+                message["headers"] = [*message.get("headers", ()), *id_headers]
                 if tenant := state.get("tenant"):
                     message["headers"] += self._context.admission.rate_headers(tenant)
             return send(message)

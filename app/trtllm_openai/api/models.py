@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 from fastapi import APIRouter, Request
 
@@ -18,7 +20,8 @@ async def list_models(request: Request) -> ModelList:
     engine is ready.
     """
     context: ServerContext = request.app.state.context
-    return ModelList(data=[_card(context, id) for id in (context.model_id, *context.adapters)])
+    ids = [context.model_id, *context.adapters]
+    return ModelList(data=[_card(context, id) for id in ids], first_id=ids[0], last_id=ids[-1])
 
 
 @router.get("/v1/models/{model:path}")
@@ -49,6 +52,8 @@ def _card(context: ServerContext, model: str) -> ModelCard:
     return ModelCard(
         id=model,
         created=context.created,
+        display_name=model,
+        created_at=datetime.fromtimestamp(context.created, UTC).isoformat().replace("+00:00", "Z"),
         owned_by="trtllm-openai-server",
         root=context.model_id,
         parent=context.model_id if model != context.model_id else None,

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from trtllm_openai.api.errors import ANTHROPIC_PATH
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.common import ErrorResponse
 from trtllm_openai.protocol.completions import CompletionRequest
@@ -16,11 +17,16 @@ from trtllm_openai.protocol.documented import (
     ChatCompletionChunk,
     ChatMessage,
     CompletionChunk,
+    ConversationTurn,
+    CustomTool,
+    MessageStreamEvent,
     NamedTool,
     ResponseFormat,
     ResponseStreamEvent,
+    TextBlock,
     Tool,
 )
+from trtllm_openai.protocol.messages import AnthropicErrorResponse, CountTokensRequest, MessagesRequest
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -28,6 +34,8 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     CompletionRequest,
     ChatRequest,
     ResponsesRequest,
+    MessagesRequest,
+    CountTokensRequest,
     TokenizeRequest,
     DetokenizeRequest,
     ErrorResponse,
@@ -40,11 +48,17 @@ _PARTS: tuple[type[BaseModel], ...] = (
     ChatCompletionChunk,
     CompletionChunk,
     ResponseStreamEvent,
+    ConversationTurn,
+    CustomTool,
+    TextBlock,
+    MessageStreamEvent,
+    AnthropicErrorResponse,
 )
 _STREAMS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionChunk,
     "/v1/completions": CompletionChunk,
     "/v1/responses": ResponseStreamEvent,
+    "/v1/messages": MessageStreamEvent,
 }
 _METHODS = ("get", "post", "delete")
 _ERRORS = {
@@ -88,25 +102,28 @@ def _complete(document: dict[str, Any]) -> None:
             schemas.setdefault(name, schema)
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error schemas
         schemas.pop(unused, None)
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
     for path, operations in document["paths"].items():
+        anthropic = path.startswith(ANTHROPIC_PATH)
+        error = {"$ref": f"#/components/schemas/{'Anthropic' if anthropic else ''}ErrorResponse"}
+        content = {"application/json": {"schema": error}}
         for method in _METHODS:
             if method not in operations:
                 continue
             responses = operations[method]["responses"]
             responses.pop("422", None)
             for status, description in _ERRORS.items():
-                responses.setdefault(status, {"description": description, "content": content})
+                sent = "529" if anthropic and status == "503" else status
+                responses.setdefault(sent, {"description": description, "content": content})
         if path in _STREAMS:
             chunk = {"$ref": f"#/components/schemas/{_STREAMS[path].__name__}"}
             ok = operations["post"]["responses"]["200"]
             ok["description"] = "The complete response, or with stream: true its events."
-            ok["content"]["text/event-stream"] = {"schema": _event(chunk)}
+            ok["content"]["text/event-stream"] = {"schema": _event(chunk, error)}
 
 
-def _event(chunk: dict[str, str]) -> dict[str, Any]:
+def _event(chunk: dict[str, str], error: dict[str, str]) -> dict[str, Any]:
     """Schema of a server-sent event: its data is a chunk, an error, or `[DONE]`."""
-    parsed = {"anyOf": [chunk, {"$ref": "#/components/schemas/ErrorResponse"}]}
+    parsed = {"anyOf": [chunk, error]}
     return {
         "type": "object",
         "required": ["data"],

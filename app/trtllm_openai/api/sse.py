@@ -103,6 +103,7 @@ class SseWriter:
     __slots__ = (
         "__weakref__",
         "_flow",
+        "_ping_frame",
         "_pinger",
         "_pinging",
         "_send",
@@ -114,7 +115,9 @@ class SseWriter:
         "refusal",
     )
 
-    def __init__(self, start: Message, send: Send, flow: Flow, ping_interval_s: float) -> None:
+    def __init__(
+        self, start: Message, send: Send, flow: Flow, ping_interval_s: float, ping: bytes = PING
+    ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the last frame was sent, `stop` was called or a send failed (with its error)."""
         self.complete = False
@@ -131,6 +134,7 @@ class SseWriter:
         self._sending: Coroutine[Any, Any, None] | None = None  # a send that waits for the socket
         self._tail: bytes | None = None  # the last frames, once there are any
         self._pinging = ping_interval_s
+        self._ping_frame = ping
         self._pinger = asyncio.get_running_loop().call_later(ping_interval_s, self._ping)
 
     def push(self, frames: bytes) -> None:
@@ -202,9 +206,9 @@ class SseWriter:
             self._flow.resume()
 
     def _ping(self) -> None:
-        """Send a comment, so that no proxy closes a silent connection; skipped while a send is pending."""
+        """Send a frame, so that no proxy closes a silent connection; skipped while a send is pending."""
         if self._sending is None and not self.ended.done():
-            self.push(PING)
+            self.push(self._ping_frame)
         self._pinger = asyncio.get_running_loop().call_later(self._pinging, self._ping)
 
 
@@ -230,14 +234,20 @@ class SseResponse(Response):
     """
 
     def __init__(
-        self, source: StreamSource, ping_interval_s: float, headers: dict[str, str] | None = None
+        self,
+        source: StreamSource,
+        ping_interval_s: float,
+        headers: dict[str, str] | None = None,
+        ping: bytes = PING,
     ) -> None:
+        """`ping`: the frame that keeps a silent stream open, every `ping_interval_s`."""
         self.status_code = _PLAIN.status_code
         self.raw_headers = _PLAIN.raw_headers + [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
         ]
         self._source = source
         self._ping_interval_s = ping_interval_s
+        self._ping = ping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
@@ -247,7 +257,7 @@ class SseResponse(Response):
         writer: SseWriter | None = None
         watcher: DisconnectWatcher | None = None
         try:
-            writer = SseWriter(start, send, source.flow, self._ping_interval_s)
+            writer = SseWriter(start, send, source.flow, self._ping_interval_s, self._ping)
             watcher = DisconnectWatcher(receive, writer.stop)
             source.start(writer)
             await writer.ended

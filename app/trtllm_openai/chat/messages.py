@@ -25,6 +25,10 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 Message = dict[str, Any]
 
+BILLING_HEADER = "x-anthropic-billing-header:"
+"""Begins a line that Claude Code puts at the head of its system prompt. It differs between requests, so that
+no two of them would share a cached prefix, and says nothing to a model."""
+
 
 def normalise(messages: list[Message]) -> list[Message]:
     """Convert messages to the form templates expect. Raises `InvalidRequest`, e.g. for `messages[2].role`."""
@@ -43,9 +47,12 @@ def _message(message: Message, json_path: str) -> Message:
         known = ", ".join(ROLES)
         raise InvalidRequest(f"'{json_path}.role' must be one of {known}, not {role!r}.", f"{json_path}.role")
     calls = message.get("tool_calls")
+    content = _content(message.get("content"), f"{json_path}.content", required=role != "assistant")
+    if content.startswith(BILLING_HEADER) and ROLES[role] == "system":
+        content = content.partition("\n")[2]
     result = {key: value for key, value in message.items() if value is not None}
     result["role"] = ROLES[role]
-    result["content"] = _content(message.get("content"), f"{json_path}.content", required=role != "assistant")
+    result["content"] = content
     if calls:
         result["tool_calls"] = _tool_calls(calls, f"{json_path}.tool_calls")
     else:

@@ -145,6 +145,8 @@ class EngineCard(ResponseModel):
 
 
 class ModelCard(ResponseModel):
+    """OpenAI's and Anthropic's card in one: clients of either read their fields."""
+
     id: str
     object: str = "model"
     created: int
@@ -153,6 +155,10 @@ class ModelCard(ResponseModel):
         None, description="The model that this one is made of: itself, unless an adapter."
     )
     parent: str | None = Field(None, description="The model that a LoRA adapter changes.")
+    type: str = "model"
+    display_name: str
+    created_at: str
+    lifecycle: str = "active"
     max_model_len: int | None = None
     trtllm_openai: EngineCard | None = Field(None, description="The engine's real limits, once it is ready.")
 
@@ -160,3 +166,6 @@ class ModelCard(ResponseModel):
 class ModelList(ResponseModel):
     object: str = "list"
     data: list[ModelCard]
+    first_id: str
+    last_id: str
+    has_more: bool = False

@@ -124,6 +124,44 @@ class CompletionChunk(ResponseModel):
     usage: Usage | None = None
 
 
+class TextBlock(ResponseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ConversationTurn(ResponseModel):
+    """A message of `/v1/messages`. Other blocks: thinking, tool_use, tool_result, document, search_result."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[TextBlock]
+
+
+class CustomTool(ResponseModel):
+    type: Literal["custom"] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    description: str | None = None
+    input_schema: JsonObject = Field(description="A JSON schema.")
+
+
+class MessageStreamEvent(ResponseModel):
+    """One event of a streamed message; further fields depend on its type."""
+
+    type: Literal[
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "ping",
+    ]
+    message: JsonObject | None = None
+    index: int | None = None
+    content_block: JsonObject | None = None
+    delta: JsonObject | None = None
+    usage: JsonObject | None = None
+
+
 class ResponseStreamEvent(ResponseModel):
     """One event of a streamed response; further fields depend on its type."""
 

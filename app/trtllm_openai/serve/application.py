@@ -14,6 +14,7 @@ from trtllm_openai.api import admin, chat, completions, errors, health, models, 
 from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
+from trtllm_openai.api.messages import routes as messages
 from trtllm_openai.api.middleware import RequestLayer
 from trtllm_openai.api.responses import routes as responses
 from trtllm_openai.api.responses.store import ResponseStore
@@ -23,11 +24,13 @@ DIRECT = (
     DirectRoute("/v1/chat/completions", chat.create_chat_completion),
     DirectRoute("/v1/completions", completions.create_completion),
     DirectRoute("/v1/responses", responses.create_response),
+    DirectRoute("/v1/messages", messages.create_message),
 )
 
 
 EXPOSED_HEADERS = [
     "x-request-id",
+    "request-id",
     "x-ignored-params",
     "retry-after",
     "retry-after-ms",
@@ -89,7 +92,7 @@ def create_app(service: InferenceService) -> Application:
     )
     app.state.context = context
     app.state.responses = stored_responses
-    for module in (completions, chat, responses, tokens, models, health, admin):
+    for module in (completions, chat, responses, messages, tokens, models, health, admin):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)

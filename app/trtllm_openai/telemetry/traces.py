@@ -17,7 +17,12 @@ from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.telemetry.record import GenerationRecord, RequestRecord
 
-OPERATIONS = {"/v1/chat/completions": "chat", "/v1/responses": "chat", "/v1/completions": "text_completion"}
+OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "text_completion",
+}
 """Generating routes with their `gen_ai.operation.name`."""
 CONTEXT_HEADERS = ("traceparent", "tracestate")
 VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -82,9 +82,9 @@ def test_keys_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_probes_need_no_key_unless_told_so() -> None:
-    probes = {"/health", "/health/live", "/health/ready", "/health/startup"}
+    probes = {"/", "/health", "/health/live", "/health/ready", "/health/startup"}
     assert open_paths(Settings()) == probes
-    assert open_paths(Settings(open_health=False)) == {"/health/live"}
+    assert open_paths(Settings(open_health=False)) == {"/", "/health/live"}
 
 
 @pytest.mark.parametrize(

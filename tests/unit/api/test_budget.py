@@ -83,6 +83,24 @@ def test_what_is_not_counted_is_left_to_validation(body: dict[str, Any]) -> None
     check(body, LimitSettings())
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_messages_have_the_budget_of_a_chat(demo_tokenizer: Tokenizer, path: str) -> None:
+    served = Served(demo_tokenizer)
+    most = LimitSettings()
+    part = {"type": "text", "text": "a"}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [part] * most.max_message_parts}
+    for fields, param in (
+        ({"messages": [MESSAGE] * (most.max_messages + 1)}, "messages"),
+        ({"messages": [{"role": "user", "content": [result]}]}, "messages[0].content"),
+        ({"system": [part] * (most.max_message_parts + 1)}, "system"),
+        ({"tools": [{}] * (most.max_tools + 1)}, "tools"),
+        ({"stop_sequences": ["a"] * (most.max_stop_strings + 1)}, "stop_sequences"),
+    ):
+        response = served.post(path, {"messages": [MESSAGE], "max_tokens": 5, **fields})
+        assert response.status_code == 400
+        assert response.json()["error"]["message"].startswith(f"'{param}' has ")
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/completions/render", "/tokenize"])
 def test_every_route_has_a_budget(demo_tokenizer: Tokenizer, path: str) -> None:
     served = Served(demo_tokenizer)

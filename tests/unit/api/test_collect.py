@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.api.test_run import Check, Fixture
 from tests.unit.api.test_run import check as check
-from trtllm_openai.api.collect import Answer, Call, collect
+from trtllm_openai.api.collect import Answer, Call, collect, consumed
 from trtllm_openai.errors import ShuttingDown
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Reasoning
 
@@ -36,6 +36,27 @@ def test_an_error_takes_the_place_of_the_answer(check: Callable[[Check], None]) 
         with pytest.raises(ShuttingDown):
             await done
         one.run.close()
+
+    check(body)
+
+
+def test_deltas_are_passed_on_until_the_end(check: Callable[[Check], None]) -> None:
+    async def body(make: Callable[..., Fixture]) -> None:
+        one = make()
+        texts: list[str] = []
+        done = consumed(one.run, lambda deltas: texts.extend(delta.text for _, delta in deltas))
+        one.put("Hello")
+        assert not done.done()
+        one.put(" world", "stop")
+        await done
+        assert "".join(texts) == "Hello world"
+        one.run.close()
+        failed = make()
+        done = consumed(failed.run, lambda _: None)
+        failed.run.interrupt(ShuttingDown())
+        with pytest.raises(ShuttingDown):
+            await done
+        failed.run.close()
 
     check(body)
 

@@ -1,11 +1,13 @@
 """The error contract in detail."""
 
+import contextvars
 import json
 
 import pytest
 from pydantic import ValidationError
+from starlette.responses import Response
 
-from trtllm_openai.api.errors import ApiError, from_exception, json_path
+from trtllm_openai.api.errors import ApiError, anthropic, from_exception, json_path
 from trtllm_openai.errors import InvalidRequest, PoolError
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.completions import CompletionRequest
@@ -24,6 +26,31 @@ def test_type_follows_the_status(status: int, kind: str) -> None:
     detail = {"message": "x", "type": kind, "param": "p", "code": "c", "request_id": None}
     assert json.loads(error.body()) == {"error": detail}
     assert error.response().status_code == status
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "kind"),
+    [
+        *((status, status, "invalid_request_error") for status in (400, 405, 415)),
+        (401, 401, "authentication_error"),
+        (403, 403, "permission_error"),
+        (404, 404, "not_found_error"),
+        (413, 413, "request_too_large"),
+        (429, 429, "rate_limit_error"),
+        (500, 500, "api_error"),
+        (503, 529, "overloaded_error"),
+        (504, 504, "timeout_error"),
+    ],
+)
+def test_anthropics_shape(status: int, sent: int, kind: str) -> None:
+    def response() -> Response:
+        anthropic.set(True)
+        return ApiError(status, "x", param="p", code="c", headers={"retry-after": "5"}).response()
+
+    found = contextvars.copy_context().run(response)
+    error = {"type": "error", "error": {"type": kind, "message": "x"}, "request_id": None}
+    assert json.loads(bytes(found.body)) == error
+    assert (found.status_code, found.headers["retry-after"]) == (sent, "5")
 
 
 def test_place_is_written_as_openai_does() -> None:

@@ -56,7 +56,15 @@ def test_head_is_get() -> None:
     service = InferenceService(Settings(engine="synthetic"))
     app = create_app(service)
     statuses = {}
-    for path in ("/health/live", "/v1/models", "/metrics", "/openapi.json", "/v1/completions", "/nowhere"):
+    for path in (
+        "/",
+        "/health/live",
+        "/v1/models",
+        "/metrics",
+        "/openapi.json",
+        "/v1/completions",
+        "/nowhere",
+    ):
         sent: list[Any] = []
         scope: dict[str, Any] = {"type": "http", "method": "HEAD", "path": path, "headers": []}
 
@@ -69,7 +77,7 @@ def test_head_is_get() -> None:
         asyncio.run(app({**scope, "query_string": b"", "root_path": ""}, receive, send))
         statuses[path] = sent[0]["status"]
         assert "content-length" in {name.decode() for name, _ in sent[0]["headers"]}
-    assert list(statuses.values()) == [200, 200, 200, 200, 405, 404]
+    assert list(statuses.values()) == [200, 200, 200, 200, 200, 405, 404]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/here"), ("POST", "/there")])

@@ -12,10 +12,13 @@ from trtllm_openai.text.tokenizer import Tokenizer
 TEXT: tuple[str, dict[str, Any]] = ("/v1/completions", {"prompt": [1, 2, 3]})
 CHAT: tuple[str, dict[str, Any]] = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
 RESPONSES: tuple[str, dict[str, Any]] = ("/v1/responses", {"input": "Hi"})
+MESSAGES: tuple[str, dict[str, Any]] = ("/v1/messages", {**CHAT[1], "max_tokens": 5})
 LIMIT_PARAMS = {"/v1/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
 
 
-@pytest.mark.parametrize("request_", [TEXT, CHAT, RESPONSES], ids=["text", "chat", "responses"])
+@pytest.mark.parametrize(
+    "request_", [TEXT, CHAT, RESPONSES, MESSAGES], ids=["text", "chat", "responses", "messages"]
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_requests_a_minute(
     demo_tokenizer: Tokenizer, tmp_path: Path, request_: tuple[str, dict[str, Any]], stream: bool
@@ -27,7 +30,11 @@ def test_requests_a_minute(
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["1", "0", "0"]
     assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"2"}
-    assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
+    error = answers[2].json()["error"]
+    assert (error["type"], error.get("code", "rate_limit_exceeded")) == (
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    )
     assert 20 <= int(answers[2].headers["retry-after"]) <= 30
     assert answers[2].headers["x-ratelimit-reset-requests"].endswith("s")
     assert len(served.pool.requests) == 2

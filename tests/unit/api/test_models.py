@@ -1,5 +1,7 @@
 """The list of models: the served one, with the engine's limits once they are known."""
 
+from anthropic.types import ModelInfo
+
 from tests.unit.api.served import Served
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -12,6 +14,16 @@ def test_the_card_has_the_engines_limits(demo_tokenizer: Tokenizer) -> None:
     assert (engine["engine"], engine["max_batch_size"]) == ("fake", 8)
     assert engine["capabilities"]["guides"] == ["json_object", "json_schema"]
     assert served.get("/v1/models/org/name").json() == card, "an id may have a slash"
+
+
+def test_clients_of_anthropics_api_read_their_own_fields(demo_tokenizer: Tokenizer) -> None:
+    settings = {"lora_adapters": {"sql": "/adapters/sql"}}
+    served = Served(demo_tokenizer, engine="tensorrt_llm", served_model_name="base", tensorrt_llm=settings)
+    page = served.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
+    assert (page["first_id"], page["last_id"], page["has_more"]) == ("base", "sql", False)
+    model = ModelInfo.model_validate(page["data"][1], strict=False)
+    assert (model.type, model.display_name, model.lifecycle) == ("model", "sql", "active")
+    assert int(model.created_at.timestamp()) == served.context.created
 
 
 def test_before_an_engine_is_ready(demo_tokenizer: Tokenizer) -> None:

@@ -27,19 +27,22 @@ def test_generating_routes_document_body_stream_and_errors(document: dict[str, A
         ("/v1/chat/completions", "ChatRequest", "ChatCompletionChunk"),
         ("/v1/completions", "CompletionRequest", "CompletionChunk"),
         ("/v1/responses", "ResponsesRequest", "ResponseStreamEvent"),
+        ("/v1/messages", "MessagesRequest", "MessageStreamEvent"),
     ):
         post = document["paths"][path]["post"]
         assert request in json.dumps(post["requestBody"])
         content = post["responses"]["200"]["content"]
         assert set(content) == {"application/json", "text/event-stream"}
         assert f"schemas/{chunk}" in json.dumps(content["text/event-stream"])
-        assert {"400", "429", "503", "504"} <= set(post["responses"])
+        unavailable = "529" if path == "/v1/messages" else "503"
+        assert {"400", "429", unavailable, "504"} <= set(post["responses"])
 
 
 def test_errors_have_the_one_shape(document: dict[str, Any]) -> None:
-    for operations in document["paths"].values():
+    for path, operations in document["paths"].items():
+        own = "Anthropic" if path.startswith("/v1/messages") else ""
         for operation in operations.values():
             assert "422" not in operation["responses"], "FastAPI's own shape"
             schema = operation["responses"]["400"]["content"]["application/json"]["schema"]
-            assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+            assert schema == {"$ref": f"#/components/schemas/{own}ErrorResponse"}
     assert "HTTPValidationError" not in document["components"]["schemas"]

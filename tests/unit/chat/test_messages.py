@@ -7,6 +7,24 @@ import pytest
 from trtllm_openai.chat.messages import normalise
 from trtllm_openai.errors import InvalidRequest
 
+BILLING = "x-anthropic-billing-header: cc_version=2.1.197.1c0; cc_entrypoint=cli;"
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (BILLING + "\nBe brief.", "Be brief."),
+        ([{"type": "text", "text": BILLING}, {"type": "text", "text": "Be brief."}], "Be brief."),
+        (BILLING, ""),
+        ("Be brief.\n" + BILLING, "Be brief.\n" + BILLING),
+    ],
+)
+def test_a_billing_header_at_the_head_of_a_system_prompt_is_dropped(content: Any, kept: str) -> None:
+    for role in ("system", "developer"):
+        assert normalise([{"role": role, "content": content}])[0]["content"] == kept
+    (message,) = normalise([{"role": "user", "content": BILLING}])
+    assert message["content"] == BILLING
+
 
 def test_forms_that_are_accepted() -> None:
     messages = normalise(

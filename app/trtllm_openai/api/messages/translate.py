@@ -1,0 +1,138 @@
+"""Translates a request of `/v1/messages` to a chat request, and errors about that back to its own fields."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from trtllm_openai.api.errors import ApiError
+from trtllm_openai.api.messages.conversation import Conversation
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.protocol.common import JsonObject
+from trtllm_openai.protocol.messages import (
+    OWN_PARAMETERS,
+    CountTokensRequest,
+    MessagesRequest,
+    OutputConfig,
+    ToolChoice,
+)
+
+_PARAMETERS = tuple(row.name for row in OWN_PARAMETERS)
+_NAMES = {
+    "stop": "stop_sequences",
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "tool_choice.function.name": "tool_choice.name",
+}
+_TOOL = re.compile(r"tools\[(\d+)\](?:\.function(?:\.(parameters|name))?)?")
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """`chat`: the body of the equivalent chat request. `left_out`: what was left out of it, by name."""
+
+    chat: JsonObject
+    left_out: list[str]
+    _tool_places: list[int]
+
+    def renamed(self, fault: ApiError) -> ApiError:
+        """An error about the chat request, with the parameter as the client wrote it, in the message too."""
+        if fault.param is None:
+            return fault
+        param = self._own_name(fault.param)
+        fault.message = fault.message.replace(f"'{fault.param}'", f"'{param}'")
+        fault.param = param
+        return fault
+
+    def _own_name(self, param: str) -> str:
+        if (tool := _TOOL.match(param)) is not None:
+            own = {"parameters": ".input_schema", "name": ".name"}.get(tool[2], "")
+            return f"tools[{self._tool_places[int(tool[1])]}]{own}{param[tool.end() :]}"
+        for chat_name, name in _NAMES.items():
+            if param == chat_name or param.startswith((f"{chat_name}.", f"{chat_name}[")):
+                return name + param[len(chat_name) :]
+        return param
+
+
+def translate(body: CountTokensRequest) -> Translation:
+    """The equivalent chat request. Raises `InvalidRequest` that names the client's own field."""
+    conversation = Conversation()
+    if body.system:
+        conversation.add_system(body.system, "system")
+    for index, turn in enumerate(body.messages):
+        conversation.add_turn(turn, f"messages[{index}]")
+    tools, places, left_out = _tools(body.tools or [])
+    output = body.output_config or OutputConfig()
+    chat: JsonObject = {
+        "messages": conversation.messages,
+        "continue_final_message": conversation.continues or None,
+        "tools": tools or None,
+        **_tool_choice(body.tool_choice),
+        "response_format": _response_format(output.format),
+        "reasoning_effort": output.effort,
+        "chat_template_kwargs": _template_variables(body) or None,
+    }
+    if isinstance(body, MessagesRequest):
+        fields = vars(body)
+        chat |= {name: fields[name] for name in _PARAMETERS}
+        chat |= {"max_tokens": body.max_tokens, "stop": body.stop_sequences, "timeout": body.timeout}
+    if body.thinking is not None and body.thinking.budget_tokens is not None:
+        left_out.append("thinking.budget_tokens")
+    given = {name: value for name, value in chat.items() if value is not None}
+    return Translation(given, [*sorted(conversation.left_out), *left_out], places)
+
+
+def _tools(tools: list[JsonObject]) -> tuple[list[JsonObject], list[int], list[str]]:
+    """The custom tools for chat, their places in the client's list, and the others' names."""
+    found: list[JsonObject] = []
+    places: list[int] = []
+    left_out: list[str] = []
+    for index, tool in enumerate(tools):
+        kind = tool.get("type") or "custom"
+        if not isinstance(kind, str):
+            raise InvalidRequest(f"'tools[{index}].type' must be a text.", f"tools[{index}].type")
+        if kind != "custom":
+            left_out.append(f"tools[{index}]:{kind}")
+            continue
+        schema = tool.get("input_schema")
+        if not isinstance(schema, dict):
+            param = f"tools[{index}].input_schema"
+            raise InvalidRequest(f"'{param}' must be a JSON schema.", param)
+        function = {"name": tool.get("name"), "parameters": schema}
+        function |= {key: tool[key] for key in ("description", "strict") if tool.get(key) is not None}
+        found.append({"type": "function", "function": function})
+        places.append(index)
+    return found, places, left_out
+
+
+def _tool_choice(choice: ToolChoice | None) -> JsonObject:
+    if choice is None:
+        return {}
+    parallel = {"parallel_tool_calls": False} if choice.disable_parallel_tool_use else {}
+    if choice.type != "tool":
+        return {"tool_choice": _CHOICES[choice.type], **parallel}
+    if choice.name is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'tool_choice.name'.",
+            "tool_choice.name",
+            "missing_required_parameter",
+        )
+    return {"tool_choice": {"type": "function", "function": {"name": choice.name}}, **parallel}
+
+
+def _response_format(form: JsonObject | None) -> JsonObject | None:
+    if form is None:
+        return None
+    if form.get("type") != "json_schema":
+        raise InvalidRequest("'output_config.format.type' must be json_schema.", "output_config.format.type")
+    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _template_variables(body: CountTokensRequest) -> dict[str, Any]:
+    thinking = body.thinking
+    asked = {} if thinking is None else {"enable_thinking": thinking.type != "disabled"}
+    return {**asked, **(body.chat_template_kwargs or {})}
