@@ -1,6 +1,6 @@
 """Real clients against a started server on the demo model.
 
-The official Python client always; the others with CONFORMANCE=1, after tests/conformance/setup.sh: that is
+The official Python clients always; the others with CONFORMANCE=1, after tests/conformance/setup.sh: that is
 what `make conformance` does, and it writes docs/conformance.md.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance import openai_python, page
+from tests.conformance import anthropic_python, openai_python, page
 from tests.conformance.page import Row
 from tests.e2e.conftest import RunningServer
 
@@ -41,16 +41,21 @@ KNOWN = {
 """Expected failures with their reasons; any other failure fails the test."""
 
 
-def openai_in_python(url: str, model: str) -> list[Row]:
-    rows: list[Row] = []
-    for name, check in openai_python.features(url, model).items():
-        try:
-            check()
-        except Exception as error:  # every kind of failure is a row
-            rows.append((name, False, f"{type(error).__name__}: {error}"))
-        else:
-            rows.append((name, True, ""))
-    return rows
+def in_python(
+    features: Callable[[str, str], dict[str, Callable[[], None]]],
+) -> Callable[[str, str], list[Row]]:
+    def run(url: str, model: str) -> list[Row]:
+        rows: list[Row] = []
+        for name, check in features(url, model).items():
+            try:
+                check()
+            except Exception as error:  # every kind of failure is a row
+                rows.append((name, False, f"{type(error).__name__}: {error}"))
+            else:
+                rows.append((name, True, ""))
+        return rows
+
+    return run
 
 
 def node(script: str) -> Callable[[str, str], list[Row]]:
@@ -111,7 +116,10 @@ def comply(form: str) -> Callable[[str, str], list[Row]]:
     return run
 
 
-CLIENTS: dict[str, Callable[[str, str], list[Row]]] = {"openai (Python)": openai_in_python}
+CLIENTS: dict[str, Callable[[str, str], list[Row]]] = {
+    "openai (Python)": in_python(openai_python.features),
+    "anthropic (Python)": in_python(anthropic_python.features),
+}
 if FULL:
     CLIENTS |= {
         "openai (Node)": node("openai.mjs"),
