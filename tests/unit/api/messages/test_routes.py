@@ -65,6 +65,46 @@ def test_a_message(demo_tokenizer: Tokenizer) -> None:
     assert served.post(PATH, {**HI, "max_tokens": 1}).json()["stop_reason"] == "max_tokens"
 
 
+def test_the_first_request_of_claude_code(demo_tokenizer: Tokenizer) -> None:
+    """Its shape, as version 2.1.197 sends it; the words are shorter."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    body = {
+        "model": "demo",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<system-reminder>\nContext.\n</system-reminder>\n"},
+                    {"type": "text", "text": "run it", **cached},
+                ],
+            },
+            {"role": "system", "content": "Available agent types."},
+        ],
+        "system": [
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.9aa;"},
+            {"type": "text", "text": "You are an agent.", **cached},
+            {"type": "text", "text": "\nYou help users.", **cached},
+        ],
+        "tools": [WEATHER],
+        "metadata": {"user_id": "{}"},
+        "max_tokens": 32000,
+        "thinking": {"type": "adaptive"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"},
+        "stream": True,
+    }
+    served = Served(demo_tokenizer, CALL)
+    response = served.post(f"{PATH}?beta=true", body, headers={"anthropic-version": "2023-06-01"})
+    assert response.status_code == 200
+    assert "x-ignored-params" not in response.headers
+    assert events_of(response.text)[-2]["delta"]["stop_reason"] == "tool_use"
+    prompt = prompt_of(served)
+    said = ("You are an agent.", "You help users.", "Context.", "run it", "Available agent types.")
+    places = [prompt.index(text) for text in said]
+    assert places == sorted(places)
+    assert "billing" not in prompt
+
+
 def test_a_stop_sequence(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer, "Hello STOP world")
     message = served.post(PATH, {**HI, "stop_sequences": ["no", "STOP"]}).json()
