@@ -51,7 +51,7 @@ class Features:
         whole = self.client.messages.create(**self.ask)
         with self.client.messages.stream(**self.ask) as stream:
             text = "".join(stream.text_stream)
-            final = stream.get_final_message()
+            final: Any = stream.get_final_message()
         assert final.content[0].text == text == whole.content[0].text
         assert final.stop_reason == whole.stop_reason
         assert final.usage.output_tokens == whole.usage.output_tokens
@@ -89,7 +89,8 @@ class Features:
         body: dict[str, Any] = {**self.ask, "max_tokens": 200, "tools": TOOLS, "tool_choice": named}
         with self.client.messages.stream(**body) as stream:
             pieces = [event.partial_json for event in stream if event.type == "input_json"]
-            (call,) = stream.get_final_message().content
+            final: Any = stream.get_final_message()
+        (call,) = final.content
         assert len(pieces) > 1
         assert json.loads("".join(pieces)) == call.input
         assert call.input["color"] in COLORS

@@ -1,5 +1,7 @@
 """/v1/messages beside what tests/conformance drives Anthropic's SDK through."""
 
+from typing import Any
+
 import anthropic
 import httpx
 import pytest
@@ -40,7 +42,7 @@ def test_an_error_in_a_stream_is_the_sdks_own(synthetic: RunningServer) -> None:
     client = Anthropic(base_url=synthetic.url, api_key="none", max_retries=0)
     model = next(iter(client.models.list())).id
     events: list[str] = []
-    stream = client.messages.create(
+    stream: Any = client.messages.create(
         model=model,
         max_tokens=4000,
         messages=TURNS,  # type: ignore[arg-type]

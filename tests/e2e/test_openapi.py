@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.e2e.conftest import RunningServer, serve
+from trtllm_openai.protocol.common import ResponseModel
 from trtllm_openai.protocol.documented import ChatCompletionChunk, CompletionChunk, MessageStreamEvent
 
 CHECKS = [
@@ -62,7 +63,7 @@ def _try(case: "schemathesis.Case[Any]") -> None:
 def test_chunks_are_as_documented(server: RunningServer) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 60}
-    bodies = [
+    bodies: list[tuple[str, dict[str, object], type[ResponseModel]]] = [
         ("/v1/chat/completions", {**chat, "logprobs": True, "top_logprobs": 1}, ChatCompletionChunk),
         ("/v1/chat/completions", {**chat, "tools": [tool], "tool_choice": "required"}, ChatCompletionChunk),
         ("/v1/completions", {"prompt": "Hi", "logprobs": 1, "echo": True}, CompletionChunk),
