@@ -47,8 +47,9 @@ def test_it_excludes_other_processes_while_it_is_held(fd: int) -> None:
 
 def test_the_lock_of_a_killed_process_is_released(fd: int) -> None:
     command = [sys.executable, "-c", HOLD, str(fd)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, pass_fds=[fd], text=True, **pipes) as holder:
+    with subprocess.Popen(
+        command, pass_fds=[fd], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
         assert seen_by_another(fd) == "locked\n"

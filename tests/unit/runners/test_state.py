@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.unit.runners.fake_runner import FakeRunner
 from trtllm_openai.generation import GenerationRequest
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.runner import Runner
@@ -13,7 +14,7 @@ def runner(changes: list[Phase]) -> Runner:
     def adopt(request: GenerationRequest, generation: Generation) -> bool:
         return False
 
-    subject = Runner(3, adopt, lambda: changes.append(subject.phase), stall_timeout=8.0)
+    subject = FakeRunner(3, adopt, lambda: changes.append(subject.phase), stall_timeout=8.0)
     return subject
 
 
