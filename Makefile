@@ -1,10 +1,11 @@
 # `make serve` and `make test` work on a bare machine with Python 3.11 or newer: they call `make setup`.
 SHELL := /bin/bash
 BIN := .venv/bin
-# Two files at once, in order, so that the long ones are not the last. OpenMP's threads must not spin then.
-PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files at once, in order, so that the long ones are not the last. OpenMP's threads must not spin then.
+# Many tests wait for processes, so that there is work for a third.
+PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload json-schema-suite clean
+.PHONY: help setup serve test test-all test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload json-schema-suite clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -16,6 +17,9 @@ serve: setup     ## serve on http://127.0.0.1:8000 (ARGS="--port 9000 …" for f
 	@exec $(BIN)/python -m trtllm_openai serve $(ARGS)
 
 test: setup      ## run the tests (ARGS="-k name …" for pytest's flags)
+	$(PYTEST_ALL) -m "not slow" $(ARGS)
+
+test-all: setup  ## run the tests and those that are slow
 	$(PYTEST_ALL) $(ARGS)
 
 test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pins

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from scripts.trtllm_checks.limits import FLAGS, check_killed_rank, check_limits
 from scripts.trtllm_checks.server import Server
 from tests.conftest import python_path
@@ -76,6 +78,7 @@ def test_it_passes_on_two_gpus(tmp_path: Path, demo_dir: Path) -> None:
     assert {BESIDE, *killed, *WRONG.values()} < set(found)
 
 
+@pytest.mark.slow
 def test_what_differs_is_printed(tmp_path: Path, demo_dir: Path) -> None:
     changed = tmp_path / "fakes" / "tensorrt_llm"
     shutil.copytree(FAKES / "tensorrt_llm", changed)

@@ -165,7 +165,9 @@ def test_a_step_runs_out_of_memory(start: Start, outcome: Say) -> None:
         outcome("one request got an error, the engine went on")
 
 
-@pytest.mark.parametrize(("workers", "replicas", "pause"), [(1, 1, 5), (2, 2, 600)])
+@pytest.mark.parametrize(
+    ("workers", "replicas", "pause"), [pytest.param(1, 1, 5, marks=pytest.mark.slow), (2, 2, 600)]
+)
 def test_runners_that_cannot_start_are_given_up_and_tried_again(
     victim_model: Path, tmp_path: Path, outcome: Say, workers: int, replicas: int, pause: int
 ) -> None:

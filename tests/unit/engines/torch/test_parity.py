@@ -45,13 +45,20 @@ def reference(model: transformers.PreTrainedModel, prompt: list[int], tokens: in
     return tokens_out
 
 
-def test_demo_greedy_equals_generate(demo_dir: Path, demo_tokenizer: Tokenizer) -> None:
+@pytest.fixture(params=["few_layers", pytest.param("demo_dir", marks=pytest.mark.slow)])
+def demo(request: pytest.FixtureRequest) -> Path:
+    """The first layers of the demo model, and all of it."""
+    directory: Path = request.getfixturevalue(request.param)
+    return directory
+
+
+def test_demo_greedy_equals_generate(demo: Path, demo_tokenizer: Tokenizer) -> None:
     """All prompts together here, each alone there."""
     prompts = [demo_tokenizer.encode(text, add_special_tokens=True) for text in PROMPTS]
     assert len(prompts) >= 20
-    engine = make_engine(demo_dir, max_seq_len=1024)
+    engine = make_engine(demo, max_seq_len=1024)
     ours = run(engine, *(request(str(i), ids, max_tokens=12) for i, ids in enumerate(prompts)))
-    model = transformers.AutoModelForCausalLM.from_pretrained(demo_dir, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(demo, dtype=torch.float32)
     for i, ids in enumerate(prompts):
         assert ours[str(i)].token_ids == reference(model, ids, 12), PROMPTS[i]
 
