@@ -1,5 +1,12 @@
-"""The started server is the one of the end-to-end tests."""
+"""The started server is the one of the end-to-end tests, with the whole demo model."""
 
-from tests.e2e.conftest import server
+import pytest
 
-__all__ = ["server"]
+from tests.e2e.conftest import RunningServer, demo_server
+
+__all__ = ["demo_server"]
+
+
+@pytest.fixture(scope="session")
+def server(demo_server: RunningServer) -> RunningServer:
+    return demo_server

@@ -130,8 +130,16 @@ def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = Non
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[RunningServer]:
-    """The demo model on the torch engine."""
+def server(few_layers: Path) -> Iterator[RunningServer]:
+    """The torch engine with a few layers of the demo model: what it says makes no sense, and comes soon."""
+    model = ("--model", str(few_layers), "--served-model-name", "SmolLM2-135M-Instruct")
+    with serve(*model, "--torch.max-seq-len", "2048", "--log-level", "warning") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def demo_server() -> Iterator[RunningServer]:
+    """The whole demo model, where what it says matters: it ends JSON, and calls tools."""
     with serve("--torch.max-seq-len", "2048", "--log-level", "warning") as running:
         yield running
 

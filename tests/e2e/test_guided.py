@@ -19,6 +19,11 @@ FULL = os.environ.get("CONFORMANCE") == "1"
 CHAT = "/v1/chat/completions"
 
 
+@pytest.fixture(scope="session")
+def server(demo_server: RunningServer) -> RunningServer:
+    return demo_server
+
+
 def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "type": "object",

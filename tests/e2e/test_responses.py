@@ -24,6 +24,11 @@ WEATHER = {
 }
 
 
+@pytest.fixture(scope="session")
+def server(demo_server: RunningServer) -> RunningServer:
+    return demo_server
+
+
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:

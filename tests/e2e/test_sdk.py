@@ -18,6 +18,11 @@ QUESTION: list[Any] = [
 KOREAN = "대한민국의 수도는"
 
 
+@pytest.fixture(scope="session")
+def server(demo_server: RunningServer) -> RunningServer:
+    return demo_server
+
+
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
