@@ -29,7 +29,12 @@ class Features:
         base = url.removesuffix("/v1")
         self.client = Anthropic(base_url=base, api_key="none", max_retries=0, timeout=120)
         self.model = model
-        self.ask: dict[str, Any] = {"model": model, "messages": TURNS, "temperature": 0, "max_tokens": 30}
+        self.ask: dict[str, Any] = {
+            "model": model,
+            "messages": TURNS,
+            "max_tokens": 30,
+            "extra_body": {"temperature": 0},  # no longer a parameter of the client, but of the API
+        }
 
     def models(self) -> None:
         """models"""
@@ -137,7 +142,7 @@ class Features:
         """errors"""
         for body, kind, name in (
             ({"model": "nobody"}, anthropic.NotFoundError, "not_found_error"),
-            ({"temperature": 9}, anthropic.BadRequestError, "invalid_request_error"),
+            ({"extra_body": {"temperature": 9}}, anthropic.BadRequestError, "invalid_request_error"),
             ({"messages": [{"role": "user", "content": "word " * 3000}]}, anthropic.BadRequestError, None),
         ):
             for stream in (False, True):
