@@ -175,3 +175,8 @@ class SyntheticSettings(Section):
     )
     max_seq_len: Positive = Field(8192, description="maximum prompt + generated tokens of one sequence")
     load_time: Seconds = Field(0.0, description="seconds that loading the engine takes")
+    script: list[str] = Field(
+        [],
+        description="texts that it answers with, in the order of requests and then from the first again; "
+        "empty: tokens without meaning",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -23,14 +24,21 @@ class ModelFiles(msgspec.Struct, frozen=True):
 def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
     """Load the engine that `settings` name. Raises `CheckpointError` or `ConfigError`."""
 
+    @cache
+    def tokenizer() -> Tokenizer:
+        return Tokenizer.load(Path(files.tokenizer_dir))
+
     def vocabulary() -> list[bytes]:
-        return Tokenizer.load(Path(files.tokenizer_dir)).vocabulary()
+        return tokenizer().vocabulary()
+
+    def encode(text: str) -> list[int]:
+        return tokenizer().encode(text, add_special_tokens=False)
 
     match settings.engine:
         case "synthetic":
             from trtllm_openai.engines import synthetic
 
-            return synthetic.load(settings.synthetic, files.vocab_size, files.eos_token_ids, progress)
+            return synthetic.load(settings.synthetic, files.vocab_size, files.eos_token_ids, progress, encode)
         case "tensorrt_llm":
             from trtllm_openai.engines import tensorrt_llm
 

@@ -3,13 +3,17 @@
 It serves load tests of everything but the engine. Each sequence gets its first token `ttft` seconds after it
 starts running and one more every `itl` seconds; all sequences advance in lockstep, as in a real batch. Token
 ids walk through the vocabulary as a function of seed and position, so the text is reproducible.
+
+With a script it tests the loops of agents: request n is answered with text n of it, whatever it asks.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from trtllm_openai.config import SyntheticSettings
 from trtllm_openai.engines.base import Progress
@@ -35,12 +39,23 @@ class _Sequence:
     made: int = 0
     submitted: float = 0.0
     queued_ms: float | None = None
+    script: Sequence[int] = ()
+    """The tokens to emit, the last of which ends the sequence; empty: walk through the vocabulary."""
 
 
 class SyntheticEngine:
-    """An Engine without a model. `vocabulary` bounds the token ids it emits."""
+    """An Engine without a model. `vocab_size` bounds the token ids it emits.
 
-    def __init__(self, settings: SyntheticSettings, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+    `script`: token ids of the answers, without EOS, in the order of requests; after the last come the first.
+    """
+
+    def __init__(
+        self,
+        settings: SyntheticSettings,
+        vocab_size: int,
+        eos_token_ids: tuple[int, ...],
+        script: Sequence[Sequence[int]] = (),
+    ) -> None:
         self.info = EngineInfo(
             engine="synthetic",
             architecture="synthetic",
@@ -57,6 +72,7 @@ class SyntheticEngine:
         self._running: dict[str, _Sequence] = {}
         self._aborted: set[str] = set()
         self._banned = frozenset(eos_token_ids)
+        self._script = cycle([[*tokens, *eos_token_ids[:1]] for tokens in script] or [[]])
         self._stats = EngineStats()
 
     def submit(self, request: GenerationRequest) -> None:
@@ -69,7 +85,13 @@ class SyntheticEngine:
             )
         first = (request.sampling.seed or 0) * 7919 + len(request.prompt_token_ids)
         self._waiting.append(
-            _Sequence(request, 0.0, first % self.info.vocab_size, submitted=time.monotonic())
+            _Sequence(
+                request,
+                0.0,
+                first % self.info.vocab_size,
+                submitted=time.monotonic(),
+                script=next(self._script),
+            )
         )
         self._stats.prompt_tokens += len(request.prompt_token_ids)
 
@@ -120,26 +142,41 @@ class SyntheticEngine:
         return [StepOutput(request_id, [], "abort") for request_id in gone]
 
     def _advance(self, sequence: _Sequence) -> StepOutput:
-        token = sequence.token
-        while token in self._banned:
-            token = (token + 1) % self.info.vocab_size
-        sequence.token = (token + 1) % self.info.vocab_size
+        token = sequence.script[sequence.made] if sequence.script else self._next_token(sequence)
         sequence.made += 1
         sequence.due += self._settings.itl
         self._stats.generated_tokens += 1
         request = sequence.request
-        done = sequence.made >= request.sampling.max_tokens
-        output = StepOutput(request.request_id, [token], "length" if done else None)
+        output = StepOutput(request.request_id, [token])
+        if sequence.made == len(sequence.script):
+            output.finish_reason, output.stop_token_id = "stop", token
+        elif sequence.made >= request.sampling.max_tokens:
+            output.finish_reason = "length"
         output.queued_ms, sequence.queued_ms = sequence.queued_ms, None
         return output
 
+    def _next_token(self, sequence: _Sequence) -> int:
+        token = sequence.token
+        while token in self._banned:
+            token = (token + 1) % self.info.vocab_size
+        sequence.token = (token + 1) % self.info.vocab_size
+        return token
+
 
 def load(
-    settings: SyntheticSettings, vocab_size: int, eos_token_ids: tuple[int, ...], progress: Progress
+    settings: SyntheticSettings,
+    vocab_size: int,
+    eos_token_ids: tuple[int, ...],
+    progress: Progress,
+    encode: Callable[[str], list[int]],
 ) -> SyntheticEngine:
-    """Create the engine after a simulated load of `settings.load_time` seconds."""
+    """Create the engine after a simulated load of `settings.load_time` seconds.
+
+    `encode`: the model's tokenizer, for the script.
+    """
     end = time.monotonic() + settings.load_time
     while (left := end - time.monotonic()) > 0:
         progress(1 - left / settings.load_time, "simulating a load")
         time.sleep(min(left, 0.1))
-    return SyntheticEngine(settings, vocab_size, eos_token_ids)
+    script = [encode(text) for text in settings.script]
+    return SyntheticEngine(settings, vocab_size, eos_token_ids, script)

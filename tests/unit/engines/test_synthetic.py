@@ -5,7 +5,7 @@ import time
 import pytest
 
 from trtllm_openai.config import SyntheticSettings
-from trtllm_openai.engines.synthetic import SyntheticEngine
+from trtllm_openai.engines.synthetic import SyntheticEngine, load
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 
@@ -47,6 +47,33 @@ def test_same_seed_same_tokens() -> None:
         return [token for output in run(subject)["a"] for token in output.token_ids]
 
     assert tokens(4) == tokens(4) != tokens(5)
+
+
+def test_a_script_is_said_in_the_order_of_requests() -> None:
+    subject = SyntheticEngine(SyntheticSettings(ttft=0.0, itl=0.0), 100, (2,), [[5, 6, 7], [8]])
+    for name in "abc":
+        subject.submit(request(name, max_tokens=10))
+    subject.submit(request("cut", max_tokens=1))
+    said = {
+        name: ([token for output in outputs for token in output.token_ids], outputs[-1].finish_reason)
+        for name, outputs in run(subject).items()
+    }
+    assert said == {
+        "a": ([5, 6, 7, 2], "stop"),
+        "b": ([8, 2], "stop"),
+        "c": ([5, 6, 7, 2], "stop"),
+        "cut": ([8], "length"),
+    }
+
+
+def test_loading_tokenizes_the_script() -> None:
+    settings = SyntheticSettings(ttft=0.0, itl=0.0, script=["ab", ""])
+    subject = load(settings, 100, (2,), lambda fraction, what: None, lambda text: [ord(one) for one in text])
+    for name in "ab":
+        subject.submit(request(name, max_tokens=10))
+    outputs = run(subject)
+    assert [output.token_ids for output in outputs["a"]] == [[97], [98], [2]]
+    assert [output.token_ids for output in outputs["b"]] == [[2]]
 
 
 def test_it_says_that_it_has_begun_when_the_first_token_takes_long() -> None:
