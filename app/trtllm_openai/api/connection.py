@@ -147,6 +147,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._upgrading:
             if self.parser.get_method() == b"CONNECT":
                 raise self._stop(ApiError(400, "This server makes no tunnels.", code="invalid_http"))
+            if self._is_websocket(b"/v1/responses"):
+                raise self._stop(_no_websocket())
             return
         super().on_headers_complete()
         self._awaited = "body"
@@ -180,6 +182,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, "The request is not valid HTTP.", code="invalid_http"))
+
+    def _is_websocket(self, path: bytes) -> bool:
+        """Whether a WebSocket is asked for at `path`."""
+        return (b"upgrade", b"websocket") in ((name, value.lower()) for name, value in self.headers) and (
+            self.url.partition(b"?")[0].rstrip(b"/") == path
+        )
 
     def _new_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
@@ -311,6 +319,12 @@ def protocol(
 def _head_too_large() -> ApiError:
     message = f"The request head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers."
     return ApiError(431, message, code="headers_too_large")
+
+
+def _no_websocket() -> ApiError:
+    """Codex and others then send the request by HTTP; after another status they try again first."""
+    message = "There are no WebSockets here: send the request by POST."
+    return ApiError(426, message, code="upgrade_required", headers={"upgrade": "HTTP/1.1"})
 
 
 def _send_without_chunks(cycle: RequestResponseCycle) -> None:

@@ -1,6 +1,7 @@
 """Bounds on what a client sends and how slowly, and HTTP/1's less common parts, over a real socket."""
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -132,6 +133,15 @@ def test_a_request_that_offers_an_upgrade_keeps_its_body(framing: str, cut: int 
     first, second = said.split("HTTP/1.1 200 OK\r\n")[1:]
     assert f"POST [{text.decode()}] host,connection,http2-settings" in first
     assert "GET [] host,connection,http2-settings" in second
+
+
+@pytest.mark.parametrize("path", [b"/v1/responses", b"/v1/responses/?a=b"])
+def test_a_websocket_of_responses_is_refused_at_once(path: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    offer = b"host: a\r\nupgrade: WebSocket\r\nconnection: keep-alive, Upgrade\r\n\r\n"
+    said = answer(b"GET " + path + b" HTTP/1.1\r\n" + offer)
+    assert said.startswith("HTTP/1.1 426 Upgrade Required\r\n")
+    assert json.loads(said.split("\r\n\r\n")[1])["error"]["code"] == "upgrade_required"
+    assert not caplog.records
 
 
 def test_an_upgrade_to_another_protocol_is_ignored_too() -> None:
