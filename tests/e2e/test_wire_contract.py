@@ -90,6 +90,10 @@ def test_04_usage_only_when_asked(http: httpx.Client) -> None:
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
     assert counts[-1] == usage["usage"]["completion_tokens"] == 3
+    first, second, *_ = stream(http, CHAT, {**HI, "max_tokens": 3, "stream_options": options})
+    assert first["usage"]["completion_tokens"] == 0, "the role comes before the first token"
+    assert first["usage"]["total_tokens"] == first["usage"]["prompt_tokens"]
+    assert second["usage"]["completion_tokens"] >= 1
 
 
 def test_05_an_error_in_a_stream_is_an_event(http: httpx.Client) -> None:

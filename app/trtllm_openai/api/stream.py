@@ -109,9 +109,10 @@ class ChunkFormatter(StreamFormatter):
         always = self._usage.always
         if len(deltas) == 1 and delta.finish_reason is None and choice.index in opened and not always:
             return form.delta(choice, delta)  # the common case
-        if always:
-            form.frames.set_usage(self._accounting.usage(final=False).model_dump())
         parts = []
+        if always:
+            parts = self._openings(deltas)
+            form.frames.set_usage(self._accounting.usage(final=False).model_dump())
         for choice, delta in merged(deltas):
             if choice.index not in opened:
                 opened.add(choice.index)
@@ -120,6 +121,21 @@ class ChunkFormatter(StreamFormatter):
             if delta.finish_reason is not None:
                 parts.append(form.frames.choice(form.final(choice.index, delta)))
         return b"".join(parts)
+
+    def _openings(self, deltas: list[Delta]) -> list[bytes]:
+        """The openings of choices, with the usage before their first tokens."""
+        form, opened = self._form, self._opened
+        if not opened:
+            usage = self._accounting.usage(final=False)
+            usage.completion_tokens, usage.total_tokens = 0, usage.prompt_tokens
+            usage.completion_tokens_details.reasoning_tokens = 0
+            form.frames.set_usage(usage.model_dump())
+        parts = []
+        for choice, _ in deltas:
+            if choice.index not in opened:
+                opened.add(choice.index)
+                parts.append(form.opening(choice))
+        return parts
 
     def tail(self) -> bytes:
         usage = b""
