@@ -26,7 +26,6 @@ FULL = os.environ.get("CONFORMANCE") == "1"
 TOO_SMALL = "the demo model is too small"
 NO_IMAGES = "the model does not support images"
 NO_MODEL = "expects 400 without `model`; this server defaults to the served model"
-NO_COMPACT = "/v1/responses/compact is not implemented"
 KNOWN = {
     "langchain-tests: test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
     "langchain-tests: test_agent_loop[model0]": f"{TOO_SMALL}: it answers without calling the tool",
@@ -35,8 +34,7 @@ KNOWN = {
     "llm-comply openai-chat: chat-error-handling": NO_MODEL,
     "llm-comply open-responses: image-input": NO_IMAGES,
     "llm-comply open-responses: error-handling": NO_MODEL,
-    "llm-comply open-responses: compact-response": NO_COMPACT,
-    "llm-comply open-responses: compact-missing-model": NO_COMPACT,
+    "llm-comply open-responses: compact-missing-model": NO_MODEL,
 }
 """Expected failures with their reasons; any other failure fails the test."""
 

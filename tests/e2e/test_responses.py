@@ -1,6 +1,7 @@
 """/v1/responses through the official SDK, and raw where the SDK would hide something."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -150,6 +151,74 @@ def test_structured_text(client: OpenAI, model: str) -> None:
     assert isinstance(json.loads(answer.output_text)["ok"], bool)
 
 
+PATCH: Any = {
+    "type": "custom",
+    "name": "apply_patch",
+    "format": {"type": "grammar", "syntax": "regex", "definition": "[+-][a-c]{3,8}"},
+}
+
+
+def test_custom_and_namespaced_tools(client: OpenAI, model: str) -> None:
+    ask: dict[str, Any] = {
+        "model": model,
+        "input": "Write a patch.",
+        "tools": [
+            {"type": "namespace", "name": "sky", "description": "The sky.", "tools": [WEATHER]},
+            PATCH,
+            {"type": "web_search"},
+        ],
+        "max_output_tokens": 200,
+        "parallel_tool_calls": False,
+    }
+    demanded: Any = {"type": "custom", "name": "apply_patch"}
+    in_the_sky: Any = {"type": "function", "name": "get_weather", "namespace": "sky"}
+    events = list(client.responses.create(**ask, tool_choice=demanded, stream=True))
+    call = events[-1].response.output[0]
+    assert call.type == "custom_tool_call"
+    assert re.fullmatch(r"[+-][a-c]{3,8}", call.input), "the grammar holds"
+    deltas = [event.delta for event in events if event.type == "response.custom_tool_call_input.delta"]
+    assert "".join(deltas) == call.input
+    told = client.responses.with_raw_response.create(**ask, tool_choice=in_the_sky)
+    assert told.headers["x-ignored-params"] == "tools[2] (web_search)"
+    function = told.parse().output[0]
+    assert function.type == "function_call"
+    assert (function.namespace, function.name) == ("sky", "get_weather")
+    answer = client.responses.create(
+        model=model,
+        tools=ask["tools"],
+        input=[
+            {"type": "item_reference", "id": function.id or ""},
+            {"type": "function_call_output", "call_id": function.call_id, "output": "Rain."},
+        ],
+        max_output_tokens=5,
+    )
+    assert answer.usage is not None
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.responses.create(model=model, input=[{"type": "item_reference", "id": "fc_x"}])
+    assert caught.value.param == "input[0].id"
+
+
+def test_input_tokens_are_counted(client: OpenAI, model: str) -> None:
+    talk: list[Any] = [
+        {"role": "user", "content": "My name is Yuna."},
+        {"role": "assistant", "content": "Hello, Yuna."},
+    ]
+    counted = client.responses.input_tokens.count(model=model, input=talk)
+    used = client.responses.create(model=model, input=talk, max_output_tokens=1).usage
+    assert used is not None
+    assert counted.input_tokens == used.input_tokens
+
+
+def test_a_stream_without_text_is_whole(client: OpenAI, model: str) -> None:
+    """The end token comes first: the SDK's accumulator needs the item that it never had text for."""
+    with client.responses.stream(
+        model=model, input="Hi", temperature=0, extra_body={"logit_bias": {"2": 100}}
+    ) as stream:
+        response = stream.get_final_response()
+    assert (response.status, response.output_text) == ("completed", "")
+    assert response.output[0].type == "message"
+
+
 def test_background_and_cancel(client: OpenAI, server: RunningServer, model: str) -> None:
     quick = client.responses.create(model=model, input="Hi", background=True, max_output_tokens=5)
     assert quick.status == "in_progress"
@@ -177,11 +246,14 @@ def test_background_and_cancel(client: OpenAI, server: RunningServer, model: str
         ({"input": [{"role": "nobody", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "nobody", "content": "x"}], "instructions": "y"}, "input[0].role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "item_reference", "id": 5}]}, "input[0].id"),
+        ({"input": [{"type": "diary"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": "x", "tools": [{"type": "teleport"}]}, "tools[0].type"),
+        ({"input": "x", "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+        ({"input": "x", "conversation": "conv_1"}, "conversation"),
         ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"input": "x", "max_output_tokens": 99999}, "input"),
+        ({"input": "word " * 3000}, "input"),
         ({"input": "x", "background": True, "stream": True}, "background"),
         ({"input": "x", "truncation": "some"}, "truncation"),
         ({"input": "x", "reasoning": {"effort": 1}}, "reasoning.effort"),

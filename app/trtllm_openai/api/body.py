@@ -112,15 +112,18 @@ def deeper_than(value: Any, limit: int) -> bool:
 
 
 def ignored_params(body: RequestModel, left_out: Iterable[str] = ()) -> dict[str, str]:
-    """The response header that lists unknown fields, which are ignored; empty if there are none.
+    """The response header that lists what is ignored, which is logged too; empty if there is nothing.
 
-    `left_out`: names of other parts of the request that were ignored.
+    That is unknown fields, and what a route has `left_out` of known ones.
     """
     names = [*sorted(body.model_extra or ()), *left_out]
     if not names:
         return {}
     text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)
-    return {IGNORED_HEADER: text[:1024]} if text else {}
+    if not text:
+        return {}
+    log.info("ignored", extra=fields({"request_id": request_id.get(), "params": text[:1024]}))
+    return {IGNORED_HEADER: text[:1024]}
 
 
 def documented(model: type[RequestModel]) -> dict[str, Any]:

@@ -55,6 +55,12 @@ def check_messages(count: int, limits: LimitSettings, param: str) -> None:
         raise _exceeded(param, count, "messages", limits.max_messages, "max_messages")
 
 
+def check_tools(count: int, limits: LimitSettings, param: str = "tools") -> None:
+    """Raise `InvalidRequest` for too many tools, those inside namespaces included."""
+    if count > limits.max_tools:
+        raise _exceeded(param, count, "tools", limits.max_tools, "max_tools")
+
+
 def _prompt(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
     prompts = _prompts(value)
     if prompts > limits.max_choices:
@@ -92,8 +98,8 @@ def _system(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
 
 
 def _tools(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
-    if isinstance(value, list) and len(value) > limits.max_tools:
-        raise _exceeded(name, len(value), "tools", limits.max_tools, "max_tools")
+    if isinstance(value, list):
+        check_tools(len(value), limits, name)
 
 
 def _stop(name: str, value: Any, body: Body, limits: LimitSettings) -> None:

@@ -27,13 +27,15 @@ from trtllm_openai.protocol.documented import (
     Tool,
 )
 from trtllm_openai.protocol.messages import AnthropicErrorResponse, CountTokensRequest, MessagesRequest
-from trtllm_openai.protocol.responses import ResponsesRequest
+from trtllm_openai.protocol.responses import CompactRequest, InputTokensRequest, ResponsesRequest
 from trtllm_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
     CompletionRequest,
     ChatRequest,
     ResponsesRequest,
+    InputTokensRequest,
+    CompactRequest,
     MessagesRequest,
     CountTokensRequest,
     TokenizeRequest,

@@ -22,7 +22,7 @@ _SCHEDULING = tuple(
     for row in PARAMETERS
     if row not in SAMPLING and row.parameter.capability is not None
 )
-_IN_RESPONSES = tuple(row.name for row in PARAMETERS if row.parameter.in_responses)
+_IN_RESPONSES = tuple(row.name for row in PARAMETERS if row.name != "max_tokens")
 
 
 def sampling_params(

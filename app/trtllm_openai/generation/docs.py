@@ -20,8 +20,7 @@ def table(rows: Collection[Row]) -> str:
     lines = ["| field | type | range | needs | |", "|---|---|---|---|---|"]
     for row in rows:
         needs = f"`{row.parameter.capability}`" if row.parameter.capability else ""
-        name = f"`{row.name}`" + (" ¹" if row.parameter.in_responses else "")
-        lines.append(f"| {name} | {row.kind} | {_range(row)} | {needs} | {row.description} |")
+        lines.append(f"| `{row.name}` | {row.kind} | {_range(row)} | {needs} | {row.description} |")
     return "\n".join(lines)
 
 

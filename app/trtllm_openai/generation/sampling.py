@@ -29,8 +29,7 @@ class Parameter:
     `minimum`, `maximum` (inclusive) and `above` (exclusive) bound the value, or every element of a list or
     every value of a map. `capability` names the attribute of `Capabilities` that any value but the default
     needs. `token_ids` says that the elements or keys are token ids of the model's vocabulary. `convert` maps
-    the wire's value to the field's; None means the default. `in_responses` says that `/v1/responses` has the
-    parameter too; chat and completions have all of them.
+    the wire's value to the field's; None means the default.
     """
 
     description: str
@@ -40,7 +39,6 @@ class Parameter:
     capability: str | None = None
     token_ids: bool = False
     convert: Callable[[Any], Any] | None = None
-    in_responses: bool = False
 
 
 def _temperature(value: float) -> float:
@@ -84,7 +82,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
             0,
             2,
             convert=_temperature,
-            in_responses=True,
         ),
     ] = 1.0
     top_p: Annotated[
@@ -94,7 +91,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
             maximum=1,
             above=0,
             convert=_top_p,
-            in_responses=True,
         ),
     ] = 1.0
     top_k: Annotated[
@@ -115,7 +111,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
             INT64_MAX,
             capability="seed",
             convert=_seed,
-            in_responses=True,
         ),
     ] = None
     presence_penalty: Annotated[

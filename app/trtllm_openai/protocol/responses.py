@@ -18,40 +18,83 @@ if TYPE_CHECKING:
 
         temperature: float | None = None
         top_p: float | None = None
+        presence_penalty: float | None = None
+        frequency_penalty: float | None = None
 else:
     ParameterFields = create_model(
         "ParameterFields",
         __base__=RequestModel,
         __module__=__name__,
-        **parameter_fields([row for row in PARAMETERS if row.parameter.in_responses]),
+        **parameter_fields([row for row in PARAMETERS if row.name != "max_tokens"]),
     )
 
 
-class ResponsesRequest(ParameterFields):
-    input: str | FailFastList[JsonObject] = Field(
-        description="A text, or items: messages, function_call and function_call_output."
-    )
+class ConversationFields(RequestModel):
+    """What every route that reads a conversation takes."""
+
     model: str | None = None
     instructions: str | None = Field(None, description="A system message for this response only.")
     previous_response_id: str | None = Field(None, description="Continue from this stored response.")
+    conversation: Any = Field(None, description="Refused: use previous_response_id.")
+    prompt_cache_key: str | None = Field(None, description="A hint, without effect.")
+    prompt_cache_options: JsonObject | None = Field(None, description="A hint, without effect.")
+    prompt_cache_retention: str | None = Field(None, description="A hint, without effect.")
+    session_id: str | None = Field(None, description="A hint, without effect.")
+    client_metadata: JsonObject | None = Field(None, description="The client's own, without effect.")
+    service_tier: str | None = None
+
+
+class CountedFields(ConversationFields):
+    """What a prompt follows from."""
+
+    tools: FailFastList[JsonObject] | None = Field(
+        None, description="function, namespace and custom; tools that only OpenAI can run are left out."
+    )
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    text: JsonObject | None = Field(None, description="format: text, json_object or json_schema.")
+    reasoning: JsonObject | None = Field(None, description="effort, passed to the chat template.")
+    truncation: str | None = Field(None, description="disabled, the default, or auto: drop the beginning.")
+    chat_template_kwargs: JsonObject | None = Field(
+        None, description="Additional variables for the chat template."
+    )
+
+
+class InputTokensRequest(CountedFields):
+    """`/v1/responses/input_tokens`."""
+
+    input: str | FailFastList[JsonObject] | None = None
+
+
+class CompactRequest(ConversationFields):
+    """`/v1/responses/compact`."""
+
+    input: str | FailFastList[JsonObject] | None = None
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class ResponsesRequest(CountedFields, ParameterFields):
+    input: str | FailFastList[JsonObject] = Field(
+        description="A text, or items: messages, calls and what they returned, references to stored items."
+    )
     store: bool | None = Field(None, description="Default true: store the response for later requests.")
     background: bool | None = Field(None, description="Return at once and generate in the background.")
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGRAL] | None = None
-    tools: FailFastList[JsonObject] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
-    text: JsonObject | None = Field(None, description="format: text, json_object or json_schema.")
-    reasoning: JsonObject | None = Field(None, description="effort, passed to the chat template.")
     include: FailFastList[str] | None = Field(None, description="message.output_text.logprobs, or nothing.")
     metadata: Metadata | None = None
-    truncation: str | None = Field(None, description="disabled, the default, or auto: drop the beginning.")
+    stop: str | FailFastList[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: JsonObject | None = Field(
+        None, description="One of json, regex, choice, grammar, structural_tag or json_object: true."
+    )
+    prompt: Any = Field(None, description="Refused: there are no stored prompts.")
+    max_tool_calls: int | None = Field(None, description="Of tools that OpenAI runs: without effect.")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
     stream_options: JsonObject | None = None
 
 
@@ -60,7 +103,7 @@ class ResponseObject(ResponseModel):
 
     id: str
     object: str
-    created_at: float
+    created_at: int
     status: str
     model: str
     output: list[JsonObject]
@@ -82,7 +125,7 @@ class ResponseObject(ResponseModel):
     truncation: str
     usage: JsonObject | None
     user: str | None
-    completed_at: float | None
+    completed_at: int | None
     presence_penalty: float
     frequency_penalty: float
     top_logprobs: int
@@ -90,6 +133,21 @@ class ResponseObject(ResponseModel):
     service_tier: str
     safety_identifier: str | None
     prompt_cache_key: str | None
+
+
+class CompactedResponse(ResponseModel):
+    """The user's messages and a compaction item, to be the beginning of later input."""
+
+    id: str
+    object: str = "response.compaction"
+    created_at: int
+    output: list[JsonObject]
+    usage: JsonObject
+
+
+class InputTokens(ResponseModel):
+    object: str = "response.input_tokens"
+    input_tokens: int
 
 
 class ResponseDeleted(ResponseModel):

@@ -16,6 +16,7 @@ from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
 from trtllm_openai.api.messages import routes as messages
 from trtllm_openai.api.middleware import RequestLayer
+from trtllm_openai.api.responses import compact
 from trtllm_openai.api.responses import routes as responses
 from trtllm_openai.api.responses.store import ResponseStore
 from trtllm_openai.serve.state import InferenceService
@@ -92,7 +93,7 @@ def create_app(service: InferenceService) -> Application:
     )
     app.state.context = context
     app.state.responses = stored_responses
-    for module in (completions, chat, responses, messages, tokens, models, health, admin):
+    for module in (completions, chat, responses, compact, messages, tokens, models, health, admin):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)

@@ -21,6 +21,7 @@ OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/messages": "chat",
     "/v1/responses": "chat",
+    "/v1/responses/compact": "chat",
     "/v1/completions": "text_completion",
 }
 """Generating routes with their `gen_ai.operation.name`."""

@@ -164,14 +164,15 @@ def test_a_long_map_is_read_whole() -> None:
     assert error.code == "invalid_value"
 
 
-def test_responses_has_its_part_of_the_table() -> None:
+def test_responses_has_the_table_without_max_tokens() -> None:
     assert parse(ResponsesRequest, temperature=0, top_p=0.5, seed=-1) == {
         "input": "x",
         "temperature": 0,
         "top_p": 0.5,
         "seed": -1,
     }
-    assert ResponsesRequest.model_validate({"input": "x", "top_k": 5}).model_extra == {"top_k": 5}
+    assert parse(ResponsesRequest, top_k=5) == {"input": "x", "top_k": 5}
+    assert ResponsesRequest.model_validate({"input": "x", "max_tokens": 5}).model_extra == {"max_tokens": 5}
 
 
 @pytest.mark.parametrize(("model", "name"), [(CompletionRequest, "prompt"), (DetokenizeRequest, "tokens")])

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from trtllm_openai.protocol.responses import ResponsesRequest
+from trtllm_openai.protocol.common import RequestModel
+from trtllm_openai.protocol.responses import CompactRequest, InputTokensRequest, ResponsesRequest
 
 
 @pytest.mark.parametrize("given", ["Hi", [], [{"role": "user", "content": "Hi"}]])
@@ -30,7 +31,20 @@ def test_wrong_values_are_refused(fields: dict[str, object]) -> None:
     assert caught.value.errors()[0]["loc"][0] == next(iter(fields))
 
 
-def test_sampling_parameters_of_chat_alone_are_unknown_here() -> None:
-    body = ResponsesRequest.model_validate({"input": "Hi", "temperature": 0.5, "repetition_penalty": 1.1})
-    assert body.temperature == 0.5
-    assert body.model_extra == {"repetition_penalty": 1.1}
+def test_hints_are_known() -> None:
+    hints = {
+        "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h",
+        "session_id": "s",
+        "client_metadata": {"a": "b"},
+        "max_tool_calls": 3,
+    }
+    for model in (ResponsesRequest, InputTokensRequest, CompactRequest):
+        known = {name: hints[name] for name in hints if name in model.model_fields}
+        assert len(known) >= 4
+        assert not model.model_validate({"input": "Hi", **known}).model_extra
+
+
+@pytest.mark.parametrize("model", [InputTokensRequest, CompactRequest])
+def test_input_may_be_left_out_where_nothing_is_generated_from_it(model: type[RequestModel]) -> None:
+    assert model.model_validate({"input": None}).model_dump()["input"] is None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trtllm_openai.api.responses.compaction import compaction_item
+from trtllm_openai.api.responses.custom_input import CustomInput
+from trtllm_openai.api.responses.references import item_id
+from trtllm_openai.api.responses.tools import WireTool
 from trtllm_openai.protocol.common import JsonObject, Usage
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
@@ -14,7 +18,7 @@ from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, 
 StreamEvent = JsonObject
 
 
-@dataclass(slots=True)
+@dataclass
 class ResponseWriter:
     """Applies parser events to `response`, the wire object, which is consistent after every call.
 
@@ -22,9 +26,13 @@ class ResponseWriter:
     """
 
     response: JsonObject
+    tools: Mapping[str, WireTool] = field(default_factory=dict)
+    """The client's names of the tools, by the model's."""
     _sequence: int = 0
     _text: list[str] = field(default_factory=list)  # pieces of the open item
     _logprobs: list[JsonObject] = field(default_factory=list)
+    _custom: CustomInput | None = None
+    """Reads the arguments of the open item, if it is a call of a custom tool."""
 
     def begin(self) -> list[StreamEvent]:
         """The stream's first events."""
@@ -43,29 +51,22 @@ class ResponseWriter:
             case Reasoning(text):
                 return [*self._open("reasoning"), *self._grow(text, "response.reasoning_text.delta")]
             case CallStart(_, call_id, name):
-                return [*self._close("completed"), *self._add_item(_call_item(call_id, name))]
+                return [*self._close("completed"), *self._add_item(self._call_item(call_id, name))]
             case CallArguments(_, text):
+                if self._custom is not None:
+                    return self._custom_delta(self._custom.push(text))
                 self._text.append(text)
                 return [self._item_event("response.function_call_arguments.delta", delta=text)]
 
     def finish(self, reason: str, usage: Usage) -> list[StreamEvent]:
         """Complete the response. `reason`: the chat endpoint's finish reason."""
         incomplete = reason == "length"
-        if not self._output:
-            self._open("message")
-        events = self._close("incomplete" if incomplete else "completed")
+        events = self._open("message") if not self._output else []
+        events += self._close("incomplete" if incomplete else "completed")
         self.response["status"] = "incomplete" if incomplete else "completed"
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if incomplete else None
         self.response["completed_at"] = None if incomplete else int(time.time())
-        self.response["usage"] = {
-            "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.prompt_tokens_details.cached_tokens},
-            "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details.reasoning_tokens},
-            "total_tokens": usage.total_tokens,
-        }
-        if usage.timings is not None:
-            self.response["usage"]["timings"] = usage.timings.model_dump()
+        self.response["usage"] = response_usage(usage)
         return [*events, self._event(f"response.{self.response['status']}", response=self._snapshot())]
 
     def fail(self, status: str, code: str | None, message: str) -> None:
@@ -90,7 +91,7 @@ class ResponseWriter:
         last = self._output[-1] if self._output else None
         if last is not None and last["type"] == kind and last["status"] == "in_progress":
             return []
-        events = [*self._close("completed"), *self._add_item(_item(kind))]
+        events = [*self._close("completed"), *self._add_item(self._item(kind))]
         if kind == "message":
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
             events.append(self._item_event("response.content_part.added", content_index=0, part=part))
@@ -98,6 +99,7 @@ class ResponseWriter:
 
     def _add_item(self, item: JsonObject) -> list[StreamEvent]:
         self._text, self._logprobs = [], []
+        self._custom = CustomInput() if item["type"] == "custom_tool_call" else None
         self._output.append(item)
         index = len(self._output) - 1
         return [self._event("response.output_item.added", output_index=index, item=dict(item))]
@@ -111,11 +113,11 @@ class ResponseWriter:
     def _close(self, status: str) -> list[StreamEvent]:
         """Complete the open item, if there is one."""
         item = self._output[-1] if self._output else None
-        if item is None or item["status"] != "in_progress":
+        if item is None or item.get("status") != "in_progress":
             return []
+        events = self._custom_delta(self._custom.finish()) if self._custom is not None else []
         text = "".join(self._text)
         item["status"] = status
-        events = []
         match item["type"]:
             case "message":
                 part = {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs}
@@ -132,8 +134,50 @@ class ResponseWriter:
             case "function_call":
                 item["arguments"] = text
                 events = [self._item_event("response.function_call_arguments.done", arguments=text)]
+            case "custom_tool_call":
+                item["input"] = text
+                events.append(self._item_event("response.custom_tool_call_input.done", input=text))
         index = len(self._output) - 1
         return [*events, self._event("response.output_item.done", output_index=index, item=dict(item))]
+
+    def _custom_delta(self, text: str) -> list[StreamEvent]:
+        if not text:
+            return []
+        self._text.append(text)
+        return [self._item_event("response.custom_tool_call_input.delta", delta=text)]
+
+    def _item(self, kind: str) -> JsonObject:
+        if kind == "message":
+            return {
+                "id": self._new_id("msg"),
+                "type": "message",
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            }
+        return {
+            "id": self._new_id("rs"),
+            "type": "reasoning",
+            "status": "in_progress",
+            "summary": [],
+            "content": [],
+        }
+
+    def _call_item(self, call_id: str, name: str) -> JsonObject:
+        tool = self.tools.get(name) or WireTool("function", name)
+        custom = tool.kind == "custom"
+        item = {
+            "id": self._new_id("ctc" if custom else "fc"),
+            "type": "custom_tool_call" if custom else "function_call",
+            "status": "in_progress",
+            "call_id": call_id,
+            "name": tool.name,
+            "input" if custom else "arguments": "",
+        }
+        return item if tool.namespace is None else {**item, "namespace": tool.namespace}
+
+    def _new_id(self, kind: str) -> str:
+        return item_id(kind, self.response["id"], len(self._output))
 
     def _item_event(self, kind: str, **more: Any) -> StreamEvent:
         """An event about the last output item."""
@@ -145,6 +189,25 @@ class ResponseWriter:
 
     def _snapshot(self) -> JsonObject:
         return {**self.response, "output": [dict(item) for item in self._output]}
+
+
+class CompactionWriter(ResponseWriter):
+    """Makes one compaction item of the whole text, which is a summary; its stream has no deltas."""
+
+    def __init__(self, response: JsonObject) -> None:
+        super().__init__(response)
+        self._summary: list[str] = []
+
+    def add(self, event: Event, logprobs: list[JsonObject] | None = None) -> list[StreamEvent]:
+        if isinstance(event, Content):
+            self._summary.append(event.text)
+        return []
+
+    def finish(self, reason: str, usage: Usage) -> list[StreamEvent]:
+        item = compaction_item("".join(self._summary).strip(), item_id("cmp", self.response["id"], 0))
+        events = self._add_item(item)
+        events.append(self._event("response.output_item.done", output_index=0, item=dict(item)))
+        return [*events, *super().finish("stop", usage)]  # a summary that was cut is one all the same
 
 
 def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonObject:
@@ -165,12 +228,12 @@ def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonOb
         "previous_response_id": body.previous_response_id,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "top_p": 1.0 if body.top_p is None else body.top_p,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
+        "presence_penalty": body.presence_penalty or 0.0,
+        "frequency_penalty": body.frequency_penalty or 0.0,
         "top_logprobs": body.top_logprobs or 0,
         "tool_choice": body.tool_choice or "auto",
         "tools": [
-            {"description": None, "parameters": None, "strict": None, **tool} for tool in body.tools or []
+            _NO_DETAILS | tool if tool.get("type") == "function" else tool for tool in body.tools or []
         ],
         "max_tool_calls": None,
         "max_output_tokens": body.max_output_tokens,
@@ -187,30 +250,19 @@ def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonOb
     }
 
 
-def _item(kind: str) -> JsonObject:
-    if kind == "message":
-        return {
-            "id": f"msg_{uuid.uuid4().hex}",
-            "type": "message",
-            "role": "assistant",
-            "status": "in_progress",
-            "content": [],
-        }
-    return {
-        "id": f"rs_{uuid.uuid4().hex}",
-        "type": "reasoning",
-        "status": "in_progress",
-        "summary": [],
-        "content": [],
+def response_usage(usage: Usage) -> JsonObject:
+    """Token counts under the names of this endpoint."""
+    counts: JsonObject = {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.prompt_tokens_details.cached_tokens},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
     }
+    if usage.timings is not None:
+        counts["timings"] = usage.timings.model_dump()
+    return counts
 
 
-def _call_item(call_id: str, name: str) -> JsonObject:
-    return {
-        "id": f"fc_{uuid.uuid4().hex}",
-        "type": "function_call",
-        "status": "in_progress",
-        "call_id": call_id,
-        "name": name,
-        "arguments": "",
-    }
+_NO_DETAILS: JsonObject = {"description": None, "parameters": None, "strict": None}
+"""What the SDK expects of every function."""

@@ -81,23 +81,75 @@ def test_background_is_answered_at_once_and_can_be_cancelled(demo_tokenizer: Tok
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"background": True, "stream": True}, "background"),
-        ({"background": True, "store": False}, "background"),
-        ({"truncation": "middle"}, "truncation"),
-        ({"reasoning": {"effort": 5}}, "reasoning.effort"),
-        ({"text": {"format": 5}}, "text.format"),
-        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
-        ({"input": [{"role": "user"}]}, "input[0].content"),
-        ({"instructions": "a", "input": [{"role": "nobody", "content": "a"}]}, "input[0].role"),
-    ],
-)
-def test_refusals_name_the_parameter(demo_tokenizer: Tokenizer, fields: dict[str, Any], param: str) -> None:
+def test_times_are_integers(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
-    assert served.refusal(PATH, {"input": "Hi", **fields})[:2] == (400, param)
-    assert served.pool.requests == []
+    made = served.post(PATH, {"input": "Hi"}).json()
+    found = served.get(f"{PATH}/{made['id']}").json()
+    for name in ("created_at", "completed_at"):
+        assert type(made[name]) is type(found[name]) is int
+
+
+def test_the_items_of_a_response_can_be_referred_to(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer, "Hello Yuna")
+    first = served.post(PATH, {"input": "Hi"}).json()
+    (given,) = served.get(f"{PATH}/{first['id']}/input_items").json()["data"]
+    ids = [given["id"], first["output"][0]["id"]]
+    references = [{"type": "item_reference", "id": one} for one in ids]
+    again = served.post(PATH, {"input": [*references, {"role": "user", "content": "And?"}]}).json()
+    prompt = demo_tokenizer.decode(served.pool.requests[1].prompt_token_ids)
+    assert prompt.index("Hi") < prompt.index("Hello Yuna") < prompt.index("And?")
+    kept = served.get(f"{PATH}/{again['id']}/input_items").json()["data"]
+    assert [item["type"] for item in kept] == ["item_reference", "item_reference", "message"]
+    unknown = {"input": [{"type": "item_reference", "id": "msg_1"}]}
+    assert served.refusal(PATH, unknown) == (404, "input[0].id", "item_not_found")
+
+
+CALLS = (
+    'Wait.<tool_call>\n{"name": "crm__find", "arguments": {"id": 1}}\n</tool_call>'
+    '<tool_call>\n{"name": "shell", "arguments": {"input": "ls\\n"}}\n</tool_call>'
+)
+TOOLS = [
+    {"type": "namespace", "name": "crm", "tools": [{"type": "function", "name": "find"}]},
+    {"type": "custom", "name": "shell"},
+    {"type": "image_generation"},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_with_tools_of_every_kind(demo_tokenizer: Tokenizer, stream: bool) -> None:
+    served = Served(demo_tokenizer, CALLS)
+    answer = served.post(PATH, {"input": "Hi", "tools": TOOLS, "stream": stream})
+    assert answer.headers["x-ignored-params"] == "tools[2] (image_generation)"
+    if stream:
+        response = json.loads(answer.text.rstrip().rsplit("\ndata: ", 1)[1])["response"]
+    else:
+        response = answer.json()
+    message, function, custom = response["output"]
+    assert message["content"][0]["text"].strip() == "Wait."
+    assert (function["namespace"], function["name"]) == ("crm", "find")
+    assert json.loads(function["arguments"]) == {"id": 1}
+    assert (custom["type"], custom["name"], custom["input"]) == ("custom_tool_call", "shell", "ls\n")
+    outputs = [
+        {"type": "function_call_output", "call_id": function["call_id"], "output": "Yuna"},
+        {"type": "custom_tool_call_output", "call_id": custom["call_id"], "output": "a.txt"},
+    ]
+    tail = {"tools": TOOLS, "max_output_tokens": 5}
+    served.post(PATH, {"input": outputs, "previous_response_id": response["id"], **tail})
+    served.post(PATH, {"input": [{"role": "user", "content": "Hi"}, *response["output"], *outputs], **tail})
+    continued, sent = (
+        demo_tokenizer.decode(request.prompt_token_ids) for request in served.pool.requests[1:]
+    )
+    assert continued == sent, "stored or sent back, the conversation is the same"
+    assert "crm__find" in sent
+    assert "a.txt" in sent
+
+
+def test_a_hint_is_no_news(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    hints = {"prompt_cache_key": "k", "session_id": "s"}
+    response = served.post(PATH, {"input": "Hi", **hints}, headers={"session_id": "s"})
+    assert (response.status_code, "x-ignored-params" in response.headers) == (200, False)
+    assert served.post(PATH, {"input": "Hi", "verve": 1}).headers["x-ignored-params"] == "verve"
 
 
 def test_only_background_responses_are_cancelled(demo_tokenizer: Tokenizer) -> None:

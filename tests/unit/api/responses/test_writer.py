@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trtllm_openai.api.responses.tools import WireTool
 from trtllm_openai.api.responses.writer import ResponseWriter, new_response
 from trtllm_openai.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage
 from trtllm_openai.protocol.responses import ResponseObject, ResponsesRequest
@@ -67,10 +68,64 @@ def test_an_answer_that_was_cut_is_incomplete() -> None:
     assert writer.response["completed_at"] is None
 
 
-def test_an_empty_answer_has_an_empty_message() -> None:
-    writer, _ = written([])
+def test_an_empty_answer_has_an_empty_message_whose_stream_is_whole() -> None:
+    writer, events = written([])
     (message,) = writer.response["output"]
     assert (message["type"], message["content"][0]["text"]) == ("message", "")
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+
+
+def test_calls_have_the_clients_names() -> None:
+    tools = {
+        "crm__find": WireTool("function", "find", "crm"),
+        "shell": WireTool("custom", "shell"),
+    }
+    writer = ResponseWriter(new_response(ResponsesRequest(input="x"), "resp_1", "m"), tools)
+    events = writer.begin()
+    for part in (
+        CallStart(0, "call_1", "crm__find"),
+        CallArguments(0, '{"id": 1}'),
+        CallStart(1, "call_2", "shell"),
+        CallArguments(1, '{"input": "ls'),
+        CallArguments(1, '\\n"'),
+        CallArguments(1, "}"),
+    ):
+        events += writer.add(part)
+    events += writer.finish("tool_calls", USAGE)
+    function, custom = writer.response["output"]
+    assert (function["type"], function["namespace"], function["name"]) == ("function_call", "crm", "find")
+    assert (custom["type"], custom["name"], custom["input"]) == ("custom_tool_call", "shell", "ls\n")
+    assert not custom.keys() & {"namespace", "arguments"}
+    kind = "response.custom_tool_call_input"
+    own = [event for event in events if event["type"].startswith(kind)]
+    assert [event.get("delta", event.get("input")) for event in own] == ["ls", "\n", "ls\n"]
+    assert {event["item_id"] for event in own} == {custom["id"]}
+    assert len({item["id"] for item in writer.response["output"]}) == 2
+
+
+def test_custom_input_of_another_form_comes_at_the_end() -> None:
+    writer = ResponseWriter(
+        new_response(ResponsesRequest(input="x"), "resp_1", "m"), {"c": WireTool("custom", "c")}
+    )
+    events = [*writer.add(CallStart(0, "call_1", "c")), *writer.add(CallArguments(0, '{"cmd": "ls"}'))]
+    events += writer.finish("tool_calls", USAGE)
+    deltas = [event["delta"] for event in events if event["type"].endswith(".delta")]
+    assert deltas == [writer.response["output"][0]["input"]] == ['{"cmd": "ls"}']
+
+
+def test_tools_are_told_as_they_were_given() -> None:
+    tools: list[dict[str, Any]] = [{"type": "function", "name": "f"}, {"type": "web_search"}]
+    told = new_response(ResponsesRequest(input="x", tools=tools), "resp_1", "m")["tools"]
+    assert told == [{**tools[0], "description": None, "parameters": None, "strict": None}, tools[1]]
 
 
 def test_failure_keeps_the_text_so_far() -> None:
