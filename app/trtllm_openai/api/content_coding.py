@@ -1,7 +1,8 @@
 """Decodes compressed request bodies: gzip, deflate and zstd.
 
 The output is made in pieces and never exceeds its limit by more than one piece, so that a body of a few
-kilobytes that stands for gigabytes costs what the limit allows. One member or frame is a whole body.
+kilobytes that stands for gigabytes costs what the limit allows. gzip and zstd bodies may consist of several
+members or frames (RFC 1952, RFC 8878), as `cat a.gz b.gz` and bgzip make them, up to `MAX_MEMBERS`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ else:
 CODINGS = ("gzip", "deflate", "zstd")
 _ALIASES = {"x-gzip": "gzip"}
 _PIECE = 64 * 1024
+MAX_MEMBERS = 1024
+"""Each costs some microseconds, however empty it is; a member of bgzip has up to 64 KiB."""
 _LARGEST_WINDOW_LOG = 23
 """zstd: 8 MiB, the window that RFC 9659 allows in HTTP; a frame may demand gigabytes."""
 
@@ -78,25 +81,36 @@ def decode(data: bytes | bytearray, coding: str, limit: int) -> bytearray:
 
     Raises `ApiError` 413 as soon as there are more than `limit` bytes, and 400 for broken data.
     """
-    decompressor = _decompressor(data, coding)
     decoded = bytearray()
-    end = 0
+    end = members = 0
     try:
-        while end < len(data) and not decompressor.eof:
-            begin, end = end, end + _PIECE
-            piece = decompressor.decompress(memoryview(data)[begin:end], _PIECE)
-            while piece:
-                decoded += piece
-                if len(decoded) > limit:
-                    raise too_large(limit)
-                piece = b"" if decompressor.eof else decompressor.decompress(b"", _PIECE)
+        while not members or (end < len(data) and coding != "deflate"):
+            if members == MAX_MEMBERS:
+                raise _broken(coding, f"it has more than {MAX_MEMBERS} members")
+            end = _decode_member(data, end, coding, limit, decoded)
+            members += 1
     except (zlib.error, zstd.ZstdError) as error:
         raise _broken(coding, str(error)) from None
-    if not decompressor.eof:
-        raise _broken(coding, "it is cut off")
-    if decompressor.unused_data or end < len(data):
+    if end < len(data):
         raise _broken(coding, "more data follows its end")
     return decoded
+
+
+def _decode_member(data: bytes | bytearray, begin: int, coding: str, limit: int, decoded: bytearray) -> int:
+    """Append what the member at `begin` stands for to `decoded`. Returns where the member ends."""
+    decompressor = _decompressor(data, coding)
+    end = begin
+    while end < len(data) and not decompressor.eof:
+        begin, end = end, end + _PIECE
+        piece = decompressor.decompress(memoryview(data)[begin:end], _PIECE)
+        while piece:
+            decoded += piece
+            if len(decoded) > limit:
+                raise too_large(limit)
+            piece = b"" if decompressor.eof else decompressor.decompress(b"", _PIECE)
+    if not decompressor.eof:
+        raise _broken(coding, "it is cut off")
+    return min(end, len(data)) - len(decompressor.unused_data)
 
 
 def _decompressor(data: bytes | bytearray, coding: str) -> Decompressor:

@@ -1,13 +1,14 @@
 """Compressed bodies: what is read, and that nothing beyond the limit is decompressed."""
 
 import gzip
+import random
 import sys
 import tracemalloc
 import zlib
 
 import pytest
 
-from trtllm_openai.api.content_coding import content_coding, decode
+from trtllm_openai.api.content_coding import MAX_MEMBERS, content_coding, decode
 from trtllm_openai.api.errors import ApiError
 
 if sys.version_info >= (3, 14):
@@ -43,6 +44,20 @@ def test_broken(coding: str, data: bytes) -> None:
         error = refusal(broken, coding)
         assert (error.status, error.code) == (400, "invalid_encoding")
         assert coding in error.message
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_several_members(coding: str) -> None:
+    """Cut where a member is shorter than a piece of input, longer, or empty."""
+    compress = gzip.compress if coding == "gzip" else zstd.compress
+    parts = [b"", TEXT[:10], random.Random(1).randbytes(200_000), b"", TEXT]
+    data = b"".join(map(compress, parts))
+    assert decode(data, coding, 10**9) == b"".join(parts)
+    assert refusal(data, coding, len(TEXT)).status == 413
+    for broken in (data[:-1], data + b"more", data + b"\0"):
+        assert refusal(broken, coding).code == "invalid_encoding"
+    assert decode(compress(b"a") * MAX_MEMBERS, coding, MAX_MEMBERS) == b"a" * MAX_MEMBERS
+    assert "more than 1024 members" in refusal(compress(b"") * (MAX_MEMBERS + 1), coding).message
 
 
 @pytest.mark.parametrize(("coding", "data"), ENCODED)
