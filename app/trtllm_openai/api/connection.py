@@ -104,6 +104,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._silent_bytes = self._silent_bytes + len(data) if self._body_bytes == body_bytes else 0
             if self._silent_bytes > MAX_HEAD_BYTES:
                 self._refuse(_head_too_large())
+        elif self._timer is None and not self._unanswered:
+            self._start_timer()  # what came began no request, and ended the wait for one
 
     def _parse(self, data: bytes) -> None:
         """uvicorn's `data_received`, but for upgrades: none is made, and the request is read without it."""

@@ -92,6 +92,14 @@ def test_nothing_asked_is_only_closed() -> None:
     assert answer(read_timeout=0.1) == ""
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n\r\n"])
+def test_blank_lines_after_a_request_do_not_keep_the_connection(blank: bytes) -> None:
+    said = answer(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", blank, read_timeout=0.2, pause_s=0.1)
+    assert said.count("HTTP/1.1 200 ") == 1
+    ended = answer(CHUNKED + b"0\r\nconnection: close\r\n\r\n", b"GET / HT", read_timeout=0.2, pause_s=0.1)
+    assert ended.count("HTTP/1.1 200 ") == 1
+
+
 def test_a_body_that_stops() -> None:
     said = answer(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", read_timeout=0.1)
     assert said.startswith("HTTP/1.1 408 ")
