@@ -69,6 +69,7 @@ def _prompts() -> Iterator[Case]:
     yield Case("prompt: 1,000,000 texts (4 MB)", TEXT, _text(prompt=["x"] * 1_000_000), "prompt")
     yield Case("prompt: 250,000 lists of ids", TEXT, _text(prompt=[[1]] * 250_000), "prompt")
     yield Case("prompt: 500,000 token ids", TEXT, _text(prompt=[1] * 500_000), "prompt")
+    yield Case("prompt: 1,900 token ids, n 128", TEXT, _text(prompt=[1] * 1900, n=128), None)
     mixed = [*[1] * 500_000, "x"]
     yield Case(
         "prompt: 500,000 ids, the last a text",

@@ -119,8 +119,8 @@ class RunnerLoop:
             log.error("undecodable message of %d bytes dropped: %s", len(body), error)
             return
         match message:
-            case Submit(requests):
-                self._submit(engine, frontend, requests)
+            case Submit():
+                self._submit(engine, frontend, message.with_prompts())
             case Abort(request_ids):
                 self._abort(engine, request_ids)
 

@@ -14,9 +14,39 @@ from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest,
 
 
 class Submit(msgspec.Struct, tag="submit", array_like=True):
-    """Start these sequences. Each is answered by `Outputs` until one of its deltas has a finish_reason."""
+    """Start these sequences. Each is answered by `Outputs` until one of its deltas has a finish_reason.
+
+    A request without a prompt has that of the request before it: choices share their prompt.
+    """
 
     requests: list[GenerationRequest]
+
+    @classmethod
+    def of(cls, requests: list[GenerationRequest]) -> Submit:
+        """The message for requests, those with the same list as their prompt one after the other."""
+        if len(requests) == 1:
+            return cls(requests)
+        prompts = [None, *(request.prompt_token_ids for request in requests)]
+        return cls(
+            [
+                msgspec.structs.replace(request, prompt_token_ids=[])
+                if request.prompt_token_ids is before
+                else request
+                for request, before in zip(requests, prompts, strict=False)
+            ]
+        )
+
+    def with_prompts(self) -> list[GenerationRequest]:
+        """The requests, each with its prompt; those that share one have the same list."""
+        prompt: list[int] = []
+        found = []
+        for request in self.requests:
+            if request.prompt_token_ids:
+                prompt = request.prompt_token_ids
+            elif prompt:
+                request = msgspec.structs.replace(request, prompt_token_ids=prompt)
+            found.append(request)
+        return found
 
 
 class Abort(msgspec.Struct, tag="abort", array_like=True):

@@ -105,7 +105,7 @@ class RunnerConnection:
         for request in requests:
             self._generations[request.request_id] = generation
             self._unstarted[request.request_id] = request
-        self._send(Submit(requests))
+        self._send(Submit.of(requests))
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""

@@ -34,6 +34,22 @@ def test_to_runner(message: messages.ToRunner) -> None:
     assert messages.decode_to_runner(messages.encode(message)) == message
 
 
+def test_a_prompt_that_several_requests_share_is_sent_once() -> None:
+    first, second, equal = list(range(300)), [7, 8], [7, 8]
+    requests = [
+        msgspec.structs.replace(REQUEST, request_id=str(index), prompt_token_ids=prompt)
+        for index, prompt in enumerate([first, first, second, second, equal, first])
+    ]
+    sent = messages.encode(messages.Submit.of(requests))
+    message = messages.decode_to_runner(sent)
+    assert isinstance(message, messages.Submit)
+    assert [len(request.prompt_token_ids) for request in message.requests] == [300, 0, 2, 0, 2, 300]
+    received = message.with_prompts()
+    assert received == requests
+    assert received[1].prompt_token_ids is received[0].prompt_token_ids
+    assert messages.Submit.of([]).with_prompts() == []
+
+
 @pytest.mark.parametrize(
     "message",
     [
