@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults soak overload json-schema-suite clean
+.PHONY: help setup serve test test-all test-pins test-gpu conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -60,6 +60,9 @@ bench-budget: setup ## the longest stop of the event loop for requests that ask 
 
 faults: setup    ## break it, on the whole demo model (`make test` does it on four of its layers)
 	FAULTS_ON_THE_WHOLE_DEMO=1 $(BIN)/python -m pytest tests/faults $(ARGS)
+
+abuse: setup     ## everything that one client may try, beside a probe and a stream; writes docs/security.md
+	ABUSE=1 $(BIN)/python -m pytest $$($(BIN)/python -m tests.abuse.promises) tests/abuse $(ARGS)
 
 soak: setup      ## mixed traffic for 10 minutes (SOAK_SECONDS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/faults/test_soak.py -o timeout=0

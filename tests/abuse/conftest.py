@@ -1,0 +1,35 @@
+"""Collects what docs/security.md is written from, in `make abuse`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.abuse import page
+from tests.abuse.cases import full_cases
+
+FULL = os.environ.get("ABUSE") == "1"
+
+
+@dataclass
+class Results:
+    """`rows` of the cases, `outcomes` of other tests by id, `resting` memory by process."""
+
+    rows: list[page.Row] = field(default_factory=list)
+    outcomes: dict[str, bool] = field(default_factory=dict)
+    resting: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+RESULTS = Results()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if not report.nodeid.startswith("tests/abuse/") and not report.skipped:
+        RESULTS.outcomes[report.nodeid] = RESULTS.outcomes.get(report.nodeid, True) and report.passed
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if FULL and len(RESULTS.rows) == len(full_cases()):
+        page.write(RESULTS.rows, RESULTS.outcomes, RESULTS.resting)
