@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 
 from starlette.responses import Response
@@ -54,7 +55,9 @@ class ResponseRun:
         """Return the response in its current state, and generate in a background task."""
         assert self._store is not None
         self.run.accounting.record.detached = True
-        self._stored.task = asyncio.create_task(self._generate(context.tracer))
+        task = self._stored.task = asyncio.create_task(self._generate())
+        # A callback and not the task's own end: one that is cancelled before its first step never runs.
+        task.add_done_callback(functools.partial(self._generated, context.tracer))
         self._store.put(self._stored)
         return Response(json_bytes(self._stored.response), headers=headers, media_type="application/json")
 
@@ -84,24 +87,24 @@ class ResponseRun:
                 events += self.writer.add(event)
         return events
 
-    async def _generate(self, tracer: Tracer | None) -> None:
-        try:
-            await self.complete()
-        except asyncio.CancelledError:
+    async def _generate(self) -> None:
+        await self.complete()
+
+    def _generated(self, tracer: Tracer | None, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
             self.writer.fail("cancelled", None, "")
-        except Exception as error:
+        elif isinstance(error := task.exception(), Exception):
             fault = self.names.error(error)
             self.writer.fail("failed", fault.code, fault.message)
-        finally:
-            self.run.close()
-            self._stored.task = None
-            if self._store is not None:
-                self._store.generated(self._stored)
-            record = self.run.accounting.record
-            record.seconds = time.perf_counter() - record.begun
-            record.log()
-            if tracer is not None:
-                tracer.record(record, self._model.id)
+        self.run.close()
+        self._stored.task = None
+        if self._store is not None:
+            self._store.generated(self._stored)
+        record = self.run.accounting.record
+        record.seconds = time.perf_counter() - record.begun
+        record.log()
+        if tracer is not None:
+            tracer.record(record, self._model.id)
 
     def _keep(self) -> None:
         output = self._stored.response["output"]
