@@ -104,14 +104,24 @@ class TorchEngine:
             if self._pool.free < len(self._scheduler.running):
                 # A sequence may be preempted, for which all of its tokens must be known.
                 outputs += self._land()
-            plan = self._scheduler.plan()
+            try:
+                plan = self._scheduler.plan()
+            except (
+                MemoryError,
+                RuntimeError,
+            ) as error:  # in swapping, which other ranks do in their own plans
+                if self._followers is not None or not out_of_memory(error):
+                    raise
+                return outputs + self._land() + self._relieve(self._scheduler.last, "swapping KV blocks")
             try:
                 launched = self._launch(plan) if plan else None
             except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 # Other ranks may have run the step; their KV caches would then diverge from this one.
                 if self._followers is not None or not out_of_memory(error):
                     raise
-                return outputs + self._land() + self._relieve(plan)
+                last = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
+                number = len(plan.decode) + len(plan.prefill)
+                return outputs + self._land() + self._relieve(last, f"a step of {number} sequences")
             outputs += self._land()
             if launched is not None:
                 outputs += _begun(plan)
@@ -181,17 +191,13 @@ class TorchEngine:
         self._aborted.clear()
         return outputs
 
-    def _relieve(self, plan: Plan) -> list[StepOutput]:
-        """Recover from a step that ran out of memory: fail the sequence that joined last, which enlarged it.
-
-        The failed step had no effect.
-        """
+    def _relieve(self, sequence: Sequence, what: str) -> list[StepOutput]:
+        """Recover from `what`, which ran out of memory without effect: fail `sequence`, the last to join."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        sequence = plan.prefill[-1].sequence if plan.prefill else plan.decode[-1]
         if self._live.get(sequence.request.request_id) is not sequence:
             return []  # it already finished; its extra token was in flight
-        log.error("a step of %d sequences ran out of memory", len(plan.decode) + len(plan.prefill))
+        log.error("%s ran out of memory", what)
         output = StepOutput(sequence.request.request_id, [], "error", error="the engine ran out of memory")
         return [self._end(sequence, output)]
 

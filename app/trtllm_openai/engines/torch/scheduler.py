@@ -109,8 +109,16 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
+    @property
+    def last(self) -> Sequence:
+        """The sequence of lowest rank that runs, or the next to run if none does."""
+        return self.running[-1] if self.running else self.waiting[0]
+
     def plan(self) -> Plan:
-        """Plan the next step and allocate the blocks it writes to."""
+        """Plan the next step and allocate the blocks it writes to.
+
+        What a copy that finds no memory raises passes through; queues and blocks are then consistent.
+        """
         plan = Plan(decode=self._decoding())
         budget = self._limits.max_num_tokens - len(plan.decode)
         if plan.decode:
@@ -166,11 +174,11 @@ class Scheduler:
         return True
 
     def _preempt(self, victim: Sequence) -> None:
-        self.running.pop()
-        if self._limits.exact:
+        if self._limits.exact:  # first: without memory for the copy nothing has changed
             victim.swapped = self._store.copy_out(victim.blocks)
         else:
             victim.begin_again()
+        self.running.pop()
         self._pool.give_back(victim.blocks)
         victim.blocks, victim.named, victim.preempted = [], 0, True
         self.add(victim)
@@ -185,17 +193,22 @@ class Scheduler:
         needed = blocks_for(len(sequence.tokens), self._limits.block_size) - len(found)
         if needed + len(self.running) > pool.free - pool.idle(found) and self.running:
             return False
+        pool.share(found)
+        blocks = found + pool.take(needed)
+        if sequence.swapped is not None:
+            try:
+                self._store.copy_in(blocks[: sequence.swapped.shape[1]], sequence.swapped)
+            except BaseException:
+                pool.give_back(blocks)
+                raise
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=Sequence.rank)
-        pool.share(found)
-        sequence.blocks = found + pool.take(needed)
-        if sequence.swapped is not None:
-            self._store.copy_in(sequence.blocks[: sequence.swapped.shape[1]], sequence.swapped)
-            sequence.swapped = None
-        else:
+        sequence.blocks = blocks
+        if sequence.swapped is None:
             sequence.computed = len(found) * self._limits.block_size
             sequence.named = len(found)
             self.reused += len(found)
+        sequence.swapped = None
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             queued_ms = (time.monotonic() - sequence.submitted) * 1000

@@ -13,6 +13,7 @@ from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, reques
 from trtllm_openai.engines.torch import executor as executor_module
 from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import ConfigError, InvalidRequest
 
@@ -213,4 +214,28 @@ def test_a_step_without_memory_is_taken_again(
     assert (ends["new"].finish_reason, ends["new"].token_ids) == ("error", [])
     assert ends["old"].token_ids == alone.token_ids
     assert ends["old"].prompt_logprobs == alone.prompt_logprobs
+    assert engine.stats().kv_blocks_used == 0
+
+
+@pytest.mark.parametrize("copy", ["copy_out", "copy_in"])
+def test_swapping_without_memory_ends_one_sequence(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, copy: str
+) -> None:
+    engine = make_engine(checkpoint("llama"), max_seq_len=128, kv_cache_tokens=160)
+    requests = [request(name, range(3, 40), max_tokens=60, ignore_eos=True) for name in "abcd"]
+    alone = run(engine, requests[0])["a"].token_ids
+    failed = 0
+
+    def fail(*_: Any) -> Any:
+        nonlocal failed
+        failed += 1
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(KVCache, copy, fail)
+    ends = run(engine, *requests)
+    assert failed == 1
+    assert sorted(one.finish_reason or "" for one in ends.values()) == ["error", "length", "length", "length"]
+    assert {one.error for one in ends.values()} == {None, "the engine ran out of memory"}
+    assert [one.token_ids for one in ends.values() if one.finish_reason == "length"] == [alone] * 3
     assert engine.stats().kv_blocks_used == 0
