@@ -127,7 +127,7 @@ class GuideChecker:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with other:
             process = subprocess.Popen(
-                [sys.executable, "-c", f"from {guide_compiler.__name__} import main; main()"],
+                [sys.executable, "-P", "-c", f"from {guide_compiler.__name__} import main; main()"],
                 stdin=other.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},

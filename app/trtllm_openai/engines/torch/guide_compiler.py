@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import socket
 import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from trtllm_openai.engines.torch.guide_trial import Drop, Setup, Trial, Verdict
 from trtllm_openai.engines.torch.guides import GuideLimits, GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
-from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.framing import framed, read_framed
 
 log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class GuideCompiler:
             self._court, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", guide_trial.__name__, str(theirs.fileno())],
+                    module(guide_trial.__name__, str(theirs.fileno())),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     env=child_environment(),
