@@ -90,11 +90,13 @@ def _collect(stream: IO[str] | None, lines: list[str]) -> threading.Thread:
 
 
 @contextmanager
-def serve(*flags: str, patience: float = 180.0, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+def serve(
+    *flags: str, patience: float = 180.0, env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[RunningServer]:
     """Run the server until the block ends; it must then stop by itself on SIGTERM with status 0."""
     process = subprocess.Popen(
         [sys.executable, "-m", "trtllm_openai", "serve", "--port", "0", *flags],
-        cwd=ROOT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import RunningServer
+from tests.e2e.conftest import RunningServer, serve
 from tests.faults.conftest import LONG, TEXT, Start, Stream, launched
 
 Say = Callable[[str], None]
@@ -121,6 +122,54 @@ def test_the_clock_jumps(start: Start, outcome: Say, tmp_path: Path) -> None:
         assert victim.server.metric("runner_restarts_total") == 0
         victim.recovers(before)
         outcome("a day forth and back: a stream with a deadline ended whole, nothing was restarted")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_directories_and_descriptors_are_gone(outcome: Say, tmp_path: Path, workers: int) -> None:
+    """While a process is replaced: the next attempt makes its own, and nothing is given up."""
+    cwd, temporary = tmp_path / "cwd", Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for a socket
+    cwd.mkdir()
+    flags = ("--engine", "synthetic", "--workers", str(workers), "--log-level", "error")
+    with serve(*flags, cwd=cwd, env={"TMPDIR": str(temporary)}) as server:
+
+        def pids(of: str) -> list[int]:
+            return server.processes({"runner": "engine_host", "worker": "serve.workers"}[of])
+
+        def kill(of: str) -> None:
+            for pid in pids(of):
+                os.kill(pid, signal.SIGKILL)
+
+        def answers() -> bool:
+            try:
+                answer = httpx.post(server.url + TEXT, json={"prompt": "x", "max_tokens": 1}, timeout=60)
+            except httpx.TransportError:
+                return False
+            return answer.status_code == 200
+
+        (sockets,) = temporary.iterdir()
+        shutil.rmtree(sockets)
+        server.wait(lambda: any(sockets.glob("runner-*.sock")), 10)  # the runner makes it again
+        if workers > 1:
+            kill("worker")
+            server.wait(lambda: len(pids("worker")) == workers and answers(), 30)
+        shutil.rmtree(temporary)
+        cwd.rmdir()
+        kill("runner")
+        server.wait(lambda: server.metric("runners_ready") == 1 and answers(), 30)
+        http = server.process.pid
+        limit = resource.prlimit(http, resource.RLIMIT_NOFILE)
+        resource.prlimit(http, resource.RLIMIT_NOFILE, (4, limit[1]))
+        kill("runner")
+        if workers > 1:
+            os.kill(pids("worker")[0], signal.SIGKILL)
+        time.sleep(1)
+        assert pids("runner") == []
+        resource.prlimit(http, resource.RLIMIT_NOFILE, limit)
+        server.wait(lambda: len(pids("worker")) == (workers if workers > 1 else 0), 30)
+        server.wait(lambda: answers() and server.metric("runners_ready") == 1, 30)
+        left = [line for line in server.stderr if "Traceback" in line or "given up" in line]
+        assert not left, server.stderr
+    outcome("sockets, working and temporary directory, descriptors: served again, nothing given up")
 
 
 def test_a_config_that_is_wrong(outcome: Say, tmp_path: Path) -> None:

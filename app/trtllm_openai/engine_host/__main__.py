@@ -5,6 +5,7 @@ Exit status: 0 stopped or owner gone, 1 the engine failed, 3 it cannot start as 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -26,6 +27,10 @@ log = logging.getLogger("trtllm_openai.engine_host")
 SHUTDOWN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
 """Seconds that a frontend has to read what it was sent."""
+SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS}
+)
+"""Errors of the machine that may have passed when the runner is started again."""
 
 
 def read_spec(fd: int) -> LaunchSpec:
@@ -65,7 +70,11 @@ def main() -> int:
         return follow(spec)
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index}", settings.log_format)
-    frontends = Frontends(spec.address, owner_fd, spec.secret)
+    try:
+        frontends = Frontends(spec.address, owner_fd, spec.secret)
+    except OSError as error:
+        log.error("runner %d cannot listen at %s: %s", spec.index, spec.address, error)
+        return 1
     loop = RunnerLoop(frontends)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
@@ -81,8 +90,9 @@ def main() -> int:
         return CANNOT_START
     except Exception as error:
         log.exception("runner %d ends", spec.index)
-        loop.fail(f"{type(error).__name__}: {error}", final=not loaded)
-        return 1 if loaded else CANNOT_START
+        passes = loaded or isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES
+        loop.fail(f"{type(error).__name__}: {error}", final=not passes)
+        return 1 if passes else CANNOT_START
     finally:
         frontends.close(CLOSE_TIMEOUT_S)
     return 0

@@ -7,12 +7,13 @@ Over TCP a peer is authenticated before it is a frontend. Until then it costs 64
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import time
 from collections.abc import Iterator
 
-from trtllm_openai.processes.address import TcpAddress, listen, parse_address, tune_tcp
+from trtllm_openai.processes.address import TcpAddress, UnixAddress, listen, parse_address, tune_tcp
 from trtllm_openai.processes.authentication import AuthenticationError, ListenerHandshake
 from trtllm_openai.processes.framing import FramedSocket
 
@@ -33,7 +34,7 @@ class Frontends:
 
     def __init__(self, address: str, owner_fd: int, secret: str = "") -> None:
         """Raises `OSError` if nobody can listen there, `ValueError` for TCP without a secret."""
-        where = parse_address(address)
+        where = self._address = parse_address(address)
         self.attached: list[FramedSocket] = []
         self.owner_gone = False
         self._secret = secret
@@ -84,6 +85,25 @@ class Frontends:
         """Send to every frontend."""
         for frontend in self.attached:
             self.send(frontend, body)
+
+    def keep_listening(self) -> None:
+        """Make the Unix socket again if it was deleted, e.g. by what cleans /tmp: workers come later, too."""
+        if not isinstance(self._address, UnixAddress) or os.path.exists(self._address.path):
+            return
+        directory = os.path.dirname(self._address.path)
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            if os.stat(directory).st_uid != os.geteuid():  # somebody took the name of ours
+                return
+            listener = listen(self._address, BACKLOG)
+        except OSError as error:  # e.g. a full disk: the next call may succeed
+            log.debug("the socket %s was deleted and not made again: %s", self._address.path, error)
+            return
+        log.warning("the socket %s was deleted; it is made again", self._address.path)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ)
 
     def close(self, drain_timeout_s: float) -> None:
         """Detach from all; queued output of a frontend that reads is sent first."""

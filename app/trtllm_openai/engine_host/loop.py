@@ -184,6 +184,7 @@ class RunnerLoop:
         if not now and clock < self._stats_due:
             return
         self._stats_due = clock + STATS_INTERVAL
+        self._frontends.keep_listening()  # here, as it is not done for every step
         stats = engine.stats()
         if self._fair is not None and self._fair.waiting:
             stats = msgspec.structs.replace(stats, waiting=stats.waiting + self._fair.waiting)

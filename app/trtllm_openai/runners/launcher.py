@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
+import logging
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
-from trtllm_openai.processes.address import UnixAddress
+from trtllm_openai.processes.address import UnixAddress, listen
 from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.ranks import RankWatch
 
+log = logging.getLogger(__name__)
+
 LONGEST_TEMPORARY = 57
 """Bytes of a temporary directory's path that leave room for a socket: its path has at most 107."""
+OTHER_TEMPORARIES = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where sockets go when the temporary directory's path is too long, or it is gone, full or read-only."""
+NOT_OF_THE_DIRECTORY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Errors of making a socket that another directory would not help."""
 
 
 class RunnerHandle(Protocol):
@@ -133,21 +142,66 @@ async def spawn(spec: LaunchSpec) -> SubprocessHandle:
 
 
 class SubprocessLauncher:
-    """Starts runners on this machine, each at a Unix socket with a name that no other start used."""
+    """Starts runners on this machine, each at a Unix socket with a name that no other start used.
+
+    A directory that no longer takes a socket (it was deleted, or its disk is full) is replaced by another.
+    """
 
     def __init__(self) -> None:
-        self._directory = directory_for_sockets()
+        self._directories = [directory_for_sockets()]
         self._starts = itertools.count()
 
     async def start(self, spec: LaunchSpec) -> SubprocessHandle:
-        path = self._directory / f"runner-{spec.index}-{next(self._starts)}.sock"
+        try:
+            _try_socket(self._directories[-1])
+        except OSError as error:
+            if error.errno in NOT_OF_THE_DIRECTORY:
+                raise
+            self._directories.append(directory_for_sockets())
+            log.warning(
+                "no socket can be made in %s (%s); the next is in %s",
+                self._directories[-2],
+                error.strerror,
+                self._directories[-1],
+            )
+        path = self._directories[-1] / f"runner-{spec.index}-{next(self._starts)}.sock"
         return await spawn(msgspec.structs.replace(spec, address=str(UnixAddress(str(path)))))
 
     def close(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        for directory in self._directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def directory_for_sockets() -> Path:
-    """A new directory that only this user can enter, with a path short enough for a socket in it."""
-    fits = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMPORARY
-    return Path(tempfile.mkdtemp(prefix="trtllm-openai-", dir=None if fits else "/tmp"))
+    """A new directory that only this user can enter, and in which a socket was made. Raises `OSError`."""
+    failure = OSError("there is no temporary directory")
+    for parent in _temporary_directories():
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="trtllm-openai-", dir=parent))
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            _try_socket(directory)
+        except OSError as error:
+            failure = error
+            directory.rmdir()
+            continue
+        return directory
+    raise failure
+
+
+def _temporary_directories() -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        own = tempfile.gettempdir()
+        if len(os.fsencode(own)) <= LONGEST_TEMPORARY:
+            yield own
+    yield from OTHER_TEMPORARIES
+
+
+def _try_socket(directory: Path) -> None:
+    """Raise `OSError` if no socket can be made in `directory`."""
+    path = directory / "try.sock"
+    path.unlink(missing_ok=True)
+    listen(UnixAddress(str(path)), 1).close()
+    path.unlink()

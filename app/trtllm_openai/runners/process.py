@@ -66,6 +66,7 @@ class RunnerProcess(Runner):
         self._handle: RunnerHandle | None = None
         self._failure: Failed | None = None
         self._failed = asyncio.Event()
+        self._worked = False  # a launch, this or an earlier one
         self._proven = False  # this launch worked, so that earlier failures no longer count
         self._silences: dict[str, str] = {}  # observer -> what it sees, while it sees a silent runner
         self._keeper: asyncio.Task[None] | None = None
@@ -130,6 +131,7 @@ class RunnerProcess(Runner):
                 self.transition(Phase.LOADING, what)
             case Ready(info):
                 self.info = info
+                self._worked = True
                 if self.phase in (Phase.STARTING, Phase.LOADING):
                     self.transition(Phase.READY)
 
@@ -176,9 +178,11 @@ class RunnerProcess(Runner):
         self.launches += 1
         self.transition(Phase.STARTING)
         spec = msgspec.structs.replace(self._spec, secret=new_secret())
+        refused = False
         try:
             handle = self._handle = await self._launcher.start(spec)
         except OSError as error:
+            refused = True
             self._fail(Failed(f"it could not be started: {error}", final=False))
         else:
             await self._follow(handle, Endpoint(handle.address, spec.secret))
@@ -187,7 +191,8 @@ class RunnerProcess(Runner):
             self._failure.message,
             healthy=self._proven,
             final=self._failure.final,
-            started=self.info is not None,
+            # What the machine refuses for now, e.g. descriptors, says nothing of a runner that worked.
+            started=self.info is not None or (refused and self._worked),
         )
 
     def _reset(self) -> None:

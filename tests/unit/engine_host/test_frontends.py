@@ -1,9 +1,10 @@
 """The runner's socket: frontends that do not read, and peers that are not authenticated."""
 
 import os
+import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,30 @@ def test_what_a_frontend_reads_does_not_wait_for_the_next_step(
         assert not attached.blocked
     reading.join(10)
     assert found == [MUCH] * 5
+
+
+def test_a_deleted_socket_is_made_again(
+    frontends: Frontends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, attached = attach(frontends, tmp_path)
+    socket_file = tmp_path / "runner.sock"
+    was = socket_file.stat().st_ino
+    frontends.keep_listening()
+    assert socket_file.stat().st_ino == was
+    ways: list[Callable[[], object]] = [socket_file.unlink, lambda: shutil.rmtree(tmp_path)]
+    for delete in ways:
+        delete()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+            frontends.keep_listening()
+            assert not socket_file.exists()  # the directory is somebody else's
+        frontends.keep_listening()
+        second, _ = attach(frontends, tmp_path)
+        frontends.send(attached, b"both")
+        while not (bodies := first.receive()):
+            pass
+        assert bodies == [b"both"]
+        assert second.receive() == []
 
 
 def test_a_frontend_that_does_not_read_is_waited_for_once(

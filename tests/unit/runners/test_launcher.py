@@ -1,12 +1,14 @@
 """Launchers: a runner behind tcp://, with authentication, and runners that do not end as they should."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -19,9 +21,10 @@ from trtllm_openai.processes import keep_running
 from trtllm_openai.processes.authentication import new_secret
 from trtllm_openai.processes.environment import child_environment
 from trtllm_openai.runners import RunnerPool
+from trtllm_openai.runners import launcher as launcher_module
 from trtllm_openai.runners import process as process_module
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
-from trtllm_openai.runners.launcher import SubprocessHandle, spawn
+from trtllm_openai.runners.launcher import SubprocessHandle, SubprocessLauncher, directory_for_sockets, spawn
 from trtllm_openai.runners.state import Endpoint, Phase
 
 
@@ -192,6 +195,69 @@ def test_a_failed_runner_that_hangs_at_exit_leaves_service_and_is_killed(
             for generation in generations:
                 assert sum(len(output.token_ids) for output in await drain(generation)) == 3
             assert subject.restarts == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("failing", ["mkdtemp", "listen"])
+def test_sockets_go_elsewhere_when_the_disk_is_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str
+) -> None:
+    full, other = tmp_path / "full", tmp_path / "other"
+    full.mkdir()
+    other.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    monkeypatch.setattr(launcher_module, "LONGEST_TEMPORARY", 1000)
+    monkeypatch.setattr(launcher_module, "OTHER_TEMPORARIES", (str(other),))
+    launcher = SubprocessLauncher()  # there was room when it was made
+    (first,) = full.iterdir()
+    where = tempfile if failing == "mkdtemp" else launcher_module
+    real = getattr(where, failing)
+
+    def fails_there(*given: object, **named: object) -> object:
+        if str(full) in f"{given} {named}":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given, **named)
+
+    monkeypatch.setattr(where, failing, fails_there)
+    if failing == "mkdtemp":
+        first.rmdir()
+
+    async def test() -> None:
+        async with pool(launcher=launcher) as (subject, _):
+            assert subject.runners[0].endpoint is not None
+            assert str(other) in subject.runners[0].endpoint.address
+
+    run(test())
+    assert list(full.iterdir()) == list(other.iterdir()) == []
+    monkeypatch.setattr(launcher_module, "OTHER_TEMPORARIES", ())
+    with pytest.raises(OSError, match="No space left"):
+        directory_for_sockets()
+
+
+def test_a_runner_that_worked_is_not_given_up_for_what_the_machine_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keep_running.Backoff, "delay", lambda *_: 0.01)
+    lacking = errno.ENFILE
+    refused = 0
+
+    def exhausted(*_: object) -> None:
+        nonlocal refused
+        refused += 1
+        raise OSError(lacking, "Too many open files in system")
+
+    async def test() -> None:
+        async with pool() as (subject, _):
+            with monkeypatch.context() as patch:
+                patch.setattr(launcher_module, "listen", exhausted)
+                pid = subject.runners[0].pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda: refused > 2 * keep_running.MAX_FAILURES)
+                assert "could not be started: " in subject.status().reason
+            await until(lambda: subject.status().ready == 1)
+            assert await drain(subject.submit([request(subject, 3)]))
 
     run(test())
 

@@ -182,16 +182,25 @@ class Supervisor:
         """Run a worker to its end. Returns None if the server is ending."""
         if self._over.is_set():
             return None
-        worker = self._workers[row] = WorkerProcess(self._begin(row), self._hear, self._answer)
+        begin = self._begin(row)
+        worker, refused = None, False
         try:
+            worker = self._workers[row] = WorkerProcess(begin, self._hear, self._answer)
             status = await worker.run(self._attached)
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         except OSError as error:
-            status, how = 1, f"could not be started: {error}"
-        self._forget(row, worker)
+            status, how, refused = 1, f"could not be started: {error}", True
+        if worker is not None:
+            self._forget(row, worker)
         if self._over.is_set():
             return None
-        return Ended(f"HTTP worker {worker.name} {how}", healthy=worker.ready, final=status == CANNOT_SERVE)
+        return Ended(
+            f"HTTP worker {begin.worker} {how}",
+            healthy=worker is not None and worker.ready,
+            final=status == CANNOT_SERVE,
+            # What the machine refuses for now (descriptors, processes) ends no server that has worked.
+            started=refused and self._announced,
+        )
 
     def _serves(self) -> bool:
         """Whether other workers serve; then a failed worker is restarted without limit."""
