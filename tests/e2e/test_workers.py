@@ -217,6 +217,25 @@ def test_a_worker_that_dies_takes_only_its_own_requests_along(
     assert httpx.post(server.url + TEXT, json={"prompt": "Hi", "max_tokens": 1}).status_code == 200
 
 
+def test_a_worker_that_is_being_replaced_refuses_nobody(server: RunningServer) -> None:
+    """It is not ready for a second, and leaves the connections to the other."""
+    victim, other = workers(server)
+    os.kill(victim, signal.SIGKILL)
+    server.wait(lambda: workers(server) == [other], 5)
+    statuses: list[int] = []
+    body = {"prompt": "Hi", "max_tokens": 1}
+    with ExitStack() as held:  # what keeps its connection is shared out
+
+        def replaced() -> bool:
+            http = held.enter_context(httpx.Client(base_url=server.url, timeout=30))
+            statuses.append(http.post(TEXT, json=body).status_code)
+            statuses.append(http.get("/health/ready").status_code)
+            return any(connections(server, pid) for pid in workers(server) if pid != other)
+
+        server.wait(replaced, 30)
+    assert set(statuses) == {200}
+
+
 def test_a_runner_that_dies_is_replaced_for_every_worker(server: RunningServer) -> None:
     restarts = server.metric("runner_restarts_total")
     os.kill(server.processes("trtllm_openai.engine_host")[0], signal.SIGKILL)

@@ -74,6 +74,8 @@ class ServerContext:
     """The model's name on the wire; the configured model until the checkpoint is resolved."""
     merged_metrics: Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
     """Merges the metrics of all HTTP processes; its argument gives those of this one."""
+    others_behind: Callable[[], bool] = bool
+    """Whether another HTTP process, which clients may reach as well, is not ready yet."""
     tracer: Tracer | None = None
     startup: Readiness = Readiness(False, "starting", 0.0)
     """Progress of start-up until there is a pool, and the reason of a failed start-up."""

@@ -45,6 +45,8 @@ async def ready(request: Request) -> Response:
     readiness = context.readiness
     if not readiness.ready:
         return _not_ready(readiness)
+    if context.others_behind():  # the next request may reach that one
+        return unavailable("Not ready: an HTTP process is connecting to the runners").response()
     body: dict[str, Any] = {"status": "ready", "model": context.model_id}
     if readiness.reason:
         body["degraded"] = readiness.reason

@@ -29,7 +29,10 @@ KEYS = 1024
 """Maximum number of API keys with open requests, or a bucket that is not full, at a time."""
 BUCKETS = 2
 """Token buckets of a slot."""
+COLUMNS = 5
+"""Numbers of a row that are neither times nor by key."""
 
+_BEHIND, _READY = 1, 2
 _WORD = 8
 _DIGEST = 16
 
@@ -61,10 +64,10 @@ class SharedCounters:
         self._row = row
         words = memoryview(memory).cast("q")
         # Aligned 8-byte words are written atomically: a killed process leaves none half written.
-        self._waiting, self._tokens, self._connections, self._accepting = (
-            words[n * rows : (n + 1) * rows] for n in range(4)
+        self._waiting, self._tokens, self._connections, self._accepting, self._readiness = (
+            words[n * rows : (n + 1) * rows] for n in range(COLUMNS)
         )
-        at = 4 * rows
+        at = COLUMNS * rows
         times = words[at : at + rows * RECENT].cast("B").cast("d")
         self._times = times
         self._own_times = times[row * RECENT : (row + 1) * RECENT]
@@ -103,7 +106,7 @@ class SharedCounters:
 
         Its begin times stay: they describe the engine's rate.
         """
-        for column in (self._waiting, self._tokens, self._connections, self._accepting):
+        for column in (self._waiting, self._tokens, self._connections, self._accepting, self._readiness):
             column[row] = 0
         for by_key in (self._open, self._queued, self._queued_tokens):
             by_key[row :: self._rows] = memoryview(bytes(KEYS * _WORD)).cast("q")
@@ -224,9 +227,31 @@ class SharedCounters:
         others = [number for row, (number, accepts) in rows if accepts and row != self._row]
         return min(others, default=None)
 
+    # --- readiness: read without the lock, too ---
+
+    def set_ready(self, ready: bool | None) -> None:
+        """Whether this process serves requests; None, as before the first call: it is not going to."""
+        self._readiness[self._row] = 0 if ready is None else _READY if ready else _BEHIND
+
+    @property
+    def behind(self) -> bool:
+        """Whether this process is not ready yet, while another one is."""
+        mine: int = self._readiness[self._row]
+        return mine == _BEHIND and _READY in self._readiness
+
+    @property
+    def others_behind(self) -> bool:
+        """Whether another process that has connections, or accepts them, is not ready yet."""
+        rows = enumerate(zip(self._readiness, self._connections, self._accepting, strict=True))
+        return any(
+            state == _BEHIND and (number > 0 or accepts)
+            for row, (state, number, accepts) in rows
+            if row != self._row
+        )
+
 
 def _size(rows: int) -> int:
-    return _WORD * rows * (4 + RECENT + 3 * KEYS) + (_WORD * BUCKETS + _DIGEST) * KEYS
+    return _WORD * rows * (COLUMNS + RECENT + 3 * KEYS) + (_WORD * BUCKETS + _DIGEST) * KEYS
 
 
 @lru_cache(maxsize=KEYS)

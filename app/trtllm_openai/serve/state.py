@@ -62,6 +62,7 @@ class InferenceService:
             created=self.deployment.created,
             model_id=settings.served_model_name or settings.model,
             merged_metrics=self.deployment.merged_metrics,
+            others_behind=lambda: self.deployment.counters.others_behind,
             tracer=make_tracer(settings),
         )
         metrics.watch_pool(self._snapshot)

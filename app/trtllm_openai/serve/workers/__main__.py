@@ -6,9 +6,9 @@ Exit status: 0 after a signal, 1 if the supervisor is gone or this process faile
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import sys
+from collections.abc import Coroutine
 from typing import Any
 
 import uvicorn
@@ -37,6 +37,7 @@ class ReadinessReporter:
     def update(self, context: ServerContext) -> None:
         """Readiness may have changed."""
         readiness = context.readiness
+        self._worker.counters.set_ready(None if context.draining else readiness.ready)
         if readiness.failed or readiness.ready == self._ready:  # of a failure the supervisor knows
             return
         self._ready = readiness.ready
@@ -59,14 +60,13 @@ class WorkerServer(Server):
         self._worker = worker
         self._acceptor: Acceptor | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._setting_up: set[Any] = set()  # protocols that may not be among `server_state.connections` yet
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         if self.should_exit:
             return
-        self._acceptor = Acceptor(
-            self._listener, self._worker.counters, self._connect, lambda: len(self.server_state.connections)
-        )
+        self._acceptor = Acceptor(self._listener, self._worker.counters, self._connect, self._count)
         self._acceptor.start()
         self._tasks = [asyncio.create_task(self._heartbeat()), asyncio.create_task(self._follow_supervisor())]
 
@@ -76,7 +76,9 @@ class WorkerServer(Server):
         await super().shutdown(sockets=[])
 
     async def on_tick(self, counter: int) -> bool:
-        self._worker.counters.connections = len(self.server_state.connections)
+        self._worker.counters.connections = self._count()
+        context = self._service.context
+        self._worker.counters.set_ready(None if context.draining else context.readiness.ready)
         return await super().on_tick(counter)
 
     async def _heartbeat(self) -> None:
@@ -90,13 +92,21 @@ class WorkerServer(Server):
         self._service.interrupt()
         self.should_exit = True
 
-    async def _connect(self, connection: socket.socket) -> None:
-        protocol: Any = self.config.http_protocol_class
-        make = functools.partial(
-            protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+    def _count(self) -> int:
+        return len(self._setting_up | self.server_state.connections)
+
+    def _connect(self, connection: socket.socket) -> Coroutine[Any, Any, None]:
+        kind: Any = self.config.http_protocol_class
+        protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self._setting_up.add(protocol)
+        return self._set_up(protocol, connection)
+
+    async def _set_up(self, protocol: Any, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
+        try:
+            await loop.connect_accepted_socket(lambda: protocol, connection, ssl=self.config.ssl)
+        finally:
+            self._setting_up.discard(protocol)
 
 
 def main(channel: int) -> int:
@@ -108,6 +118,7 @@ def main(channel: int) -> int:
     setup_logging(settings.log_level, f"http-{begin.worker}", settings.log_format)
     metrics = Metrics()
     worker = Worker(begin, end, metrics.snapshot)
+    worker.counters.set_ready(False)
     try:
         service = InferenceService(settings, ReadinessReporter(worker).update, worker, metrics)
         app = create_app(service)

@@ -1,7 +1,8 @@
 """Accept connections from the listening socket that all workers share, balanced between the workers.
 
 A new connection wakes every worker. A worker that has more connections than another one pauses accepting for
-a moment. This only balances load: any worker may accept any connection.
+a moment. This only balances load: any worker may accept any connection, except that one which is not ready
+leaves them to those that are.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ AHEAD = 2
 """Surplus of connections over the least loaded worker above which a worker pauses accepting."""
 STEP_BACK_S = 0.005
 """Seconds of that pause."""
+BEHIND_S = 0.05
+"""Seconds after which a worker that is not ready looks again whether it is, or nobody is."""
 EXHAUSTED_S = 1.0
 """Seconds to wait when the system has no descriptor or memory for another connection."""
 
 
 class Acceptor:
-    """Calls `connect` with each connection. `count` returns how many this process has now."""
+    """Calls `connect` with each connection. `count` returns how many this process has now.
+
+    From the moment that `connect` is called, `count` counts its connection, and once.
+    """
 
     def __init__(
         self,
@@ -45,6 +51,10 @@ class Acceptor:
     def start(self) -> None:
         """Begin to accept connections."""
         self._timer = None
+        if self._counters.behind:
+            self._counters.accepting = False
+            self._timer = self._loop.call_later(BEHIND_S, self.start)
+            return
         self._counters.accepting = True
         self._loop.add_reader(self._listener, self._accept)
 
@@ -56,7 +66,11 @@ class Acceptor:
             self._timer.cancel()
 
     def _accept(self) -> None:
-        number = self._count() + len(self._connecting)
+        if self._counters.behind:
+            self._loop.remove_reader(self._listener)
+            self.start()
+            return
+        number = self._count()
         self._counters.connections = number
         fewest = self._counters.fewest_connections()
         if fewest is not None and number > fewest + AHEAD and not self._stepped_back:
@@ -74,8 +88,8 @@ class Acceptor:
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._counters.connections = number + 1
         task = asyncio.ensure_future(self._connect(connection))
+        self._counters.connections = self._count()
         self._connecting.add(task)
         task.add_done_callback(self._connected)
 

@@ -5,8 +5,9 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -43,11 +44,18 @@ class Site:
         self.already = 0
         """Connections that this worker has besides."""
         self.fails = False
+        self.set_up = asyncio.Event()
+        """Connections may leave the set-up."""
+        self.set_up.set()
         self.acceptor = Acceptor(self.listener, self.own, self._connect, self._count)
         self._clients: list[socket.socket] = []
 
-    async def _connect(self, connection: socket.socket) -> None:
+    def _connect(self, connection: socket.socket) -> Coroutine[Any, Any, None]:
         self.accepted.append(connection)
+        return self._set_up()
+
+    async def _set_up(self) -> None:
+        await self.set_up.wait()
         if self.fails:
             raise ConnectionResetError("a failed TLS handshake")
 
@@ -90,10 +98,10 @@ def test_connections_are_accepted_and_counted_until_it_stops() -> None:
             subject.acceptor.start()
             assert subject.own.accepting
             await until(lambda: subject.accepted)
-            await asyncio.sleep(0.02)  # a connection that is being set up counts twice for a moment
+            subject.set_up.clear()
             subject.call()
             await until(lambda: len(subject.accepted) == 2)
-            assert subject.own.connections == 2
+            assert subject.own.connections == 2  # also while one is being set up
             one = subject.accepted[0]
             assert not one.getblocking()
             assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -124,6 +132,36 @@ def test_a_worker_with_more_connections_steps_back_once(
             subject.call()
             await until(lambda: subject.accepted)  # after the pause anyway: the other may be busy
             assert (asyncio.get_running_loop().time() - begin > 0.25) is steps_back
+
+    asyncio.run(test())
+
+
+def test_a_worker_that_is_not_ready_leaves_connections_to_those_that_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acceptor_module, "BEHIND_S", 0.001)
+
+    async def test() -> None:
+        async with site() as subject:
+            subject.own.set_ready(False)
+            subject.acceptor.start()
+            subject.call()
+            await until(lambda: subject.accepted)  # nobody is ready: it says so itself
+            assert subject.other.others_behind
+            subject.other.set_ready(True)
+            subject.call()
+            await until(lambda: not subject.own.accepting)
+            assert subject.other.others_behind  # for the connection that it has
+            subject.own.connections = 0
+            await until(lambda: not subject.other.others_behind)
+            await asyncio.sleep(0.02)
+            assert len(subject.accepted) == 1
+            subject.own.set_ready(True)
+            await until(lambda: len(subject.accepted) == 2)
+            subject.own.set_ready(False)
+            subject.other.set_ready(None)  # it ends
+            subject.call()
+            await until(lambda: len(subject.accepted) == 3)
 
     asyncio.run(test())
 
