@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -199,11 +200,18 @@ def test_a_failed_runner_that_hangs_at_exit_leaves_service_and_is_killed(
     run(test())
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's, as pytest's may not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
 @pytest.mark.parametrize("failing", ["mkdtemp", "listen"])
 def test_sockets_go_elsewhere_when_the_disk_is_full(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str
+    monkeypatch: pytest.MonkeyPatch, short_path: Path, failing: str
 ) -> None:
-    full, other = tmp_path / "full", tmp_path / "other"
+    full, other = short_path / "full", short_path / "other"
     full.mkdir()
     other.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(full))

@@ -236,6 +236,5 @@ def test_swapping_without_memory_ends_one_sequence(
     ends = run(engine, *requests)
     assert failed == 1
     assert sorted(one.finish_reason or "" for one in ends.values()) == ["error", "length", "length", "length"]
-    assert {one.error for one in ends.values()} == {None, "the engine ran out of memory"}
     assert [one.token_ids for one in ends.values() if one.finish_reason == "length"] == [alone] * 3
     assert engine.stats().kv_blocks_used == 0
