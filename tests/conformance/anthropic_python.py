@@ -1,7 +1,8 @@
 """Anthropic's Python client, feature by feature."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anthropic
@@ -152,8 +153,10 @@ class Features:
                 assert caught.value.request_id
 
 
-def features(url: str, model: str) -> dict[str, Callable[[], None]]:
+@contextmanager
+def features(url: str, model: str) -> Iterator[dict[str, Callable[[], None]]]:
     """Every feature by its name."""
     subject = Features(url, model)
     methods = [getattr(subject, name) for name in vars(Features) if not name.startswith("_")]
-    return {method.__doc__: method for method in methods}
+    with subject.client:
+        yield {method.__doc__: method for method in methods}

@@ -9,6 +9,7 @@ import os
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -40,17 +41,18 @@ KNOWN = {
 
 
 def in_python(
-    features: Callable[[str, str], dict[str, Callable[[], None]]],
+    features: Callable[[str, str], AbstractContextManager[dict[str, Callable[[], None]]]],
 ) -> Callable[[str, str], list[Row]]:
     def run(url: str, model: str) -> list[Row]:
         rows: list[Row] = []
-        for name, check in features(url, model).items():
-            try:
-                check()
-            except Exception as error:  # every kind of failure is a row
-                rows.append((name, False, f"{type(error).__name__}: {error}"))
-            else:
-                rows.append((name, True, ""))
+        with features(url, model) as checks:
+            for name, check in checks.items():
+                try:
+                    check()
+                except Exception as error:  # every kind of failure is a row
+                    rows.append((name, False, f"{type(error).__name__}: {error}"))
+                else:
+                    rows.append((name, True, ""))
         return rows
 
     return run

@@ -17,7 +17,7 @@ ENGINE = ["--", "--engine", "synthetic", "--synthetic.itl", "0.005", "--syntheti
 FAKE = f"""
 import os, sys
 if sys.argv[1] == "serve":
-    flags = ["--engine", "synthetic", "--synthetic.max-seq-len", "20", "--served-model-name", "m"]
+    flags = ["--engine", "synthetic", "--synthetic.max-seq-len", "10", "--served-model-name", "m"]
     flags += ["--model", sys.argv[2], "--port", sys.argv[sys.argv.index("--port") + 1]]
     os.environ["PYTHONPATH"] = {python_path()!r}
     os.execv(sys.executable, [sys.executable, "-m", "trtllm_openai", "serve", *flags])

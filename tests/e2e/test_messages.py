@@ -1,5 +1,6 @@
 """/v1/messages beside what tests/conformance drives Anthropic's SDK through."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -29,8 +30,13 @@ def test_a_second_turn_reads_the_cache(server: RunningServer) -> None:
     assert count["input_tokens"] == usage["input_tokens"] + usage["cache_read_input_tokens"]
 
 
-def test_a_client_that_leaves_frees_its_place(synthetic: RunningServer) -> None:
-    client = Anthropic(base_url=synthetic.url, api_key="none", max_retries=0)
+@pytest.fixture
+def client(synthetic: RunningServer) -> Iterator[Anthropic]:
+    with Anthropic(base_url=synthetic.url, api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_a_client_that_leaves_frees_its_place(synthetic: RunningServer, client: Anthropic) -> None:
     model = next(iter(client.models.list())).id
     with client.messages.stream(model=model, max_tokens=4000, messages=TURNS) as stream:  # type: ignore[arg-type]
         next(iter(stream.text_stream))
@@ -38,8 +44,7 @@ def test_a_client_that_leaves_frees_its_place(synthetic: RunningServer) -> None:
     synthetic.wait(lambda: synthetic.metric("requests_running") == 0, patience=10)
 
 
-def test_an_error_in_a_stream_is_the_sdks_own(synthetic: RunningServer) -> None:
-    client = Anthropic(base_url=synthetic.url, api_key="none", max_retries=0)
+def test_an_error_in_a_stream_is_the_sdks_own(client: Anthropic) -> None:
     model = next(iter(client.models.list())).id
     events: list[str] = []
     stream: Any = client.messages.create(

@@ -113,7 +113,7 @@ def test_text_chat_sampling_guides_and_prefix_cache(start: Start, tmp_path: Path
                 {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 2},
                 "top_logprobs",
             ),
-            (TEXT, {"prompt": "x", "max_tokens": 5000}, "prompt"),
+            (TEXT, {"prompt": "x " * 5000, "max_tokens": 1}, "prompt"),
         ):
             refused = http.post(path, json=body)
             assert refused.status_code == 400

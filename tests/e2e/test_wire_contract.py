@@ -339,14 +339,21 @@ def test_19_request_id(http: httpx.Client) -> None:
     assert json.loads(last[6:])["error"]["request_id"] == "mine-2"
 
 
-def test_20_length_wins_over_tool_calls(http: httpx.Client) -> None:
+@pytest.fixture
+def demo(demo_server: RunningServer) -> Iterator[httpx.Client]:
+    """The whole demo model, which ends a call's arguments."""
+    with httpx.Client(base_url=demo_server.url, timeout=120) as client:
+        yield client
+
+
+def test_20_length_wins_over_tool_calls(demo: httpx.Client) -> None:
     body = {**HI, "tools": [TOOL], "tool_choice": "required"}
-    whole = post(http, CHAT, {**body, "max_tokens": 200, "parallel_tool_calls": False})["choices"][0]
+    whole = post(demo, CHAT, {**body, "max_tokens": 200, "parallel_tool_calls": False})["choices"][0]
     assert whole["finish_reason"] == "tool_calls"
     assert json.loads(whole["message"]["tool_calls"][0]["function"]["arguments"])["color"] in ("red", "green")
     assert whole["message"]["content"] is None
     for budget in (12, 14, 16):
-        cut = post(http, CHAT, {**body, "max_tokens": budget})["choices"][0]
+        cut = post(demo, CHAT, {**body, "max_tokens": budget})["choices"][0]
         assert cut["finish_reason"] == "length"
 
 

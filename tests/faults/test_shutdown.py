@@ -1,6 +1,7 @@
 """SIGTERM: nothing new, what runs ends well or is told, and the process ends with status 0."""
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -57,8 +58,10 @@ def test_a_second_sigterm_ends_now(start: Start, outcome: Say) -> None:
 def test_sigterm_while_loading(start: Start, outcome: Say) -> None:
     from tests.faults.conftest import launched
 
-    with launched("--engine", "synthetic", "--synthetic.load-time", "60") as process:
-        time.sleep(3)
+    flags = ("--engine", "synthetic", "--synthetic.load-time", "60")
+    with launched(*flags, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("loading")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     outcome("status 0")

@@ -44,6 +44,6 @@ def test_without_control_groups(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (15, 1), (16, 2), (60, 7), (64, 8), (128, 8)])
 def test_http_workers_follow_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
-    monkeypatch.setattr("trtllm_openai.config.usable_cores", lambda: cores)
+    monkeypatch.setattr("trtllm_openai.config.settings.usable_cores", lambda: cores)
     assert Settings().http_workers == workers
     assert Settings(workers=3).http_workers == 3

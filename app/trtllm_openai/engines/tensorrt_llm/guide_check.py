@@ -85,6 +85,7 @@ class GuideChecker:
             read_framed(self._socket.recv)
         except (EOFError, OSError):
             status = self._process.wait()
+            self._socket.close()
             raise ConfigError(
                 f"tensorrt_llm.guided_decoding: the process that checks guides ended with status {status}"
             ) from None

@@ -65,7 +65,8 @@ class WorkerProcess:
             raise
         finally:
             self._other_end.close()
-        self._end.sendall(frame(self._begin))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its status says more
+            self._end.sendall(frame(self._begin))
         await self.channel.open()
         on_attached(self)
         listening = asyncio.create_task(self.channel.run())

@@ -1,7 +1,9 @@
 """Guides are checked in a process that ends the bad ones: nothing that one does touches another."""
 
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -110,8 +112,9 @@ def test_the_process_is_replaced_and_what_waited_is_checked(
     assert [one for one in caplog.records if "starting it again" in one.message]
 
 
-def test_a_process_that_cannot_start_is_a_configuration_error() -> None:
-    made = make(vocab_size=-5)
+def test_a_process_that_cannot_start_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    made = make()
     with pytest.raises(ConfigError, match=r"tensorrt_llm\.guided_decoding"):
         made.wait_until_ready()
 
