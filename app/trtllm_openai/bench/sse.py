@@ -72,12 +72,11 @@ class FrameReader:
 
 
 class ResponseReader:
-    """One HTTP/1.1 response, parsed by httptools. A reader is used once.
+    """One HTTP/1.1 response, parsed by httptools. A reader is used once."""
 
-    `keep_alive` says whether the connection can take another request after this response.
-    """
-
-    __slots__ = ("_event_stream", "_framed", "_now", "_parser", "body", "complete", "frames", "status")
+    __slots__ = (
+        "_event_stream", "_framed", "_now", "_parser", "body", "complete", "frames", "keep_alive", "status",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.status = 0
@@ -86,14 +85,12 @@ class ResponseReader:
         self.body = b""
         """The body, unless it is an event stream."""
         self.complete = False
+        self.keep_alive = False
+        """Whether the connection can take another request after this response."""
         self._event_stream = False
         self._framed = False  # the end of the body is known from content-length or chunked encoding
         self._now = 0.0
         self._parser = httptools.HttpResponseParser(self)
-
-    @property
-    def keep_alive(self) -> bool:
-        return bool(self._parser.should_keep_alive())
 
     def feed(self, data: bytes, now: float) -> None:
         """Parse the next bytes from the socket, received at `now`. Raises `BadResponse`."""
@@ -117,6 +114,7 @@ class ResponseReader:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        self.keep_alive = bool(self._parser.should_keep_alive())  # forgotten at the end of the message
 
     def on_body(self, data: bytes) -> None:
         if self._event_stream:

@@ -99,3 +99,18 @@ def test_json_answer_keeps_its_body() -> None:
 def test_not_http(raw: bytes) -> None:
     with pytest.raises(BadResponse):
         ResponseReader().feed(raw, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "body", "keep_alive"),
+    [
+        (b"content-length: 2\r\n", b"{}", True),
+        (b"transfer-encoding: chunked\r\n", b"2\r\n{}\r\n0\r\n\r\n", True),
+        (b"content-length: 2\r\nconnection: close\r\n", b"{}", False),
+    ],
+)
+def test_a_connection_is_kept_after_a_complete_response(more: bytes, body: bytes, keep_alive: bool) -> None:
+    reader = ResponseReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\n" + more + b"\r\n" + body, 0.0)
+    assert reader.complete
+    assert reader.keep_alive == keep_alive
