@@ -9,6 +9,8 @@ import anthropic
 import pytest
 from anthropic import Anthropic
 
+from tests.conformance.features import by_name
+
 TURNS: list[Any] = [{"role": "user", "content": "What is the capital of South Korea?"}]
 SCHEMA = {
     "type": "object",
@@ -157,6 +159,5 @@ class Features:
 def features(url: str, model: str) -> Iterator[dict[str, Callable[[], None]]]:
     """Every feature by its name."""
     subject = Features(url, model)
-    methods = [getattr(subject, name) for name in vars(Features) if not name.startswith("_")]
     with subject.client:
-        yield {method.__doc__: method for method in methods}
+        yield by_name(subject)

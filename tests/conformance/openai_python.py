@@ -9,6 +9,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.conformance.features import by_name
+
 MESSAGES: list[Any] = [{"role": "user", "content": "Say hi."}]
 SCHEMA = {
     "type": "object",
@@ -152,6 +154,5 @@ class Features:
 def features(url: str, model: str) -> Iterator[dict[str, Callable[[], None]]]:
     """Every feature by its name."""
     subject = Features(url, model)
-    methods = [getattr(subject, name) for name in vars(Features) if not name.startswith("_")]
     with subject.client:
-        yield {method.__doc__: method for method in methods}
+        yield by_name(subject)

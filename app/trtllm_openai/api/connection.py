@@ -64,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _body_bytes = 0
     _body_parts = 0
     _silent_bytes = 0
-    """What came of a chunked body since its last data: chunk extensions and trailers."""
+    """Bytes of chunk extensions and trailers since the last data of a chunked body."""
     _fault: ApiError | None = None
     """Why a callback stopped the parser."""
     _refusal: ApiError | None = None

@@ -36,7 +36,7 @@ class Decompressor(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What follows the end of the stream."""
+        """The input after the end of the stream."""
 
     def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
         """At most `max_length` bytes of output; the rest of the input is kept."""

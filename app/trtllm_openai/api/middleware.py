@@ -156,7 +156,7 @@ def api_key_name(request: Request) -> str:
 
 
 def sender_of(request: Request) -> tuple[Tenant, RequestRecord]:
-    """Who sent the request, and its log record, which this layer started."""
+    """The tenant that sent the request, and the log record that this layer started."""
     state = request.scope["state"]
     return state.get("tenant", NOBODY), state["record"]
 

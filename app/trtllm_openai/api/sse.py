@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +28,13 @@ json_bytes = msgspec.json.Encoder().encode
 def event(value: object) -> bytes:
     """One frame with any JSON value."""
     return b"data: " + json_bytes(value) + b"\n\n"
+
+
+def typed_frames(events: Iterable[Mapping[str, Any]]) -> bytes:
+    """Frames of events whose `type` is also their name."""
+    return b"".join(
+        b"event: " + one["type"].encode() + b"\ndata: " + json_bytes(one) + b"\n\n" for one in events
+    )
 
 
 class ChunkFrames:

@@ -40,7 +40,7 @@ class LongRendering(Exception):  # noqa: N818, no error: it is done again where 
 
 
 class Work:
-    """What one rendering may still do: so many `steps`, or without `steps` all that `timeout_s` allows.
+    """The budget of one rendering: so many `steps`, or without `steps` all that `timeout_s` allows.
 
     `length`: characters that the prompt may have. Four times as many may be made in all.
     """
@@ -78,7 +78,7 @@ class Work:
         return value
 
     def concat(self, pieces: list[str]) -> str:
-        """What a macro or a block has put out, counted."""
+        """The joined output of a macro or a block, counted."""
         self.spend(sum(map(len, pieces)))
         return "".join(pieces)
 

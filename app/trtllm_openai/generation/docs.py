@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from trtllm_openai.generation.parameters import PARAMETERS, Row
@@ -37,17 +37,26 @@ def _range(row: Row) -> str:
 
 def updated(page: str, rows: Collection[Row] = PARAMETERS) -> str:
     """`page` with the current table between its markers. Raises `ValueError` where a marker is missing."""
-    begin = page.index(BEGIN) + len(BEGIN)
-    end = page.index(END, begin)
-    return f"{page[:begin]}\n{table(rows)}\n{page[end:]}"
+    return between(page, BEGIN, END, table(rows))
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """`page` with `text` between its two markers. Raises `ValueError` where a marker is missing."""
+    start = page.index(begin) + len(begin)
+    return f"{page[:start]}\n{text}\n{page[page.index(end, start) :]}"
+
+
+def update_pages(names: Sequence[str], update: Callable[[str], str]) -> int:
+    """Apply `update` to the text of the files `names`. Returns the exit status."""
+    for name in names:
+        path = Path(name)
+        path.write_text(update(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Update the pages named in `arguments`."""
-    for name in arguments:
-        path = Path(name)
-        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
-    return 0
+    return update_pages(arguments, updated)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ SPAWN_ENVIRONMENT = {
     "OMPI_MCA_rmaps_base_inherit": "1",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
-"""What a process that calls MPI_Comm_spawn has to tell Open MPI 4's daemon, which `MPI_Init` starts."""
+"""Settings of Open MPI 4's daemon, which `MPI_Init` starts, for a process that calls MPI_Comm_spawn."""
 
 
 def mpi_rank() -> int | None:

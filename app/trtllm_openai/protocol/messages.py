@@ -55,7 +55,7 @@ class OutputConfig(RequestModel):
 
 
 class CountTokensRequest(RequestModel):
-    """What becomes the prompt."""
+    """The fields from which the prompt is made."""
 
     model: str | None = Field(None, description="A model id of /v1/models. Default: the served model.")
     messages: Annotated[FailFastList[Annotated[JsonObject, _TURN]], Field(min_length=1)]

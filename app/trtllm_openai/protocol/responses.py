@@ -30,7 +30,7 @@ else:
 
 
 class ConversationFields(RequestModel):
-    """What every route that reads a conversation takes."""
+    """The fields of every route that reads a conversation."""
 
     model: str | None = None
     instructions: str | None = Field(None, description="A system message for this response only.")

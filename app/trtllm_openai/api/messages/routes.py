@@ -20,7 +20,7 @@ from trtllm_openai.api.messages.translate import translate
 from trtllm_openai.api.messages.writer import MessageWriter, StreamEvent, new_message
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.run import RequestRun
-from trtllm_openai.api.sse import SseResponse, SseWriter, json_bytes
+from trtllm_openai.api.sse import SseResponse, SseWriter, json_bytes, typed_frames
 from trtllm_openai.api.stream import RunStream, StreamFormatter, merged
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import ChatRequest
@@ -122,17 +122,11 @@ class _EventFormatter(StreamFormatter):
         if not self._opened:  # it comes with the first text, so that a refusal is no stream
             self._opened = True
             usage = self._answer.run.accounting.usage(final=False)
-            opening = _frames(self._answer.writer.begin(usage))
-        return opening + _frames(self._answer.events(deltas))
+            opening = typed_frames(self._answer.writer.begin(usage))
+        return opening + typed_frames(self._answer.events(deltas))
 
     def tail(self) -> bytes:
         return b""
 
     def failure(self, error: Exception) -> bytes:
         return b"event: error\ndata: " + from_exception(error).body() + b"\n\n"
-
-
-def _frames(events: list[StreamEvent]) -> bytes:
-    return b"".join(
-        b"event: " + event["type"].encode() + b"\ndata: " + json_bytes(event) + b"\n\n" for event in events
-    )

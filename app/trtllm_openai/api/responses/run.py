@@ -9,6 +9,7 @@ import time
 from starlette.responses import Response
 
 from trtllm_openai.api.choice import Choice, Delta
+from trtllm_openai.api.collect import consumed
 from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.responses.items import from_output
@@ -16,7 +17,7 @@ from trtllm_openai.api.responses.names import Names
 from trtllm_openai.api.responses.store import ResponseStore, Stored
 from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent
 from trtllm_openai.api.run import RequestRun
-from trtllm_openai.api.sse import SseWriter, json_bytes
+from trtllm_openai.api.sse import SseWriter, json_bytes, typed_frames
 from trtllm_openai.api.stream import StreamFormatter
 from trtllm_openai.telemetry.traces import Tracer
 from trtllm_openai.text.choice import TextDelta
@@ -47,9 +48,7 @@ class ResponseRun:
 
     def complete(self) -> asyncio.Future[None]:
         """Start the run. The future completes at its end, with its error if it fails."""
-        collector = _Collector(self)
-        self.run.start(collector)
-        return collector.done
+        return consumed(self.run, self.events)
 
     def in_background(self, context: ServerContext, headers: dict[str, str]) -> Response:
         """Return the response in its current state, and generate in a background task."""
@@ -123,7 +122,7 @@ class EventFormatter(StreamFormatter):
         self._opened = False
 
     def frames(self, deltas: list[Delta]) -> bytes:
-        return self._opening() + _frames(self._response.events(deltas))
+        return self._opening() + typed_frames(self._response.events(deltas))
 
     def tail(self) -> bytes:
         return b""
@@ -135,36 +134,11 @@ class EventFormatter(StreamFormatter):
         writer.fail("failed", fault.code, fault.message)
         detail = fault.detail()
         event = {**detail, "type": "error", "sequence_number": writer.next_number(), "error": detail}
-        return opening + _frames([event])
+        return opening + typed_frames([event])
 
     def _opening(self) -> bytes:
         """The first events, once: they come with the first text, so that a refusal is no stream."""
         if self._opened:
             return b""
         self._opened = True
-        return _frames(self._response.writer.begin())
-
-
-class _Collector:
-    """Adds a run's text to its response object without streaming; implements `api.run.Consumer`."""
-
-    def __init__(self, response: ResponseRun) -> None:
-        self._response = response
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def consume(self, deltas: list[Delta], last: bool) -> None:
-        self._response.events(deltas)
-
-    def ended(self, error: Exception | None) -> None:
-        if self.done.done():  # cancelled
-            return
-        if error is not None:
-            self.done.set_exception(error)
-        else:
-            self.done.set_result(None)
-
-
-def _frames(events: list[StreamEvent]) -> bytes:
-    return b"".join(
-        b"event: " + event["type"].encode() + b"\ndata: " + json_bytes(event) + b"\n\n" for event in events
-    )
+        return typed_frames(self._response.writer.begin())

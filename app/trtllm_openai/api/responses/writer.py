@@ -265,4 +265,4 @@ def response_usage(usage: Usage) -> JsonObject:
 
 
 _NO_DETAILS: JsonObject = {"description": None, "parameters": None, "strict": None}
-"""What the SDK expects of every function."""
+"""Fields that the SDK expects of every function."""

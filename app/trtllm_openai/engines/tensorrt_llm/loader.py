@@ -196,8 +196,9 @@ def visible_gpus() -> int:
 def engine_info(
     engine: EngineDir, settings: TensorRTLLMSettings, eos_token_ids: tuple[int, ...], bindings: Any
 ) -> EngineInfo:
-    """What the API may promise. Only the chosen token's log-probability is to be had from an engine, and none
-    from one that was built for speculative decoding.
+    """The engine's limits and capabilities.
+
+    An engine gives the chosen token's log-probability only, and none if built for speculative decoding.
     """
     mode = engine.speculative_decoding
     lookahead, plain = mode == speculative.LOOKAHEAD, mode == "none"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
+from trtllm_openai.generation.docs import between, update_pages
 
 BEGIN = "<!-- keywords: written by python -m trtllm_openai.engines.torch.keywords -->"
 END = "<!-- end of keywords -->"
@@ -89,7 +89,7 @@ class Validator:
         return all(map(matcher.accept_token, text)) and (matcher.is_terminated() or matcher.accept_token(256))
 
     def standing(self, schema: Any, forbidden: Any) -> Standing:
-        """What becomes of a keyword, from a schema with it and a document that it forbids."""
+        """The standing of a keyword, from a schema with it and a document that it forbids."""
         try:
             return "ignored" if self.writable(schema, forbidden) else "enforced"
         except InvalidRequest:
@@ -110,16 +110,12 @@ def table() -> str:
 
 def updated(page: str) -> str:
     """`page` with the current table between its markers. Raises `ValueError` where a marker is missing."""
-    begin = page.index(BEGIN) + len(BEGIN)
-    return f"{page[:begin]}\n{table()}\n{page[page.index(END, begin) :]}"
+    return between(page, BEGIN, END, table())
 
 
 def main(arguments: Sequence[str]) -> int:
     """Update the pages named in `arguments`."""
-    for name in arguments:
-        path = Path(name)
-        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
-    return 0
+    return update_pages(arguments, updated)
 
 
 if __name__ == "__main__":

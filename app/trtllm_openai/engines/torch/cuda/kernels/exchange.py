@@ -29,7 +29,7 @@ Norm = tuple[torch.Tensor, float, torch.Tensor, torch.Tensor | None]
 
 @triton.jit
 def _residual(x, row, offsets, inside, width, ADD: tl.constexpr):
-    """What the sum is added to: row `row` of `x`, or zeros."""
+    """The addend of the sum: row `row` of `x`, or zeros."""
     if ADD:
         return tl.load(x + row.to(tl.int64) * width + offsets, mask=inside, other=0.0).to(tl.float32)
     return tl.zeros(offsets.shape, tl.float32)
