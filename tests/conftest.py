@@ -1,9 +1,11 @@
 """What tests of several parts share: the demo model, as the server itself would find it, and a part of it."""
 
+import gc
 import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,13 @@ def python_path(*directories: Path) -> str:
 
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [python_path(), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Let a socket or file that a module leaves open fail that module, and not a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

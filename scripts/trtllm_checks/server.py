@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -27,11 +27,17 @@ PROMPT = "대한민국의 수도는"
 
 
 class Server:
-    """Requests to a server that is ready. Durations are seconds."""
+    """Requests to a server that is ready, until the block ends. Durations are seconds."""
 
     def __init__(self, url: str, pid: int) -> None:
         self.pid = pid
         self.http = httpx.Client(base_url=url, timeout=300)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.http.close()
 
     def post(self, path: str = TEXT, **body: Any) -> httpx.Response:
         """One request; a completion of `PROMPT` unless told otherwise."""
@@ -109,7 +115,11 @@ def started(
                 out.seek(0)
                 url = re.search(r"is ready on (http://\S+)", out.read())
             table.append(Row(f"{title}: loads", url is not None, f"after {time.monotonic() - began:.0f} s"))
-            yield None if url is None else Server(url[1], process.pid)
+            if url is None:
+                yield None
+            else:
+                with Server(url[1], process.pid) as server:
+                    yield server
         finally:
             process.terminate()
             try:

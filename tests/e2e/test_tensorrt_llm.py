@@ -6,6 +6,7 @@ ran on TensorRT-LLM.
 
 import json
 import os
+import re
 import shlex
 import signal
 import tempfile
@@ -350,7 +351,8 @@ def test_streams_beside_bad_and_stuck_guides_end_whole(start: Start, tmp_path: P
         good = httpx.post(server.url + TEXT, json={**body, "max_tokens": 2, "guided_regex": "a+"}, timeout=60)
         assert good.status_code == 200
         assert held.result().status_code == 400
-        assert "too complex" in held.result().json()["error"]["message"]
+        # Bounded in processor time, and on a busy machine by the clock first.
+        assert re.search("too complex|takes more than", held.result().json()["error"]["message"])
         for one in streams:
             *_, last = one.result()
             assert last["choices"][0]["finish_reason"] == "length"

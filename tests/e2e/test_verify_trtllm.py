@@ -103,8 +103,10 @@ def test_cancellations_without_effect_and_ranks_that_are_not_there(tmp_path: Pat
         "CUDA_VISIBLE_DEVICES": "0",
         "FAKE_TRTLLM": json.dumps({"itl": ITL, "wrong": ["cancel"]}),
     }
-    with serve("--engine", "tensorrt_llm", "--model", str(model), *FLAGS, env=env) as running:
-        server = Server(running.url, running.process.pid)
+    with (
+        serve("--engine", "tensorrt_llm", "--model", str(model), *FLAGS, env=env) as running,
+        Server(running.url, running.process.pid) as server,
+    ):
         found = {row.name: row for row in check_limits(server, 400)}
         assert not found["cancel: a running client leaves"].ok
         assert "429" in found["cancel: a running client leaves"].fact, (
