@@ -1,5 +1,6 @@
-"""Keep one process running: start it again with exponential backoff, give it up after repeated failures.
+"""Keep one process running: start it again when it ends, give it up after repeated failures.
 
+One that worked is started again at once, one that fails again and again with exponential backoff.
 One policy for runners and HTTP workers. The ranks of an engine are not restarted one by one: docs/runners.md.
 """
 
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 MAX_FAILURES = 5
 """Failed starts in a row after which a process is given up."""
+STABLE_AFTER_S = 60.0
+"""Seconds in service after which a process counts as healthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ async def keep_running(
     Returns None as soon as `start` does: the process was asked to end. Returns the last `Ended` when the
     process is given up: its failure is final or the `max_failures`-th failed start in a row, and
     `may_give_up()` agrees. Before every other start, `on_failure(ended, delay)` is called and `delay` seconds
-    pass.
+    pass: none after the first failure of a process that had started, else those of `backoff`.
     """
     failures = failed_starts = 0
     while True:
@@ -65,6 +68,6 @@ async def keep_running(
         failed_starts = 0 if ended.started else 1 if ended.healthy else failed_starts + 1
         if (ended.final or failed_starts >= max_failures) and may_give_up():
             return ended
-        delay = backoff.delay(failures)
+        delay = 0.0 if failures == 1 and (ended.started or ended.healthy) else backoff.delay(failures)
         on_failure(ended, delay)
         await asyncio.sleep(delay)

@@ -1,7 +1,8 @@
 """A runner that this process launches: one state machine from the first start to the last.
 
-The process is launched, followed to its end, and launched again after a delay (`processes.keep_running`),
-until it is stopped. One that cannot start is given up: it is launched again after a long pause, or when asked
+The process is launched, followed to its end, and launched again (`processes.keep_running`: at once if it had
+loaded, after a delay if it fails again and again), until it is stopped. One that cannot start is given up: it
+is launched again after a long pause, or when asked
 for. What ends a runner that had loaded, such as a request, never gives it up. A runner is FAILED, and serves
 nobody, from the moment that it says so, that its process or connection ends, that it does not load in time,
 or that it is silent for too long; its process then has `EXIT_TIMEOUT_S` seconds to end before it is killed.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -19,7 +21,7 @@ import msgspec
 
 from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Ready
 from trtllm_openai.processes.authentication import new_secret
-from trtllm_openai.processes.keep_running import Ended, keep_running
+from trtllm_openai.processes.keep_running import STABLE_AFTER_S, Ended, keep_running
 from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.launcher import Launcher, RunnerHandle
 from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN, Adopt, Runner
@@ -31,8 +33,6 @@ EXIT_TIMEOUT_S = 5.0
 """Seconds for a process to end, when it failed or was asked to, before it is killed."""
 LAST_MESSAGE_TIMEOUT_S = 0.5
 """Seconds between the end of a process and that of its connection: its own children may hold the socket."""
-STABLE_AFTER_S = 60.0
-"""Seconds of life after which the failures of earlier launches no longer count."""
 DRAIN_POLL_S = 0.05
 OWN = ""
 
@@ -67,6 +67,7 @@ class RunnerProcess(Runner):
         self._failure: Failed | None = None
         self._failed = asyncio.Event()
         self._worked = False  # a launch, this or an earlier one
+        self._ready_since = math.inf  # on the monotonic clock, in seconds
         self._proven = False  # this launch worked, so that earlier failures no longer count
         self._silences: dict[str, str] = {}  # observer -> what it sees, while it sees a silent runner
         self._keeper: asyncio.Task[None] | None = None
@@ -132,6 +133,7 @@ class RunnerProcess(Runner):
             case Ready(info):
                 self.info = info
                 self._worked = True
+                self._ready_since = min(self._ready_since, time.monotonic())
                 if self.phase in (Phase.STARTING, Phase.LOADING):
                     self.transition(Phase.READY)
 
@@ -170,7 +172,8 @@ class RunnerProcess(Runner):
             await _wait(self._asked_for.wait(), self._retry_interval)
 
     def _log_failure(self, ended: Ended, delay: float) -> None:
-        log.error("runner %d failed: %s; starting it again in %g s", self.index, ended.reason, delay)
+        when = f"in {delay:g} s" if delay else "now"
+        log.error("runner %d failed: %s; starting it again %s", self.index, ended.reason, when)
 
     async def _launch(self) -> Ended:
         """One life of the process, from its launch to its end."""
@@ -198,12 +201,12 @@ class RunnerProcess(Runner):
     def _reset(self) -> None:
         """Forget the previous launch."""
         self._failure, self.info, self.loaded, self._proven = None, None, 0.0, False
+        self._ready_since = math.inf
         self._failed.clear()
         self._silences.clear()
 
     async def _follow(self, handle: RunnerHandle, endpoint: Endpoint) -> None:
         """Follow a launched process until it has failed and ended; when cancelled, end it."""
-        launched = time.monotonic()
         connection = self.connect(endpoint)
         late = asyncio.get_running_loop().call_later(self._load_timeout, self._check_loaded)
         exited, lost = asyncio.create_task(handle.wait()), asyncio.create_task(handle.lost())
@@ -218,7 +221,7 @@ class RunnerProcess(Runner):
                 await _wait(connection.ended.wait(), LAST_MESSAGE_TIMEOUT_S)
             elif not self._failed.is_set():  # a broken connection or a lost rank: its end may say more
                 await _wait(asyncio.shield(exited), LAST_MESSAGE_TIMEOUT_S)
-            self._proven |= self.info is not None and time.monotonic() - launched > STABLE_AFTER_S
+            self._proven |= time.monotonic() - self._ready_since > STABLE_AFTER_S
             self._fail(_how_it_ended(exited, lost), kill=lost.done())
             self.disconnect(RUNNER_LOST, lost=True)  # before the process ends: its sequences move on now
             await self._end(handle, exited)

@@ -47,7 +47,20 @@ def test_a_final_failure_is_not_tried_again() -> None:
 def test_a_healthy_run_begins_the_count_again() -> None:
     healthy = Ended("it crashed later", healthy=True)
     # crash 1, crash 2, healthy (counts as 1), crash 2, crash 3
-    assert keep([CRASH, CRASH, healthy, CRASH, CRASH], 3) == (CRASH, 5, [1, 2, 1, 2])
+    assert keep([CRASH, CRASH, healthy, CRASH, CRASH], 3) == (CRASH, 5, [1, 2, 0, 2])
+
+
+@pytest.mark.parametrize(
+    "worked", [Ended("a kill", healthy=True), Ended("a kill", started=True)], ids=["healthy", "started"]
+)
+def test_the_first_failure_of_one_that_worked_delays_nothing(worked: Ended) -> None:
+    assert keep([worked, CRASH, None]) == (None, 3, [0, 2])
+
+
+def test_only_failures_in_a_row_delay_one_that_works_for_long() -> None:
+    healthy = Ended("a kill", healthy=True)
+    started = Ended("a request ended it", started=True)
+    assert keep([healthy, healthy, started, started, healthy, None]) == (None, 6, [0, 0, 2, 4, 0])
 
 
 def test_a_run_that_had_started_does_not_count_but_delays() -> None:

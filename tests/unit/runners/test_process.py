@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -252,7 +253,7 @@ def test_a_request_alone_on_a_failed_engine_is_not_begun_again(
                 subject.submit("another")
             subject.peer.send(Failed("IndexError", final=False))
             await until(subject.has_failed)
-            await until(lambda: subject.runner.connection is None)
+            await until(lambda: subject.runner.launches == 2)
             assert sorted(subject.adopted) == (["another", *names] if moves else [])
             assert [output.error for output in generation.take()] == (
                 [] if moves else [FAILED_ON_REQUEST] * 2
@@ -380,6 +381,37 @@ def test_what_ends_a_loaded_runner_never_gives_it_up(tmp_path: Path, monkeypatch
             assert all(phase is not Phase.GIVEN_UP for phase, _ in subject.history)
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("in_service", "when"), [(61.0, "now"), (59.0, "in 0.002 s")], ids=["long", "not long"]
+)
+def test_one_that_served_for_long_is_replaced_at_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_service: float,
+    when: str,
+) -> None:
+    """The failures before it count only if it did not; how long it took to load does not matter."""
+    now = [1000.0]
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(keep_running.Backoff, "delay", lambda _, failures: failures / 1000)
+
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            await until(lambda: bool(subject.launcher.handles))
+            subject.launcher.handles[0].exit(1)
+            await until(lambda: len(subject.launcher.handles) == 2 and subject.peer.accepted)
+            now[0] += 3600
+            handle = await subject.ready(2)
+            now[0] += in_service
+            handle.exit(1)
+            await subject.ready(3)
+
+    run(test())
+    ends = [record.message.rpartition("starting it again ")[2] for record in caplog.records]
+    assert ends == ["in 0.001 s", when]
 
 
 def test_silence_of_any_observer_makes_it_unresponsive_until_none_is_left(tmp_path: Path) -> None:

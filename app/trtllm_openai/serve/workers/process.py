@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from trtllm_openai.processes.environment import child_environment, module
+from trtllm_openai.processes.keep_running import STABLE_AFTER_S
 from trtllm_openai.serve.workers.channel import Channel, frame
 from trtllm_openai.serve.workers.messages import REPORT_INTERVAL, Begin, Message, Question, Report
 from trtllm_openai.telemetry.values import Snapshot
@@ -37,6 +40,7 @@ class WorkerProcess:
         """Metrics of its latest report."""
         self.ready = False
         """Whether it takes requests."""
+        self._ready_since = math.inf  # on the monotonic clock, in seconds
         self.missed = 0
         """Report intervals since its latest message; counted, not timed: a supervisor that was suspended must
         not blame the workers."""
@@ -78,6 +82,16 @@ class WorkerProcess:
             self.signal(signal.SIGKILL)  # does nothing unless this task was cancelled
             await asyncio.gather(listening, watching, return_exceptions=True)
 
+    @property
+    def was_ready(self) -> bool:
+        """Whether it ever took requests."""
+        return self._ready_since < math.inf
+
+    @property
+    def stable(self) -> bool:
+        """Whether it took requests for so long that failures of its predecessors no longer count."""
+        return time.monotonic() - self._ready_since > STABLE_AFTER_S
+
     def signal(self, number: int) -> None:
         """Send a signal, if the process still runs."""
         if self._process is not None and self._process.returncode is None:
@@ -88,6 +102,8 @@ class WorkerProcess:
         self.missed = 0
         if isinstance(message, Report):
             self.counted, self.ready = message.snapshot, message.ready
+            if self.ready:
+                self._ready_since = min(self._ready_since, time.monotonic())
         self._hear(self, message)
 
     async def _watch(self) -> None:

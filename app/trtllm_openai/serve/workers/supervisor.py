@@ -170,7 +170,7 @@ class Supervisor:
         """Keep one worker of a row running, restarting it after failures."""
 
         def log_failure(ended: Ended, delay: float) -> None:
-            log.error("%s; restarting it in %g s", ended.reason, delay)
+            log.error("%s; restarting it %s", ended.reason, f"in {delay:g} s" if delay else "now")
 
         ended = await keep_running(
             lambda: self._run_worker(row), on_failure=log_failure, may_give_up=lambda: not self._serves()
@@ -196,10 +196,10 @@ class Supervisor:
             return None
         return Ended(
             f"HTTP worker {begin.worker} {how}",
-            healthy=worker is not None and worker.ready,
+            healthy=worker is not None and worker.stable,
             final=status == CANNOT_SERVE,
             # What the machine refuses for now (descriptors, processes) ends no server that has worked.
-            started=refused and self._announced,
+            started=(worker is not None and worker.was_ready) or (refused and self._announced),
         )
 
     def _serves(self) -> bool:

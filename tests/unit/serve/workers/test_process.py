@@ -1,9 +1,11 @@
 """A worker process seen from the supervisor: its start, its silence, its end. With the real process."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,3 +100,18 @@ def test_it_ends_when_the_other_end_is_gone() -> None:
         assert await asyncio.wait_for(running, 20) == 1
 
     asyncio.run(test())
+
+
+def test_one_that_was_ready_is_stable_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    subject = worker(lambda *_: None)
+    seen = []
+    for ready, passes in ((False, 3600.0), (True, 59.0), (True, 2.0)):
+        subject._heard(Report({}, ready))
+        now[0] += passes
+        seen.append((subject.was_ready, subject.stable))
+    os.close(subject._begin.listener)
+    for end in (subject._end, subject._other_end):
+        end.close()
+    assert seen == [(False, False), (True, False), (True, True)]
