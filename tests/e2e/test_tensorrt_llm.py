@@ -563,7 +563,8 @@ def _alive(pid: int) -> bool:
 
 def test_the_pytorch_backend(demo_dir: Path) -> None:
     env = {"PYTHONPATH": python_path(FAKES), "CUDA_VISIBLE_DEVICES": "0", "FAKE_TRTLLM": "{}"}
-    with serve("--engine", "tensorrt_llm_pytorch", "--model", str(demo_dir), env=env) as server:
+    flags = ["--engine", "tensorrt_llm_pytorch", "--tensorrt-llm.guided-decoding", "true"]
+    with serve(*flags, "--model", str(demo_dir), env=env) as server:
         assert httpx.get(server.url + "/version").json()["engine"] == "tensorrt_llm_pytorch"
         body = {"prompt": "one two three", "temperature": 0, "logprobs": 2}
         choice = httpx.post(server.url + TEXT, json=body).json()["choices"][0]
@@ -573,3 +574,9 @@ def test_the_pytorch_backend(demo_dir: Path) -> None:
             chunk["choices"][0]["text"] for chunk in stream(server, {"prompt": "a b", "temperature": 0})
         ]
         assert "".join(pieces) == "a b"
+        for streamed in (False, True):
+            bad = {"prompt": "x", "guided_regex": "(", "stream": streamed}
+            refused = httpx.post(server.url + TEXT, json=bad, timeout=60)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guided_regex")
+        good = httpx.post(server.url + TEXT, json={"prompt": "x", "guided_regex": "a+"}, timeout=60)
+        assert good.status_code == 200

@@ -60,6 +60,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
                 settings.tensorrt_llm,
                 files.eos_token_ids,
                 progress,
+                vocabulary,
             )
         case "torch":
             from trtllm_openai.engines import torch

@@ -49,6 +49,8 @@ class GuidedDecodingParams:
     ) -> None:
         if sum(bool(one) for one in (json, regex, grammar, json_object, structural_tag)) != 1:
             raise ValueError("exactly one guide")
+        given = {"json": json, "regex": regex, "grammar": grammar, "structural_tag": structural_tag}
+        self.given = {kind: guide for kind, guide in given.items() if guide is not None}
 
 
 class SamplingParams:
@@ -110,6 +112,7 @@ class LLM:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shut_down = False
         self.salts: list[str | None] = []
+        self.guides: list[dict[str, object]] = []
 
     def generate_async(
         self,
@@ -135,6 +138,8 @@ class LLM:
         if sampling_params.end_id is None and not self._has_tokenizer:
             raise ValueError("end_id must be set when there is no tokenizer")
         self.salts.append(cache_salt)
+        if sampling_params.guided_decoding is not None:
+            self.guides.append(sampling_params.guided_decoding.given)
         return RequestOutput(inputs, sampling_params, self._behaviour, self._config["vocab_size"])
 
     def shutdown(self) -> None:

@@ -12,13 +12,13 @@ import json
 import logging
 import re
 import secrets
-import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from trtllm_openai.engines.base import refusal
 from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
 from trtllm_openai.engines.tensorrt_llm.guided import guided_decoding_params
+from trtllm_openai.engines.tensorrt_llm.guided_requests import POLL_S, GuidedRequests
 from trtllm_openai.engines.tensorrt_llm.lora import CACHE_FULL, EVICTED, Adapters
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import InvalidRequest
@@ -38,8 +38,6 @@ QUEUE_FULL_MESSAGE = re.compile(r"max(imum)?[ _]queue[ _]size\b.*\breached|queue
 been reached, please try again later"."""
 SALT_KEY = secrets.token_bytes(16)
 """Makes the ids of salts differ between processes: nobody can look for two salts with the same id."""
-GUIDE_TIMEOUT_S = 10.0
-GUIDE_POLL_S = 0.005
 
 
 @dataclass(slots=True)
@@ -50,14 +48,6 @@ class _Live:
     ends: frozenset[int] = field(default_factory=frozenset)
     with_weights: bool = False
     """Whether the request brought the weights of its adapter."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Compiling:
-    request: GenerationRequest
-    guide: Future[None]
-    deadline: float
-    """On the monotonic clock, in seconds."""
 
 
 class ExecutorEngine:
@@ -85,9 +75,8 @@ class ExecutorEngine:
         self._live: dict[int, _Live] = {}
         self._aborted: list[str] = []
         self._failed: list[StepOutput] = []
-        self._guides = guides
+        self._guided = GuidedRequests(guides)
         self._adapters = adapters or Adapters([], bindings)
-        self._compiling: dict[str, _Compiling] = {}
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -102,12 +91,7 @@ class ExecutorEngine:
             )
         if request.adapter is not None:
             self._adapters.needs_weights(request.adapter)  # refuse one that there is not
-        if request.guide is not None and self._guides is not None:
-            deadline = time.monotonic() + GUIDE_TIMEOUT_S
-            self._compiling[request.request_id] = _Compiling(
-                request, self._guides.check(request.guide), deadline
-            )
-        else:
+        if not self._guided.add(request):
             self._enqueue(request)
 
     def _enqueue(self, request: GenerationRequest, *, again: bool = False) -> None:
@@ -132,15 +116,14 @@ class ExecutorEngine:
         self._stats.prompt_tokens += 0 if again else len(request.prompt_token_ids)
 
     def abort(self, request_id: str) -> None:
-        if request_id in self._ids or request_id in self._compiling:
-            self._aborted.append(request_id)
+        self._aborted.append(request_id)
 
     def step(self, timeout: float) -> list[StepOutput]:
         outputs: dict[int, StepOutput] = {}
-        cancelled = self._cancel_aborted() + self._enqueue_compiled()
+        cancelled = self._cancel_aborted() + self._enqueue_checked()
         cancelled, self._failed = cancelled + self._failed, []
-        if self._compiling:
-            timeout = min(timeout, GUIDE_POLL_S)
+        if self._guided:
+            timeout = min(timeout, POLL_S)
         wait = datetime.timedelta(seconds=0 if cancelled else timeout)
         for response in self._executor.await_responses(timeout=wait):
             number = response.request_id
@@ -170,8 +153,7 @@ class ExecutorEngine:
 
     def shutdown(self, timeout_s: float) -> None:
         """Blocks until the executor's workers are gone; the owner of the process bounds it."""
-        if self._guides is not None:
-            self._guides.close()
+        self._guided.close()
         self._executor.shutdown()
 
     def _request(self, request: GenerationRequest, *, with_weights: bool = False) -> Any:
@@ -210,8 +192,7 @@ class ExecutorEngine:
         outputs = []
         for request_id in self._aborted:
             number = self._ids.get(request_id)
-            if compiling := self._compiling.pop(request_id, None):
-                compiling.guide.cancel()
+            if self._guided.drop(request_id):
                 outputs.append(StepOutput(request_id, [], "abort"))
             elif number is not None:
                 self._executor.cancel_request(number)
@@ -220,35 +201,17 @@ class ExecutorEngine:
         self._aborted.clear()
         return outputs
 
-    def _enqueue_compiled(self) -> list[StepOutput]:
-        """Enqueue the requests that have a compiled guide; refuse bad guides and slow ones."""
-        refused = []
-        for request_id, one in list(self._compiling.items()):
-            late = time.monotonic() >= one.deadline
-            if not one.guide.done() and not late:
-                continue
-            del self._compiling[request_id]
+    def _enqueue_checked(self) -> list[StepOutput]:
+        """Enqueue the requests whose guides were checked. Returns the last outputs of those that are
+        refused.
+        """
+        ready, ended = self._guided.take()
+        for request in ready:
             try:
-                if not one.guide.done():
-                    one.guide.cancel()
-                    raise InvalidRequest(
-                        f"The guide takes more than {GUIDE_TIMEOUT_S:g} s to compile.",
-                        one.request.guide.param if one.request.guide else None,
-                    )
-                one.guide.result()
-                self._enqueue(one.request)
+                self._enqueue(request)
             except InvalidRequest as error:
-                refused.append(
-                    StepOutput(
-                        request_id,
-                        [],
-                        "error",
-                        error=str(error),
-                        error_code=error.code,
-                        error_param=error.param,
-                    )
-                )
-        return refused
+                ended.append(refusal(request.request_id, error))
+        return ended
 
     def _fail(self, number: int, message: str, outputs: dict[int, StepOutput]) -> None:
         """End a request with an error, or send it again if the executor has dropped its adapter."""

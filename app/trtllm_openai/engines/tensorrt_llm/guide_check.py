@@ -1,56 +1,44 @@
-"""Checks guides with XGrammar before their requests reach the executor.
+"""Checks guides with XGrammar before their requests reach TensorRT-LLM.
 
-TensorRT-LLM compiles a guide inside its batch loop, and one that XGrammar rejects ends every active request;
-one that takes long stops them all. The check compiles the same guide with the same calls, in a process of its
-own (`guide_compiler`) that ends a guide at `COMPILE_CPU_S` and `COMPILE_MEMORY_BYTES`, and keeps only whether
-that succeeded. XGrammar is a pinned dependency of TensorRT-LLM, so the versions agree.
+TensorRT-LLM compiles a guide inside its batch loop, and one that XGrammar rejects ends every active
+request; one that takes long stops them all. The check compiles the same guide with the same calls
+(`guide_compiler`), in a fork of another process that ends at `COMPILE_CPU_S` or `COMPILE_MEMORY_BYTES`
+(`processes.fork_server`), and keeps only whether that succeeded. XGrammar is a pinned dependency of
+TensorRT-LLM, so the versions agree.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import socket
-import struct
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-import msgspec
-
 from trtllm_openai.engines.tensorrt_llm import guide_compiler
-from trtllm_openai.engines.tensorrt_llm.guide_compiler import Cancel, Compile, Setup, Verdict
+from trtllm_openai.engines.tensorrt_llm.guide_compiler import ACCEPTED, Setup
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import Guide
-from trtllm_openai.processes.framing import framed, read_framed
+from trtllm_openai.processes.fork_client import ForkClient
+from trtllm_openai.processes.fork_server import Bounds, Outcome
 
 log = logging.getLogger(__name__)
-COMPILE_CPU_S = 5
+COMPILE_CPU_S = 5.0
 COMPILE_MEMORY_BYTES = 2**30
+MAX_PROCESSES = 4
+"""Guides that are compiled at the same time; further ones wait."""
 MAX_VERDICTS = 4096
 """Verdicts that are remembered: agents send the same schemas again and again."""
-SETUP_TIMEOUT_S = 60
-SEND_TIMEOUT_S = 1
-"""A process that does not read must not hold the engine's loop."""
-RESTART_PAUSE_S = 0.5
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_verdict = msgspec.msgpack.Decoder(Verdict).decode
 
 
 @dataclass(slots=True)
 class _Check:
     """A guide that is being compiled, and everybody who waits for it."""
 
-    number: int
-    key: bytes
-    guide: Guide
+    outcome: Future[Outcome]
     waiting: list[tuple[Future[None], Guide]] = field(default_factory=list)
 
 
@@ -62,55 +50,56 @@ class GuideChecker:
         vocabulary: Sequence[bytes],
         vocab_size: int,
         end_ids: Sequence[int],
-        cpu_s: int = COMPILE_CPU_S,
+        cpu_s: float = COMPILE_CPU_S,
         memory_bytes: int = COMPILE_MEMORY_BYTES,
     ) -> None:
         """`vocabulary`: bytes of each token by id, empty for special ones; `vocab_size`: width of logits.
 
         Starts the process, which imports XGrammar and takes seconds to do it.
         """
-        self._bounds = f"{cpu_s} s of CPU time or {memory_bytes >> 20} MiB"
-        self._setup = framed(_encode(Setup(list(vocabulary), vocab_size, list(end_ids), cpu_s, memory_bytes)))
+        self._bounds = f"{cpu_s:g} s of CPU time or {memory_bytes >> 20} MiB"
+        setup = guide_compiler.encode(Setup(list(vocabulary), vocab_size, list(end_ids)))
+        bounds = Bounds(cpu_s, memory_bytes, MAX_PROCESSES)
+        self._compiler = ForkClient(guide_compiler.__name__, lambda: setup, bounds, "checks guides")
         self._lock = threading.Lock()
-        self._checks: dict[int, _Check] = {}
-        self._by_key: dict[bytes, _Check] = {}
-        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._numbers = 0
-        self._closed = False
-        self._process, self._socket = self._spawn()
+        self._checks: dict[bytes, _Check] = {}
+        self._verdicts: OrderedDict[bytes, Outcome] = OrderedDict()
+        self._compiler.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that compiles, while there is one."""
+        return self._compiler.pid
 
     def wait_until_ready(self) -> None:
         """Wait for the process, so that no request does. Raises `ConfigError` when it did not start."""
         try:
-            read_framed(self._socket.recv)
-        except (EOFError, OSError):
-            status = self._process.wait()
-            self._socket.close()
-            raise ConfigError(
-                f"tensorrt_llm.guided_decoding: the process that checks guides ended with status {status}"
-            ) from None
-        threading.Thread(target=self._receive, name="guide-check", daemon=True).start()
+            self._compiler.wait_until_loaded()
+        except RuntimeError as error:
+            self.close()
+            raise ConfigError(f"tensorrt_llm.guided_decoding: {error}") from None
 
     def check(self, guide: Guide) -> Future[None]:
-        """Compile `guide`. The future raises `InvalidRequest` when XGrammar rejects it or a bound ends it.
+        """Compile `guide`. The future raises `InvalidRequest` when XGrammar rejects it or a bound ends it,
+        and `RuntimeError` when the process fails on it.
 
         Cancelling the future ends the compilation, unless another request waits for the same guide.
         """
         future: Future[None] = Future()
         key = hashlib.blake2b(f"{guide.kind}\0{guide.text}".encode(), digest_size=16).digest()
+        begun: Future[Outcome] | None = None
         with self._lock:
             known = self._verdicts.get(key)
-            if known is None:
-                check = self._by_key.get(key)
-                if check is None:
-                    self._numbers += 1
-                    check = self._by_key[key] = self._checks[self._numbers] = _Check(
-                        self._numbers, key, guide
-                    )
-                    self._send(Compile(check.number, guide))
-                check.waiting.append((future, guide))
-            else:
+            if known is not None:
                 self._verdicts.move_to_end(key)
+            else:
+                check = self._checks.get(key)
+                if check is None:
+                    begun = self._compiler.run(guide_compiler.encode(guide))
+                    check = self._checks[key] = _Check(begun)
+                check.waiting.append((future, guide))
+        if begun is not None:
+            begun.add_done_callback(lambda done: self._settle(key, done))
         if known is not None:
             self._resolve(future, guide, known)
         else:
@@ -119,85 +108,38 @@ class GuideChecker:
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        self._closed = True
-        self._process.kill()
-        self._process.wait()
+        self._compiler.close()
 
-    def _spawn(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        mine, other = socket.socketpair()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with other:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from {guide_compiler.__name__} import main; main()"],
-                stdin=other.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
-            )
-        _bound_sends(mine, SETUP_TIMEOUT_S)
-        try:
-            mine.sendall(self._setup)
-        except OSError:
-            process.kill()  # noticed by who reads
-        _bound_sends(mine, SEND_TIMEOUT_S)
-        return process, mine
-
-    def _send(self, message: Compile | Cancel) -> None:
-        """With the lock held. What is lost because the process ended is sent again to the next one."""
-        try:
-            self._socket.sendall(framed(_encode(message)))
-        except OSError:
-            self._process.kill()
-
-    def _receive(self) -> None:
-        """The thread that reads verdicts, and replaces the process when it ended."""
-        while True:
-            try:
-                body = read_framed(self._socket.recv)
-            except (EOFError, OSError):
-                if self._closed:
-                    self._socket.close()
-                    return
-                self._replace()
-                continue
-            if body:
-                self._settle(_decode_verdict(body))
-
-    def _replace(self) -> None:
-        self._process.kill()
-        log.error(
-            "the process that checks guides ended with status %s; starting it again", self._process.wait()
-        )
-        threading.Event().wait(RESTART_PAUSE_S)
-        process, mine = self._spawn()
+    def _settle(self, key: bytes, done: Future[Outcome]) -> None:
+        """The guide was compiled, or the process failed on it, or nobody waits for it any more."""
         with self._lock:
-            self._socket.close()
-            self._process, self._socket = process, mine
-            for check in self._checks.values():
-                self._send(Compile(check.number, check.guide))
-        if self._closed:
-            self._process.kill()
-
-    def _settle(self, verdict: Verdict) -> None:
-        with self._lock:
-            check = self._checks.pop(verdict.number, None)
-            if check is None:
+            check = self._checks.get(key)
+            if check is None or check.outcome is not done:
                 return
-            del self._by_key[check.key]
-            self._verdicts[check.key] = verdict
+            del self._checks[key]
+            verdict: Outcome | Exception
+            try:
+                verdict = self._verdicts[key] = done.result()
+            except (RuntimeError, CancelledError) as error:
+                verdict = error
             if len(self._verdicts) > MAX_VERDICTS:
                 self._verdicts.popitem(last=False)
         for future, guide in check.waiting:
             self._resolve(future, guide, verdict)
 
-    def _resolve(self, future: Future[None], guide: Guide, verdict: Verdict) -> None:
+    def _resolve(self, future: Future[None], guide: Guide, verdict: Outcome | Exception) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        why = verdict.error
-        if verdict.exceeded:
+        if isinstance(verdict, Exception):
+            future.set_exception(verdict)
+            return
+        if verdict.ended:
             why = f"it is too complex, compiling it takes more than {self._bounds}"
-        if why is None:
+        elif verdict.answer == ACCEPTED:
             future.set_result(None)
             return
+        else:
+            why = verdict.answer.decode(errors="replace")
         kind = guide.kind.replace("_", " ")
         future.set_exception(
             InvalidRequest(f"This {kind} cannot be used: {why.rstrip('.')}.", guide.param or None)
@@ -205,16 +147,11 @@ class GuideChecker:
 
     def _cancelled(self, key: bytes) -> None:
         with self._lock:
-            check = self._by_key.get(key)
+            check = self._checks.get(key)
             if check is None or not all(future.cancelled() for future, _ in check.waiting):
                 return
-            del self._by_key[key], self._checks[check.number]
-            self._send(Cancel(check.number))
-
-
-def _bound_sends(end: socket.socket, timeout_s: int) -> None:
-    """Let a blocking send fail after so long; a socket's own timeout would hold for its reader too."""
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", timeout_s, 0))
+            del self._checks[key]
+        check.outcome.cancel()
 
 
 def available() -> bool:

@@ -10,14 +10,19 @@ import asyncio
 import contextlib
 import importlib
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trtllm_openai.checkpoints.metadata import read_json
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.tensorrt_llm import guide_check
 from trtllm_openai.engines.tensorrt_llm.executor import bias_tensor, first_line
-from trtllm_openai.engines.tensorrt_llm.guided import GUIDES
+from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
+from trtllm_openai.engines.tensorrt_llm.guided import GUIDES, guide_text
+from trtllm_openai.engines.tensorrt_llm.guided_requests import POLL_S, GuidedRequests
 from trtllm_openai.engines.tensorrt_llm.sampling import to_executor
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import (
@@ -39,13 +44,17 @@ FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "cancelle
 class LLMEngine:
     """Implements `engines.base.Engine`. `package` is `tensorrt_llm`, `llmapi` its module of that name."""
 
-    def __init__(self, info: EngineInfo, llm: Any, package: Any, llmapi: Any) -> None:
+    def __init__(
+        self, info: EngineInfo, llm: Any, package: Any, llmapi: Any, guides: GuideChecker | None = None
+    ) -> None:
+        """`guides` checks each guide before its request is submitted."""
         self.info = info
         self._llm = llm
         self._package = package
         self._llmapi = llmapi
         self._loop = asyncio.new_event_loop()
         self._something = asyncio.Event()
+        self._guided = GuidedRequests(guides)
         self._new: list[GenerationRequest] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: dict[str, Any] = {}
@@ -55,13 +64,16 @@ class LLMEngine:
 
     def submit(self, request: GenerationRequest) -> None:
         total = len(request.prompt_token_ids) + request.sampling.max_tokens
+        if not request.prompt_token_ids:
+            raise InvalidRequest("The prompt is empty.", "prompt")
         if total > self.info.max_seq_len:
             raise InvalidRequest(
                 f"{total} tokens exceed the limit of {self.info.max_seq_len}.",
                 "prompt",
                 "context_length_exceeded",
             )
-        self._new.append(request)
+        if not self._guided.add(request):
+            self._new.append(request)
         self._stats.prompt_tokens += len(request.prompt_token_ids)
 
     def abort(self, request_id: str) -> None:
@@ -72,10 +84,11 @@ class LLMEngine:
 
     def stats(self) -> EngineStats:
         """Counted here: reading the LLM's own statistics waits for them."""
-        self._stats.running = len(self._tasks) + len(self._new)
+        self._stats.running = len(self._tasks) + len(self._new) + len(self._guided)
         return self._stats
 
     def shutdown(self, timeout_s: float) -> None:
+        self._guided.close()
         self._loop.run_until_complete(self._cancel_all())
         self._llm.shutdown()
         self._loop.close()
@@ -87,6 +100,11 @@ class LLMEngine:
 
     async def _step(self, patience: float) -> list[StepOutput]:
         outputs = self._drop_aborted()
+        ready, refused = self._guided.take()
+        self._new += ready
+        outputs += refused
+        if self._guided:
+            patience = min(patience, POLL_S)
         while self._new:
             self._start(self._new.pop(0))
         if not self._ready and not outputs:
@@ -170,7 +188,7 @@ class LLMEngine:
                 self._results.pop(request_id).abort()
             elif waiting:
                 self._new.remove(waiting[0])
-            else:
+            elif not self._guided.drop(request_id):
                 continue
             self._ready.pop(request_id, None)
             outputs.append(StepOutput(request_id, [], "abort"))
@@ -206,13 +224,18 @@ def load(
     settings: TensorRTLLMSettings,
     eos_token_ids: tuple[int, ...],
     progress: Progress,
+    vocabulary: Callable[[], list[bytes]],
 ) -> LLMEngine:
-    """Load the Hugging Face checkpoint in `model_dir`. Raises `CheckpointError` or `ConfigError`."""
+    """Load the Hugging Face checkpoint in `model_dir`. Raises `CheckpointError` or `ConfigError`.
+
+    `vocabulary` gives each token's bytes by id; it is called only with guided decoding.
+    """
     config = read_json(model_dir / "config.json")
     prepare_to_spawn()  # importing the package starts MPI, and the LLM's ranks are spawned
     try:
-        package = importlib.import_module("tensorrt_llm")
-        llmapi = importlib.import_module("tensorrt_llm.llmapi")
+        with contextlib.redirect_stdout(sys.stderr):  # importing prints; standard output is the answer's
+            package = importlib.import_module("tensorrt_llm")
+            llmapi = importlib.import_module("tensorrt_llm.llmapi")
     except ImportError as error:
         raise ConfigError(f"engine: tensorrt_llm_pytorch cannot be imported here ({error})") from None
     optional: dict[str, Any] = {}
@@ -224,6 +247,9 @@ def load(
         optional["tokenizer"] = str(tokenizer_dir)
     else:
         optional["skip_tokenizer_init"] = True
+    guides = None
+    if settings.guided_decoding and guide_check.available():
+        guides = guide_check.GuideChecker(vocabulary(), int(config["vocab_size"]), eos_token_ids)
     progress(0.1, "loading the checkpoint")
     llm = package.LLM(
         model=str(model_dir),
@@ -236,6 +262,8 @@ def load(
         enable_chunked_prefill=settings.enable_chunked_context,
         **optional,
     )
+    if guides is not None:
+        guides.wait_until_ready()
     progress(1.0, "ready")
     complete_sampler = has_complete_sampler(package.__version__)
     batch = settings.max_batch_size or DEFAULT_MAX_BATCH_SIZE
@@ -262,7 +290,7 @@ def load(
         tensor_parallel=settings.tensor_parallel_size,
         max_num_tokens=settings.max_num_tokens or 0,
     )
-    return LLMEngine(info, llm, package, llmapi)
+    return LLMEngine(info, llm, package, llmapi, guides)
 
 
 def has_complete_sampler(version: str) -> bool:
@@ -289,10 +317,8 @@ def _logprobs(token: int, alternatives: dict[int, Any], count: int) -> TokenLogp
 
 def _guided(guide: Guide, llmapi: Any) -> Any:
     match guide.kind:
-        case "json_object":
-            return llmapi.GuidedDecodingParams(json_object=True)
-        case "json_schema":
-            return llmapi.GuidedDecodingParams(json=guide.text)
+        case "json_object" | "json_schema":
+            return llmapi.GuidedDecodingParams(json=guide_text(guide))
         case "regex":
             return llmapi.GuidedDecodingParams(regex=guide.text)
         case "grammar":

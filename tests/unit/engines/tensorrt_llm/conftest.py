@@ -13,7 +13,7 @@ from tests.fakes.shim import require_shim
 from trtllm_openai.config import TensorRTLLMSettings
 from trtllm_openai.engines.tensorrt_llm import load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
-from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
+from trtllm_openai.engines.tensorrt_llm.guided_requests import GuidedRequests
 from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -55,16 +55,15 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         )
         if world > 1:
             spawned.append(made)
-        if made._guides is not None:
-            checkers.append(made._guides)
+        guided.append(made._guided)
         return made
 
-    checkers: list[GuideChecker] = []
+    guided: list[GuidedRequests] = []
     yield make
     for one in spawned:
         one.shutdown(1.0)
-    for checker in checkers:
-        checker.close()
+    for requests in guided:
+        requests.close()
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorrt_llm"]:
         del sys.modules[name]
 

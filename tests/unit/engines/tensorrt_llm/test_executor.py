@@ -1,5 +1,7 @@
 """The Engine contract over the strict fake of the executor bindings."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import executor, guide_check, load
+from trtllm_openai.engines.tensorrt_llm import guide_check, guided_requests, load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
@@ -161,16 +163,35 @@ def test_a_bad_guide_ends_its_own_request_only(engine: Make, demo_dir: Path, tmp
     assert len(record(tmp_path, "request")) == 3
 
 
-def test_a_guide_that_compiles_too_slowly_is_refused(
+def test_the_engine_is_told_that_guides_take_too_long(
     engine: Make, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As if its queue were full: the guide may be good."""
     subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
-    monkeypatch.setattr(executor, "GUIDE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(guided_requests, "TIMEOUT_S", 0.05)
     stuck = "x".join(["(.{0,1000}){0,1000}"] * 20_000)
     subject.submit(msgspec.structs.replace(request("a"), guide=Guide("regex", stuck)))
     one = finish(subject, 1)["a"]
-    assert one.error_code == "invalid_value"
-    assert "takes more than" in str(one.error)
+    assert (one.error_code, one.error) == ("queue_full", "its guide was not checked within 0.05 s")
+
+
+def test_a_killed_process_of_guides_is_replaced_beside_the_engine(
+    engine: Make, demo_dir: Path, tmp_path: Path
+) -> None:
+    """Guided requests right after wait for the next one, others do not."""
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    checker = subject._guided._checker
+    assert checker is not None
+    assert checker.pid is not None
+    os.kill(checker.pid, signal.SIGKILL)
+    for name, guide in (("bad", "("), ("good", "x+")):
+        subject.submit(msgspec.structs.replace(request(name), guide=Guide("regex", guide, "guided_regex")))
+    subject.submit(request("plain"))
+    assert finish(subject, 1).keys() == {"plain"}
+    outputs = finish(subject, 2, patience=60)
+    assert outputs["bad"].error_param == "guided_regex"
+    assert outputs["good"].error is None
+    assert len(record(tmp_path, "request")) == 2
 
 
 def test_without_xgrammar_guides_are_not_checked(

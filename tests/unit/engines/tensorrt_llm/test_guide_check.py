@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from trtllm_openai.engines.tensorrt_llm import guide_check
-from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
-from trtllm_openai.engines.tensorrt_llm.guide_compiler import MAX_PROCESSES
+from trtllm_openai.engines.tensorrt_llm.guide_check import MAX_PROCESSES, GuideChecker
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import Guide
 
@@ -103,13 +102,14 @@ def test_a_cancelled_check_is_ended_unless_another_waits_for_it(checker: GuideCh
 def test_the_process_is_replaced_and_what_waited_is_checked(
     checker: GuideChecker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = checker._process.pid
+    before = checker.pid
+    assert before is not None
     os.kill(before, signal.SIGSTOP)
     waits = checker.check(Guide("regex", "c+"))
     os.kill(before, signal.SIGKILL)
     waits.result(PATIENCE)
-    assert checker._process.pid != before
-    assert [one for one in caplog.records if "starting it again" in one.message]
+    assert checker.pid != before
+    assert [one for one in caplog.records if "starting it again now" in one.message]
 
 
 def test_a_process_that_cannot_start_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,17 @@
 """What XGrammar says of a guide, and the messages of its process."""
 
-import os
 import socket
 import subprocess
-import sys
-from typing import Any
 
-import msgspec
 import pytest
 
 from trtllm_openai.engines.tensorrt_llm import guide_compiler
-from trtllm_openai.engines.tensorrt_llm.guide_compiler import (
-    ACCEPTED,
-    Cancel,
-    Compile,
-    Setup,
-    Verdict,
-    reason,
-    verdict,
-)
+from trtllm_openai.engines.tensorrt_llm.guide_compiler import ACCEPTED, Setup, encode, reason, verdict
 from trtllm_openai.generation import Guide
+from trtllm_openai.processes import fork_server
+from trtllm_openai.processes.environment import child_environment, module
+from trtllm_openai.processes.fork_server import Begin, Bounds, Drop, Job, Outcome
 from trtllm_openai.processes.framing import framed, read_framed
-
-SETUP = Setup([bytes([byte]) for byte in range(256)], 257, [256], 1, 256 << 20)
 
 
 class Compiler:
@@ -49,24 +38,36 @@ def test_reason_without_a_location() -> None:
 
 
 def test_the_process_answers_and_ends_with_its_socket() -> None:
+    bounds = Bounds(cpu_s=0.5, memory_bytes=256 << 20, processes=2)
     mine, other = socket.socketpair()
     with mine:
         with other:
-            command = [sys.executable, "-c", f"from {guide_compiler.__name__} import main; main()"]
-            process = subprocess.Popen(command, stdin=other.fileno(), env=dict(os.environ))
+            process = subprocess.Popen(
+                module(fork_server.__name__, guide_compiler.__name__, str(other.fileno())),
+                pass_fds=[other.fileno()],
+                env=child_environment(),
+            )
 
-        def send(message: Any) -> None:
-            mine.sendall(framed(msgspec.msgpack.encode(message)))
+        def send(message: Begin | Job | Drop) -> None:
+            mine.sendall(framed(fork_server.encode(message)))
 
-        send(SETUP)
+        def outcome() -> Outcome:
+            return fork_server.decode_outcome(read_framed(mine.recv))
+
+        setup = Setup([bytes([byte]) for byte in range(256)], 257, [256])
+        send(Begin(bounds, encode(setup)))
         assert read_framed(mine.recv) == b"", "compiling can begin"
-        stuck = "x".join(["(.{0,1000}){0,1000}"] * 20_000)
-        send(Compile(1, Guide("regex", stuck)))
-        send(Compile(2, Guide("regex", "a+")))
-        answer = msgspec.msgpack.decode(read_framed(mine.recv), type=Verdict)
-        assert answer == Verdict(2), "the stuck one holds nobody up"
-        send(Cancel(1))
-        answer = msgspec.msgpack.decode(read_framed(mine.recv), type=Verdict)
-        assert (answer.number, answer.exceeded) == (1, True)
-        send(Compile(3, Guide("regex", stuck)))
+        stuck = encode(Guide("regex", "x".join(["(.{0,1000}){0,1000}"] * 20_000)))
+        send(Job(1, stuck))
+        send(Job(2, encode(Guide("regex", "a+"))))
+        answer = outcome()
+        assert (answer.number, answer.answer, answer.ended) == (2, ACCEPTED, ""), (
+            "the stuck one holds nobody up"
+        )
+        assert outcome() == Outcome(1, b"", "time", bounds.cpu_s)
+        send(Job(3, encode(Guide("regex", "("))))
+        answer = outcome()
+        assert (answer.number, answer.ended) == (3, "")
+        assert answer.answer != ACCEPTED
+        send(Job(4, stuck))
     assert process.wait(30) == 0

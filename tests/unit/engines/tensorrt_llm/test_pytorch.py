@@ -18,9 +18,16 @@ from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
 from trtllm_openai.generation.build import check_capabilities
 from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
+from trtllm_openai.text.tokenizer import Tokenizer
 
 Make = Callable[..., LLMEngine]
 PROMPT = [10, 11, 12]
+
+
+def load(demo_dir: Path, settings: TensorRTLLMSettings) -> LLMEngine:
+    return pytorch.load(
+        demo_dir, demo_dir, settings, EOS, lambda *_: None, lambda: Tokenizer.load(demo_dir).vocabulary()
+    )
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def make(settings: dict[str, Any] | None = None, **behaviour: Any) -> LLMEngine:
         monkeypatch.setenv("FAKE_TRTLLM", json.dumps(behaviour))
-        one = pytorch.load(demo_dir, demo_dir, TensorRTLLMSettings(**(settings or {})), EOS, lambda *_: None)
+        one = load(demo_dir, TensorRTLLMSettings(**(settings or {})))
         made.append(one)
         return one
 
@@ -48,9 +55,9 @@ def request(name: str, **sampling: Any) -> GenerationRequest:
     )
 
 
-def finish(engine: LLMEngine, count: int) -> dict[str, StepOutput]:
+def finish(engine: LLMEngine, count: int, patience: float = 5) -> dict[str, StepOutput]:
     whole: dict[str, StepOutput] = {}
-    done, deadline = 0, time.monotonic() + 5
+    done, deadline = 0, time.monotonic() + patience
     while done < count:
         assert time.monotonic() < deadline
         for output in engine.step(0.02):
@@ -60,7 +67,7 @@ def finish(engine: LLMEngine, count: int) -> dict[str, StepOutput]:
             if output.logprobs:
                 one.logprobs = (one.logprobs or []) + output.logprobs
             one.finish_reason, one.stop_token_id = output.finish_reason, output.stop_token_id
-            one.error = output.error
+            one.error, one.error_code, one.error_param = output.error, output.error_code, output.error_param
             done += output.finish_reason is not None
     return whole
 
@@ -125,6 +132,8 @@ def test_errors(engine: Make) -> None:
     assert (one.finish_reason, one.error) == ("error", "Encountered an error in forward")
     with pytest.raises(InvalidRequest, match="exceed the limit of 8192"):
         subject.submit(request("b", max_tokens=8192))
+    with pytest.raises(InvalidRequest, match="empty"):
+        subject.submit(msgspec.structs.replace(request("b"), prompt_token_ids=[]))
     subject._llm.shutdown()
     subject.submit(request("c"))
     assert finish(subject, 1)["c"].error == "LLM is shutting down"
@@ -139,11 +148,31 @@ def test_guides_need_the_setting(engine: Make) -> None:
         Guide("json_object"),
         Guide("json_schema", "{}"),
         Guide("regex", "a"),
-        Guide("grammar", "r ::= x"),
+        Guide("grammar", 'root ::= "x"'),
     ]
     for i, guide in enumerate(guides):
         subject.submit(msgspec.structs.replace(request(str(i)), guide=guide))
-    assert all(one.finish_reason == "stop" for one in finish(subject, 4).values())
+    assert all(one.finish_reason == "stop" for one in finish(subject, 4, patience=30).values())
+    assert subject._llm.guides[0] == {"json": '{"type":"object"}'}, "not any JSON value"
+
+    stuck = "x".join(["(.{0,1000}){0,1000}"] * 20_000)
+    for name, text in (("bad", "("), ("stuck", stuck)):
+        subject.submit(msgspec.structs.replace(request(name), guide=Guide("regex", text, "guided_regex")))
+    subject.submit(request("plain"))
+    assert subject.stats().running == 3
+    outputs = finish(subject, 2, patience=30)
+    assert outputs["plain"].token_ids == [*PROMPT, 2]
+    assert (outputs["bad"].error_code, outputs["bad"].error_param) == ("invalid_value", "guided_regex")
+    subject.abort("stuck")
+    assert finish(subject, 1)["stuck"].finish_reason == "abort"
+    assert len(subject._llm.guides) == 4, "those that were refused did not get that far"
+
+
+def test_standard_output_is_the_answers(engine: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    engine()
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert "TensorRT LLM version" in seen.err
 
 
 @pytest.mark.parametrize(
@@ -180,4 +209,4 @@ def test_sampler_by_version(version: str, complete: bool) -> None:
 
 def test_not_installed(demo_dir: Path) -> None:
     with pytest.raises(ConfigError, match="tensorrt_llm_pytorch cannot be imported"):
-        pytorch.load(demo_dir, demo_dir, TensorRTLLMSettings(), EOS, lambda *_: None)
+        load(demo_dir, TensorRTLLMSettings())

@@ -4,16 +4,17 @@ import json
 import select
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from trtllm_openai.engines.torch import guide_trial
-from trtllm_openai.engines.torch.guide_trial import Drop, Setup, Trial, Verdict, decode_verdict, encode
+from trtllm_openai.engines.torch.guide_trial import Setup, Verdict, bounds, encode, verdict
 from trtllm_openai.engines.torch.guides import GuideLimits
 from trtllm_openai.generation import Guide
-from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes import fork_server
+from trtllm_openai.processes.environment import child_environment, module
+from trtllm_openai.processes.fork_server import Begin, Drop, Job
 from trtllm_openai.processes.framing import framed, read_framed
 
 BYTES = [bytes([value]) for value in range(256)]
@@ -42,18 +43,29 @@ class Court:
         self.end, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", guide_trial.__name__, str(theirs.fileno())],
+                module(fork_server.__name__, guide_trial.__name__, str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 env=child_environment(),
             )
         self.end.settimeout(60)
-        self.send(Setup(VOCABULARY, len(VOCABULARY), (END,), LIMITS))
+        self.guides: dict[int, Guide] = {}
+        setup = encode(Setup(VOCABULARY, len(VOCABULARY), (END,), LIMITS.max_mask_ms))
+        self._send(Begin(bounds(LIMITS), setup))
+        assert read_framed(self.end.recv) == b""
 
-    def send(self, *messages: Setup | Trial | Drop) -> None:
-        self.end.sendall(b"".join(framed(encode(message)) for message in messages))
+    def try_(self, number: int, guide: Guide) -> None:
+        self.guides[number] = guide
+        self._send(Job(number, encode(guide)))
 
-    def verdict(self) -> Verdict:
-        return decode_verdict(read_framed(self.end.recv))
+    def drop(self, number: int) -> None:
+        self._send(Drop(number))
+
+    def verdict(self) -> tuple[int, Verdict]:
+        outcome = fork_server.decode_outcome(read_framed(self.end.recv))
+        return outcome.number, verdict(self.guides[outcome.number], outcome, LIMITS)
+
+    def _send(self, message: Begin | Job | Drop) -> None:
+        self.end.sendall(framed(fork_server.encode(message)))
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +77,11 @@ def court() -> Iterator[Court]:
 
 
 def test_what_compiles_and_what_does_not(court: Court) -> None:
-    court.send(Trial(1, GOOD))
-    found = court.verdict()
-    assert (found.number, found.refusal) == (1, "")
-    court.send(Trial(2, Guide("regex", "(a", "p")))
-    found = court.verdict()
-    assert (found.number, found.param) == (2, "p")
+    court.try_(1, GOOD)
+    assert court.verdict() == (1, Verdict())
+    court.try_(2, Guide("regex", "(a", "p"))
+    number, found = court.verdict()
+    assert (number, found.param) == (2, "p")
     assert "unclosed group" in found.refusal
 
 
@@ -78,22 +89,27 @@ def test_what_compiles_and_what_does_not(court: Court) -> None:
     ("guide", "why"), [(ENDLESS, "more than 0.5 s"), (DEEP, "too much memory or nesting")]
 )
 def test_what_cannot_be_bounded_is_ended(court: Court, guide: Guide, why: str) -> None:
-    court.send(Trial(3, guide))
-    found = court.verdict()
-    assert found.number == 3
+    court.try_(3, guide)
+    number, found = court.verdict()
+    assert (number, found.param) == (3, "p")
     assert f"it is too complex (it needs {why})" in found.refusal
-    court.send(Trial(4, GOOD))
-    assert court.verdict().number == 4
+    court.try_(4, GOOD)
+    assert court.verdict() == (4, Verdict())
 
 
 def test_hard_guides_do_not_hold_up_a_good_one(court: Court) -> None:
-    court.send(*(Trial(number, ENDLESS) for number in range(10, 18)), Trial(18, GOOD))
-    assert court.verdict().number == 18
-    assert {court.verdict().number for _ in range(8)} == set(range(10, 18))
+    for number in range(10, 18):
+        court.try_(number, ENDLESS)
+    court.try_(18, GOOD)
+    assert court.verdict() == (18, Verdict())
+    assert {court.verdict()[0] for _ in range(8)} == set(range(10, 18))
 
 
 def test_a_dropped_one_gets_no_verdict(court: Court) -> None:
-    court.send(*(Trial(number, ENDLESS) for number in range(20, 25)))
-    court.send(*(Drop(number) for number in range(20, 25)), Trial(25, GOOD))
-    assert court.verdict().number == 25
+    for number in range(20, 25):
+        court.try_(number, ENDLESS)
+    for number in range(20, 25):
+        court.drop(number)
+    court.try_(25, GOOD)
+    assert court.verdict() == (25, Verdict())
     assert not select.select([court.end], [], [], 0.5)[0]
