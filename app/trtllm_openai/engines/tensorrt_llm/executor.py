@@ -71,6 +71,7 @@ class ExecutorEngine:
         self.info = info
         self._executor = executor
         self._bindings = bindings
+        self._ignores_prompt = has_keyword(bindings.SamplingConfig, "prompt_ignore_length")
         self._ids: dict[str, int] = {}
         self._live: dict[int, _Live] = {}
         self._aborted: list[str] = []
@@ -158,7 +159,8 @@ class ExecutorEngine:
 
     def _request(self, request: GenerationRequest, *, with_weights: bool = False) -> Any:
         bindings = self._bindings
-        mapped = to_executor(request.sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
+        ignored = len(request.prompt_token_ids) if self._ignores_prompt else None
+        mapped = to_executor(request.sampling, self.info.eos_token_ids, ignored)
         extra: dict[str, Any] = {}
         if mapped.stop_words:
             extra["stop_words"] = mapped.stop_words
@@ -236,9 +238,9 @@ class ExecutorEngine:
         self._stats.generated_tokens += len(tokens)
         if live.request.sampling.logprobs is not None and tokens:
             output.logprobs = (output.logprobs or []) + _logprobs(tokens, result.log_probs, live.generated)
-        if not live.cached_told and (cached := self._cached_tokens(live, result)):
+        if not live.cached_told:  # later the blocks that a preempted request finds again would count
             live.cached_told = True
-            output.cached_tokens = cached
+            output.cached_tokens = self._cached_tokens(live, result)
         if result.is_final:
             self._finish(live, result, output)
             self._forget(number)
@@ -292,9 +294,14 @@ def _logprobs(tokens: list[int], log_probs: Any, generated: int) -> list[TokenLo
     return [TokenLogprobs(token, value, []) for token, value in zip(tokens, values, strict=True)]
 
 
+def has_keyword(bound: Any, keyword: str) -> bool:
+    """Whether the constructor of a class of the bindings takes `keyword` in this version."""
+    return f"{keyword}:" in (bound.__init__.__doc__ or "")  # nanobind's signature
+
+
 def has_cache_salt(bindings: Any) -> bool:
     """Whether this version's `Request` takes a salt for its KV blocks (1.2 does)."""
-    return "cache_salt_id" in (bindings.Request.__init__.__doc__ or "")  # nanobind's signature
+    return has_keyword(bindings.Request, "cache_salt_id")
 
 
 def cache_salt_id(salt: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class LLMEngine:
         self.info = info
         self._llm = llm
         self._package = package
+        self._ignores_prompt = "prompt_ignore_length" in inspect.signature(package.SamplingParams).parameters
         self._llmapi = llmapi
         self._loop = asyncio.new_event_loop()
         self._something = asyncio.Event()
@@ -197,7 +199,8 @@ class LLMEngine:
 
     def _sampling(self, request: GenerationRequest) -> Any:
         sampling = request.sampling
-        mapped = to_executor(sampling, self.info.eos_token_ids, len(request.prompt_token_ids))
+        ignored = len(request.prompt_token_ids) if self._ignores_prompt else None
+        mapped = to_executor(sampling, self.info.eos_token_ids, ignored)
         extra: dict[str, Any] = {}
         if mapped.embedding_bias:
             extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)

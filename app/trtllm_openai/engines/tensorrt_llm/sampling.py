@@ -30,12 +30,13 @@ class ExecutorSampling:
 
 
 def to_executor(
-    sampling: SamplingParams, eos_token_ids: tuple[int, ...], prompt_length: int
+    sampling: SamplingParams, eos_token_ids: tuple[int, ...], prompt_length: int | None
 ) -> ExecutorSampling:
     """Map every parameter. `Capabilities` has refused before what an engine cannot do.
 
     The first of `eos_token_ids` becomes the end id, the only one that `min_tokens` suppresses.
-    Penalties count generated tokens only: `prompt_length` tokens are ignored.
+    Penalties count generated tokens only: `prompt_length` tokens are ignored. None: this version cannot, and
+    counts those of the prompt too.
     """
     config: dict[str, Any] = {}
     if sampling.temperature == 0:
@@ -56,7 +57,8 @@ def to_executor(
         config["presence_penalty"] = sampling.presence_penalty
     if sampling.frequency_penalty:
         config["frequency_penalty"] = sampling.frequency_penalty
-    if config.keys() & {"repetition_penalty", "presence_penalty", "frequency_penalty"}:
+    penalties = config.keys() & {"repetition_penalty", "presence_penalty", "frequency_penalty"}
+    if penalties and prompt_length is not None:
         config["prompt_ignore_length"] = prompt_length
     ends = () if sampling.ignore_eos else eos_token_ids
     stops = dict.fromkeys((*ends[1:], *sampling.stop_token_ids))

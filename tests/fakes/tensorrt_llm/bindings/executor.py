@@ -69,6 +69,9 @@ class Behaviour:
         self.init_hang = options.pop("init_hang", False)
         self.shutdown_hang = options.pop("shutdown_hang", False)
         self.stall_after = options.pop("stall_after", None)  # tokens; then a rank is dead: silence
+        # tokens; then each request is paused and resumed, and its own blocks count as reused
+        # (batch_manager/kvCacheManager.cpp, addSequence, calls updateReusedBlocksPerRequest again)
+        self.pause_after = options.pop("pause_after", None)
         self.error_after = options.pop("error_after", None)  # tokens; then the request fails
         self.enqueue_error = options.pop("enqueue_error", None)  # message of a RuntimeError at enqueue
         self.final_on_cancel = options.pop("final_on_cancel", True)
@@ -376,6 +379,8 @@ class Backend:
             del self._active[number]
             self._ready.append(Response(number, "Encountered an error in forward: CUDA error\n1 0x7f…"))
             return
+        if len(sequence.made) == behaviour.pause_after:
+            sequence.reused += len(sequence.prompt) // self._block + 1
         reason = FinishReason.NOT_FINISHED
         for _ in range(behaviour.burst):
             token, reason = self._next(sequence)

@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import guide_check, guided_requests, load
+from trtllm_openai.engines.tensorrt_llm import executor, guide_check, guided_requests, load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
@@ -148,6 +148,22 @@ def test_another_failure_at_enqueue_is_not_the_requests_fault(engine: Make) -> N
     one = finish(subject, 1)["a"]
     assert (one.finish_reason, one.error_code) == ("error", None)
     assert "CUDA error" in str(one.error)
+
+
+@pytest.mark.parametrize("takes_it", [True, False])
+def test_penalties_ignore_the_prompt_where_the_binding_can(
+    engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_it: bool
+) -> None:
+    """A keyword that the binding does not know would refuse every request with a penalty."""
+    known = executor.has_keyword
+    monkeypatch.setattr(executor, "has_keyword", lambda bound, name: takes_it and known(bound, name))
+    subject = engine()
+    assert not known(subject._bindings.SamplingConfig, "prompt_ignore")
+    subject.submit(request("a", presence_penalty=0.5))
+    finish(subject, 1)
+    sampling = record(tmp_path, "request")[0]["sampling"]
+    assert sampling.get("prompt_ignore_length") == (len(PROMPT) if takes_it else None)
+    assert sampling["presence_penalty"] == 0.5
 
 
 def test_a_bad_guide_ends_its_own_request_only(engine: Make, demo_dir: Path, tmp_path: Path) -> None:
@@ -327,6 +343,12 @@ def test_settings_reach_the_executor(engine: Make, monkeypatch: pytest.MonkeyPat
     assert (config.max_batch_size, config.max_num_tokens, config.max_queue_size) == (8, 1000, 7)
     assert config.gpu_weights_percent == pytest.approx(0.8)
     assert config.enable_chunked_context is True
+
+
+def test_blocks_of_a_resumed_request_are_not_cached_tokens(engine: Make) -> None:
+    subject = engine(pause_after=3)
+    subject.submit(request("a", list(range(100, 200)), max_tokens=8))
+    assert finish(subject, 1)["a"].cached_tokens == 0
 
 
 def cached_tokens(engine: ExecutorEngine, salt: str | None) -> int:
