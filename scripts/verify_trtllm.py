@@ -5,8 +5,9 @@
 First every name that the server uses is checked against the installed package. Then the engine is served
 twice and asked over HTTP for everything that the server relies on: once with all its places, and once with a
 single one, so that requests queue. With several ranks the second server runs in the other launch mode, if
-mpirun is there, and in each mode a rank is killed. A row that fails says what differs. Exit status 0: all of
-it holds.
+mpirun is there, and in each mode a rank is killed. An engine with LoRA is asked for its adapters if the flags
+name some, one for lookahead decoding for what that means. A row that fails says what differs, one that does
+not apply says why. Exit status 0: all of it holds.
 """
 
 from __future__ import annotations
@@ -18,17 +19,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.trtllm_checks.adapters import (
+    EVICTED,
+    cache_for_one,
+    check_adapters,
+    check_evicted,
+    given_adapters,
+    inapplicable,
+)
 from scripts.trtllm_checks.answers import check_answers
 from scripts.trtllm_checks.limits import FLAGS, check_killed_rank, check_limits
+from scripts.trtllm_checks.lookahead import check_lookahead
 from scripts.trtllm_checks.names import check_names
 from scripts.trtllm_checks.server import started
 from scripts.trtllm_checks.table import Row, printed
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, read_engine_dir
 from trtllm_openai.engines.tensorrt_llm.loader import import_bindings
+from trtllm_openai.engines.tensorrt_llm.speculative import LOOKAHEAD
 from trtllm_openai.errors import CheckpointError, ConfigError
 
 PROMPT_TOKENS = 64
 """At least what the prompts of the checks have."""
+NOT_LOOKAHEAD = "does not apply: the engine was not built for lookahead decoding"
 
 
 def verify(engine_dir: str, tokenizer: str, flags: list[str]) -> list[Row]:
@@ -36,23 +48,30 @@ def verify(engine_dir: str, tokenizer: str, flags: list[str]) -> list[Row]:
     try:
         package, bindings = import_bindings()
         engine = read_engine_dir(Path(engine_dir))
+        adapters = given_adapters(engine, flags)
     except (ConfigError, CheckpointError) as error:
         return [Row("import", False, str(error))]
     table = [Row("import", True, f"tensorrt_llm {package.__version__}"), *check_names(bindings)]
     tokens = engine.max_seq_len - PROMPT_TOKENS
     several = engine.world_size > 1
     first, second = launches(engine, flags)
-    guided = ["--tensorrt-llm.guided-decoding", "true", *launch(first), *flags]
-    with started(engine_dir, tokenizer, guided, first, table) as server:
+    names, no_adapters = [one.name for one in adapters], inapplicable(engine, adapters)
+    lookahead = engine.speculative_decoding == LOOKAHEAD  # the server refuses it together with guides
+    guided = ["--tensorrt-llm.guided-decoding", "false" if lookahead else "true"]
+    with started(engine_dir, tokenizer, [*guided, *launch(first), *flags], first, table) as server:
         if server is not None:
-            table += check_answers(server)
+            table += check_answers(server, engine.speculative_decoding)
+            table += [Row("LoRA", True, no_adapters)] if no_adapters else check_adapters(server, names)
+            table += check_lookahead(server) if lookahead else [Row("lookahead", True, NOT_LOOKAHEAD)]
             if several:
                 table.append(check_killed_rank(server, first, tokens))
+    few = [*FLAGS, *cache_for_one(engine, adapters)]
     with started(
-        engine_dir, tokenizer, [*FLAGS, *launch(second), *flags], f"{second}, one place", table
+        engine_dir, tokenizer, [*few, *launch(second), *flags], f"{second}, one place", table
     ) as server:
         if server is not None:
             table += check_limits(server, tokens)
+            table.append(Row(EVICTED, True, no_adapters) if no_adapters else check_evicted(server, names))
             if several and second != first:
                 table.append(check_killed_rank(server, second, tokens))
     return table

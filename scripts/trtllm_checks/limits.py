@@ -36,13 +36,14 @@ class Place:
     """The engine's one place, taken by a stream of `tokens` tokens."""
 
     def __init__(self, server: Server, tokens: int) -> None:
-        self._stream = server.stream(max_tokens=tokens, ignore_eos=True)
-        next(self._stream)
+        usage = {"include_usage": True, "continuous_usage_stats": True}
+        self._stream = server.stream(max_tokens=tokens, ignore_eos=True, stream_options=usage)
+        first = seen = next(self._stream)["usage"]["completion_tokens"]
         began = time.monotonic()
-        for _ in range(MEASURED_TOKENS):
-            next(self._stream)
-        itl = (time.monotonic() - began) / MEASURED_TOKENS
-        self.left_s = itl * (tokens - MEASURED_TOKENS - 1)
+        while seen < first + MEASURED_TOKENS:  # a step of lookahead decoding brings several
+            seen = next(self._stream)["usage"]["completion_tokens"]
+        itl = (time.monotonic() - began) / (seen - first)
+        self.left_s = itl * (tokens - seen)
         """Seconds that the rest of the stream would take."""
 
     def leave(self) -> None:

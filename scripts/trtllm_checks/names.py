@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from scripts.trtllm_checks.table import Row, rows
+from trtllm_openai.engines.tensorrt_llm.executor import has_keyword
 
 
 def check_names(bindings: Any) -> list[Row]:
     """Construct everything with the keywords the server uses: nanobind classes cannot be inspected."""
+    import torch
+
     b = bindings
+    rows_of_weights = torch.zeros(2, 8), torch.zeros(2, 3, dtype=torch.int32)
     checks: dict[str, Callable[[], Any]] = {
         "SamplingConfig": lambda: b.SamplingConfig(
             beam_width=1,
@@ -24,8 +28,8 @@ def check_names(bindings: Any) -> list[Row]:
             repetition_penalty=1.1,
             presence_penalty=0.1,
             frequency_penalty=0.1,
-            prompt_ignore_length=1,
         ),
+        "SamplingConfig that ignores the prompt": lambda: _ignores_prompt(b),
         "OutputConfig": lambda: b.OutputConfig(
             return_log_probs=True, exclude_input_from_output=True, return_perf_metrics=True
         ),
@@ -72,6 +76,23 @@ def check_names(bindings: Any) -> list[Row]:
             normalize_log_probs=False,
             recv_poll_period_ms=0,
         ),
+        # The classes keep any attribute, so that a wrong name would be no error.
+        "ExecutorConfig's attributes": lambda: [
+            getattr(b.ExecutorConfig, name)
+            for name in ("guided_decoding_config", "peft_cache_config", "decoding_config")
+        ],
+        "LoraConfig": lambda: b.LoraConfig(1),
+        "LoraConfig with weights": lambda: b.LoraConfig(1, *rows_of_weights),
+        "Request for an adapter": lambda: b.Request(
+            input_token_ids=[1], max_tokens=1, lora_config=b.LoraConfig(1, *rows_of_weights)
+        ),
+        "PeftCacheConfig": lambda: b.PeftCacheConfig(
+            max_adapter_size=8, host_cache_size=2**30, device_cache_percent=0.1
+        ),
+        "DecodingConfig for lookahead": lambda: b.DecodingConfig(
+            decoding_mode=b.DecodingMode.Lookahead(),
+            lookahead_decoding_config=b.LookaheadDecodingConfig(7, 7, 7),
+        ),
         "ParallelConfig": lambda: b.ParallelConfig(
             communication_type=b.CommunicationType.MPI,
             communication_mode=b.CommunicationMode.ORCHESTRATOR,
@@ -84,6 +105,19 @@ def check_names(bindings: Any) -> list[Row]:
         "FinishReason": lambda: [
             getattr(b.FinishReason, name)
             for name in ("NOT_FINISHED", "END_ID", "STOP_WORDS", "LENGTH", "TIMED_OUT", "CANCELLED")
+        ],
+        "Response": lambda: [
+            getattr(b.Response, name) for name in ("request_id", "has_error", "error_msg", "result")
+        ],
+        "Result": lambda: [
+            getattr(b.Result, name)
+            for name in (
+                "is_final",
+                "output_token_ids",
+                "finish_reasons",
+                "log_probs",
+                "request_perf_metrics",
+            )
         ],
         "ModelType.DECODER_ONLY": lambda: b.ModelType.DECODER_ONLY,
         "Executor": lambda: [
@@ -99,3 +133,10 @@ def check_names(bindings: Any) -> list[Row]:
         ],
     }
     return rows({f"name {name}": check for name, check in checks.items()})
+
+
+def _ignores_prompt(bindings: Any) -> str:
+    if not has_keyword(bindings.SamplingConfig, "prompt_ignore_length"):
+        return "not in this version: penalties count the tokens of the prompt too"
+    bindings.SamplingConfig(beam_width=1, prompt_ignore_length=1)
+    return "penalties count generated tokens only"

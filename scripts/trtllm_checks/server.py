@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from scripts.trtllm_checks.table import Row, expect
+from scripts.trtllm_checks.table import Row, expect, same
 from trtllm_openai.processes.mpi import RANK_VARIABLES
 
 APP = Path(__file__).parents[2] / "app"
@@ -38,6 +38,16 @@ class Server:
 
     def __exit__(self, *exc_info: object) -> None:
         self.http.close()
+
+    def models(self) -> dict[str, str | None]:
+        """Each model's id, and the one that it is an adapter of."""
+        cards = self.http.get("/v1/models").raise_for_status().json()["data"]
+        return {card["id"]: card.get("parent") for card in cards}
+
+    def same_text(self, **body: Any) -> str:
+        """The text of a completion, streamed and whole. Raises `DifferenceError` where they differ."""
+        streamed = "".join(chunk["choices"][0]["text"] for chunk in self.stream(**body))
+        return same(streamed, self.text(**body))
 
     def post(self, path: str = TEXT, **body: Any) -> httpx.Response:
         """One request; a completion of `PROMPT` unless told otherwise."""

@@ -26,6 +26,12 @@ def expect(condition: object, difference: str) -> None:
         raise DifferenceError(difference)
 
 
+def same(one: str, other: str) -> str:
+    """The text. Raises `DifferenceError` unless both are equal."""
+    expect(one == other, f"{one!r} is not {other!r}")
+    return one
+
+
 def row(name: str, check: Callable[[], Any]) -> Row:
     """Run a check, which returns what it saw or raises."""
     try:

@@ -160,3 +160,4 @@ class EngineStats(msgspec.Struct):
     guides_refused: int = 0
     guide_compile_seconds: float = 0.0
     guide_mask_seconds: float = 0.0
+    adapters_sent_again: int = 0

@@ -151,6 +151,12 @@ _POOL = (
         "guide_compile_seconds", "counter", "CPU time of the torch engine's guide compilations", shared=True
     ),
     Definition("guide_mask_seconds", "counter", "CPU time of the torch engine's token masks", shared=True),
+    Definition(
+        "adapters_sent_again",
+        "counter",
+        "LoRA adapters that TensorRT-LLM had dropped when asked for",
+        shared=True,
+    ),
     Definition("runners_ready", "gauge", "Runners that accept requests", shared=True),
     Definition("runners", "gauge", "Configured runners", shared=True),
     Definition("runner_restarts", "counter", "Runner restarts after a failure", shared=True),
@@ -197,6 +203,7 @@ class PoolSnapshot:
             "guides_refused": stats.guides_refused,
             "guide_compile_seconds": stats.guide_compile_seconds,
             "guide_mask_seconds": stats.guide_mask_seconds,
+            "adapters_sent_again": stats.adapters_sent_again,
             "runners_ready": self.ready,
             "runners": self.runners,
             "runner_restarts": self.restarts,

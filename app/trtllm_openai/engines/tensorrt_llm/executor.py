@@ -222,6 +222,7 @@ class ExecutorEngine:
         self._forget(number)
         if request.adapter is not None and not live.with_weights and EVICTED.search(message):
             log.info("the executor has dropped the adapter %s; sending it again", request.adapter)
+            self._stats.adapters_sent_again += 1
             self._enqueue(request, again=True)
             return
         output = outputs.setdefault(number, StepOutput(request.request_id, []))

@@ -101,7 +101,7 @@ def _row_fault(engine: EngineDir, row: list[int], width: int) -> str | None:
         return f"it changes layer {layer} of a model with {engine.layers} layers: is it of another model?"
     if not 0 < rank <= engine.max_lora_rank:
         return f"its rank {rank} is above the engine's max_lora_rank {engine.max_lora_rank}"
-    sizes = _sizes(engine, module)
+    sizes = module_sizes(engine, module)
     if sizes is None:
         return None
     values = rank * sum(sizes) + (sizes[1] if len(row) > 3 and row[3] else 0)
@@ -110,7 +110,7 @@ def _row_fault(engine: EngineDir, row: list[int], width: int) -> str | None:
     return None
 
 
-def _sizes(engine: EngineDir, module: str) -> tuple[int, int] | None:
+def module_sizes(engine: EngineDir, module: str) -> tuple[int, int] | None:
     """Width of a module's input and output (`LoraModule::createLoraModules`); None where it is not known."""
     hidden, mlp = engine.hidden_size, engine.mlp_size
     query = engine.heads * engine.head_size

@@ -118,9 +118,9 @@ class Backend:
         self._normalize = executor_config.normalize_log_probs
         self._guided = executor_config.guided_decoding_config
         self._compiler: Any = self._make_compiler() if self._guided is not None else None
-        model, build = config["pretrained_config"], config["build_config"]
-        self._peft = PeftCache(build, model["dtype"], model["num_hidden_layers"], self._behaviour.lora_cache)
-        self._lookahead = self._check_speculation(build, executor_config)
+        peft = executor_config.peft_cache_config or PeftCacheConfig()
+        self._peft = PeftCache(config, peft, self._behaviour.lora_cache, self._behaviour.wrong)
+        self._lookahead = self._check_speculation(config["build_config"], executor_config)
         world = config["pretrained_config"]["mapping"]["world_size"]
         self._rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
         parallel = executor_config.parallel_config
@@ -405,6 +405,8 @@ class Backend:
             or (sampling.temperature is None and sampling.top_p is None)
         )
         shift = 0 if greedy or "seed" in self._behaviour.wrong else sampling.seed
+        if "greedy" in self._behaviour.wrong:
+            shift += sampling.seed
         token = (prompt[index % len(prompt)] + sequence.shift + shift) % self._vocab
         least = 0 if "min_tokens" in self._behaviour.wrong else sampling.min_tokens or 0
         if sequence.follower is not None:
@@ -446,7 +448,8 @@ class Backend:
         if not self._reuse or "reuse" in self._behaviour.wrong:
             return 0
         prompt, lora = request.input_token_ids, request.lora_config
-        key = (lora.task_id if lora is not None else None, request.cache_salt_id)
+        with_task = lora is not None and "adapter's blocks" not in self._behaviour.wrong
+        key = (lora.task_id if with_task else None, request.cache_salt_id)
         blocks = [(key, *prompt[:end]) for end in range(self._block, len(prompt), self._block)]
         reused = sum(block in self._seen_blocks for block in blocks)
         most = (key, *prompt[:-1])  # the last token is always computed

@@ -62,6 +62,7 @@ def test_an_evicted_adapter_is_sent_again(lora: Make, tmp_path: Path, world: int
         assert (one.finish_reason, one.token_ids) == ("stop", [t + "ab".index(adapter) + 1 for t in PROMPT])
     assert sent(tmp_path) == [[1, True], [2, True], [1, False], [1, True], [2, False], [2, True]]
     assert subject.stats().prompt_tokens == 4 * len(PROMPT)
+    assert subject.stats().adapters_sent_again == 2
 
 
 def test_every_request_of_an_evicted_adapter_is_answered(lora: Make) -> None:
