@@ -41,6 +41,7 @@ def check_names(bindings: Any) -> list[Row]:
             output_config=b.OutputConfig(),
             end_id=-1,
             stop_words=[[5]],
+            bad_words=[[6, 7]],
             priority=0.5,
             allotted_time_ms=datetime.timedelta(milliseconds=1000),
             guided_decoding_params=b.GuidedDecodingParams(b.GuidedDecodingParams.GuideType.JSON),

@@ -20,7 +20,18 @@ MAX_FIELDS = 256
 
 Body = dict[str, Any]
 
-_FLAT = frozenset({"prompt", "tokens", "stop", "stop_sequences", "stop_token_ids", "logit_bias"})
+_FLAT = frozenset(
+    {
+        "prompt",
+        "tokens",
+        "stop",
+        "stop_sequences",
+        "stop_token_ids",
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
+    }
+)
 """Fields without nesting, which have limits of their own or cost little for each element."""
 
 
@@ -103,11 +114,20 @@ def _tools(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
 
 
 def _stop(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
-    length = len(value) if isinstance(value, str) else 0
-    if isinstance(value, list):
-        if len(value) > limits.max_stop_strings:
-            raise _exceeded(name, len(value), "stop strings", limits.max_stop_strings, "max_stop_strings")
-        length = sum(len(text) for text in value if isinstance(text, str))
+    if isinstance(value, list) and len(value) > limits.max_stop_strings:
+        raise _exceeded(name, len(value), "stop strings", limits.max_stop_strings, "max_stop_strings")
+    _check_length(name, value, limits)
+
+
+def _bad_words(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if isinstance(value, list) and len(value) > limits.max_bad_words:
+        raise _exceeded(name, len(value), "words", limits.max_bad_words, "max_bad_words")
+    _check_length(name, value, limits)
+
+
+def _check_length(name: str, value: Any, limits: LimitSettings) -> None:
+    texts = value if isinstance(value, list) else [value]
+    length = sum(len(text) for text in texts if isinstance(text, str))
     if length > limits.max_stop_length:
         raise _exceeded(name, length, "characters", limits.max_stop_length, "max_stop_length")
 
@@ -117,8 +137,8 @@ def _stop_token_ids(name: str, value: Any, body: Body, limits: LimitSettings) ->
         raise _exceeded(name, len(value), "token ids", limits.max_stop_token_ids, "max_stop_token_ids")
 
 
-def _logit_bias(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
-    if not isinstance(value, dict):
+def _of_tokens(name: str, value: Any, body: Body, limits: LimitSettings) -> None:
+    if not isinstance(value, (dict, list)):
         return
     entries = len(value) * _sequences(body)
     if entries > limits.max_logit_bias:
@@ -138,7 +158,9 @@ _CHECKS: tuple[tuple[str, Callable[[str, Any, Body, LimitSettings], None]], ...]
     ("stop", _stop),
     ("stop_sequences", _stop),
     ("stop_token_ids", _stop_token_ids),
-    ("logit_bias", _logit_bias),
+    ("logit_bias", _of_tokens),
+    ("allowed_token_ids", _of_tokens),
+    ("bad_words", _bad_words),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from trtllm_openai.api.bad_words import tokenized
 from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
 from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
@@ -110,6 +111,7 @@ def start_chat(
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
+        bad_words=tokenized(model.tokenizer, body.bad_words, conversation.salt),
         most_tokens=tenant.limits.max_tokens,
         clamp=context.settings.limits.clamp_max_tokens,
     )

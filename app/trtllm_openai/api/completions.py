@@ -11,6 +11,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from trtllm_openai.api.bad_words import tokenized
 from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
 from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
@@ -80,6 +81,7 @@ async def create_completion(request: Request) -> Response:
         logprobs_param="logprobs" if body.logprobs is not None else "best_of",
         prompt_param="prompt",
         prompt_logprobs=body.logprobs if body.echo else None,
+        bad_words=tokenized(model.tokenizer, body.bad_words, salt),
         most_tokens=most_tokens,
         clamp=context.settings.limits.clamp_max_tokens,
     )

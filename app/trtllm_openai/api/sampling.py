@@ -16,7 +16,7 @@ from trtllm_openai.protocol.common import SamplingFields
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.choice import TextRules
 
-_NAMES = tuple(row.name for row in SAMPLING if row.name != "max_tokens")
+_NAMES = tuple(row.name for row in SAMPLING if row.name not in ("max_tokens", "bad_words"))
 _SCHEDULING = tuple(
     (row.name, row.parameter.capability)
     for row in PARAMETERS
@@ -35,14 +35,15 @@ def sampling_params(
     logprobs_param: str,
     prompt_param: str,
     prompt_logprobs: int | None = None,
+    bad_words: tuple[tuple[int, ...], ...] = (),
     most_tokens: int | None = None,
     clamp: bool = False,
 ) -> SamplingParams:
     """The parameters of one sequence. Raises `InvalidRequest` for those that the engine does not support.
 
     `max_tokens` None means the rest of the context, but at most `most_tokens`; with `clamp` a larger one does
-    too. `logprobs_param` and `prompt_param` name, in errors, the request parameters that `logprobs` and the
-    prompt came from.
+    too. `bad_words`: those of the body, tokenized (`api.bad_words`). `logprobs_param` and `prompt_param`
+    name, in errors, the request parameters that `logprobs` and the prompt came from.
     """
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param, clamp=clamp)
     if max_tokens is None and most_tokens is not None:
@@ -52,7 +53,11 @@ def sampling_params(
     if not info.capabilities.sampling:
         _default_to_greedy(given, info)
     sampling = SamplingParams(
-        max_tokens=allowed, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **converted(given)
+        max_tokens=allowed,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        bad_words=bad_words,
+        **converted(given),
     )
     check_capabilities(info, sampling, logprobs_param)
     return sampling
@@ -126,6 +131,7 @@ def sequence_params(
     logprobs_param: str,
     prompt_param: str,
     prompt_logprobs: int | None = None,
+    bad_words: tuple[tuple[int, ...], ...] = (),
     most_tokens: int | None = None,
     clamp: bool = False,
     markers: frozenset[int] = frozenset(),
@@ -152,6 +158,7 @@ def sequence_params(
             logprobs_param=logprobs_param,
             prompt_param=prompt_param,
             prompt_logprobs=prompt_logprobs,
+            bad_words=bad_words,
             most_tokens=most_tokens,
             clamp=clamp,
         )

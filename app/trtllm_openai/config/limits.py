@@ -62,8 +62,11 @@ class LimitSettings(Section):
     max_stop_token_ids: Positive = Field(1024, description="maximum number of stop_token_ids of one request")
     max_logit_bias: Positive = Field(
         16_384,
-        description="maximum number of logit_bias entries of one request, counted once for each of its "
-        "sequences",
+        description="maximum number of logit_bias entries, and of allowed_token_ids, of one request, counted "
+        "once for each of its sequences",
+    )
+    max_bad_words: Positive = Field(
+        128, description="maximum number of bad_words of one request, of max_stop_length characters together"
     )
     max_json_values: Positive = Field(
         65_536,

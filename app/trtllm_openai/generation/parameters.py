@@ -11,8 +11,9 @@ import msgspec
 from trtllm_openai.generation.sampling import Parameter, SamplingParams
 from trtllm_openai.generation.types import GenerationRequest
 
-Kind = Literal["integer", "number", "boolean", "string", "integers", "token biases"]
-"""The type on the wire. "integers" is a list; "token biases" an object of numbers, keyed by token id."""
+Kind = Literal["integer", "number", "boolean", "string", "integers", "strings", "token biases"]
+"""The type on the wire. "integers" and "strings" are lists, the latter of texts that become token ids; "token
+biases" is an object of numbers, keyed by token id."""
 
 _KINDS: dict[Any, Kind] = {
     int: "integer",
@@ -20,6 +21,7 @@ _KINDS: dict[Any, Kind] = {
     bool: "boolean",
     str: "string",
     tuple[int, ...]: "integers",
+    tuple[tuple[int, ...], ...]: "strings",
     dict[int, float]: "token biases",
 }
 

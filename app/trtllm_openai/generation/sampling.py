@@ -27,15 +27,17 @@ class Parameter:
     """Metadata of a struct field that clients set. Its name, type and default are the field's own.
 
     `minimum`, `maximum` (inclusive) and `above` (exclusive) bound the value, or every element of a list or
-    every value of a map. `capability` names the attribute of `Capabilities` that any value but the default
-    needs. `token_ids` says that the elements or keys are token ids of the model's vocabulary. `convert` maps
-    the wire's value to the field's; None means the default.
+    every value of a map. `empty`: whether a list may be empty, which is the default. `capability` names the
+    attribute of `Capabilities` that any value but the default needs. `token_ids` says that the elements or
+    keys are token ids of the model's vocabulary. `convert` maps the wire's value to the field's; None means
+    the default.
     """
 
     description: str
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
+    empty: bool = True
     capability: str | None = None
     token_ids: bool = False
     convert: Callable[[Any], Any] | None = None
@@ -66,7 +68,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `max_tokens` counts generated tokens, including the end token; 0 computes the prompt only. `logprobs` None
     means none, k >= 0 the chosen token and k alternatives; `prompt_logprobs` means the same for the prompt's
-    tokens. Both have a different form on every endpoint and are derived there.
+    tokens. Both have a different form on every endpoint and are derived there. `bad_words` are texts on the
+    wire and token ids here: the API tokenizes them (`api.bad_words`).
     """
 
     max_tokens: Annotated[
@@ -150,5 +153,23 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         Parameter("Token ids that end the answer, beside EOS.", 0, token_ids=True, convert=tuple),
     ] = ()
     ignore_eos: Annotated[bool, Parameter("Generate on after EOS.")] = False
+    allowed_token_ids: Annotated[
+        tuple[int, ...],
+        Parameter(
+            "Generate these tokens only. Without EOS among them it does not end the answer.",
+            0,
+            empty=False,
+            capability="allowed_token_ids",
+            token_ids=True,
+            convert=tuple,
+        ),
+    ] = ()
+    bad_words: Annotated[
+        tuple[tuple[int, ...], ...],
+        Parameter(
+            "Texts whose tokens, with or without a space before them, are not generated in a row.",
+            capability="bad_words",
+        ),
+    ] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None

@@ -115,6 +115,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     min_tokens: bool = False
     priority: bool = False
     cache_salt: bool = False
+    allowed_token_ids: bool = False
+    bad_words: bool = False
     sampling: bool = True
     guides: tuple[GuideKind, ...] = ()
 

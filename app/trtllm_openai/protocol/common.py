@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         stop_token_ids: list[int] | None = None
         priority: float | None = None
         cache_salt: str | None = None
+        bad_words: list[str] | None = None
 else:
     ParameterFields = create_model(
         "ParameterFields", __base__=RequestModel, __module__=__name__, **parameter_fields(PARAMETERS)

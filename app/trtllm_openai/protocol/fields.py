@@ -136,6 +136,9 @@ def _wire_type(row: Row) -> Any:
         case "string":
             return Annotated[str, Field(min_length=1)]
         case "integers":
-            return FailFastList[Annotated[int, bounds]]
+            least = None if parameter.empty else 1
+            return Annotated[FailFastList[Annotated[int, bounds]], Field(min_length=least)]
+        case "strings":
+            return FailFastList[Annotated[str, Field(min_length=1)]]
         case "token biases":
             return Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], number], FAIL_FAST_MAP]

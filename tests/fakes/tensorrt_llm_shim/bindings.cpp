@@ -518,6 +518,7 @@ NB_MODULE(tensorrt_llm_bindings, m) {
         .def_rw("sampling_config", &Request::sampling_config)
         .def_rw("output_config", &Request::output_config)
         .def_rw("end_id", &Request::end_id)
+        .def_rw("bad_words", &Request::bad_words)
         .def_rw("stop_words", &Request::stop_words)
         .def_rw("embedding_bias", &Request::embedding_bias)
         .def_rw("lora_config", &Request::lora_config)

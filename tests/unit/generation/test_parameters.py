@@ -59,7 +59,17 @@ def test_a_new_parameter_is_one_row() -> None:
 
 def test_every_capability_of_the_table_exists() -> None:
     named = {row.parameter.capability for row in PARAMETERS} - {None}
-    assert named == {"min_p", "seed", "penalties", "logit_bias", "min_tokens", "priority", "cache_salt"}
+    assert named == {
+        "min_p",
+        "seed",
+        "penalties",
+        "logit_bias",
+        "min_tokens",
+        "priority",
+        "cache_salt",
+        "allowed_token_ids",
+        "bad_words",
+    }
     assert named <= set(Capabilities.__struct_fields__)
 
 
@@ -71,6 +81,8 @@ OTHER_VALUES = {
     "repetition_penalty": 1.5,
     "logit_bias": {3: 1.0},
     "min_tokens": 1,
+    "allowed_token_ids": (3,),
+    "bad_words": ((3, 4),),
 }
 
 
@@ -81,18 +93,24 @@ def test_a_parameter_needs_its_capability(name: str) -> None:
     sampling = msgspec.structs.replace(SamplingParams(max_tokens=5), **{name: OTHER_VALUES[name]})
     check_supported(info(Capabilities(**{capability: True})), sampling, SAMPLING)  # type: ignore[arg-type]
     every_other = {
-        field: field != capability for field in ("min_p", "seed", "penalties", "logit_bias", "min_tokens")
+        field: field != capability
+        for field in Capabilities.__struct_fields__
+        if isinstance(getattr(Capabilities(), field), bool)
     }
     with pytest.raises(InvalidRequest) as refused:
         check_supported(info(Capabilities(**every_other)), sampling, SAMPLING)  # type: ignore[arg-type]
     assert refused.value.param == name
 
 
-@pytest.mark.parametrize(("name", "value"), [("logit_bias", {100: 1.0}), ("stop_token_ids", (5, 100))])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("logit_bias", {100: 1.0}), ("stop_token_ids", (5, 100)), ("allowed_token_ids", (100, 5))],
+)
 def test_token_ids_are_in_the_vocabulary(name: str, value: object) -> None:
     sampling = msgspec.structs.replace(SamplingParams(max_tokens=5), **{name: value})
+    can = Capabilities(logit_bias=True, allowed_token_ids=True)
     with pytest.raises(InvalidRequest, match="Token id 100 is outside") as refused:
-        check_supported(info(Capabilities(logit_bias=True)), sampling, SAMPLING)
+        check_supported(info(can), sampling, SAMPLING)
     assert refused.value.param == name
 
 

@@ -164,6 +164,8 @@ class ExecutorEngine:
         extra: dict[str, Any] = {}
         if mapped.stop_words:
             extra["stop_words"] = mapped.stop_words
+        if mapped.bad_words:
+            extra["bad_words"] = mapped.bad_words
         if mapped.embedding_bias:
             extra["embedding_bias"] = bias_tensor(mapped.embedding_bias, self.info.vocab_size)
         if request.priority is not None:

@@ -227,6 +227,7 @@ def engine_info(
             sampling=not lookahead,
             priority=True,
             cache_salt=has_cache_salt(bindings),
+            bad_words=not lookahead,
             guides=GUIDES if settings.guided_decoding else (),
         ),
         tensor_parallel=engine.tensor_parallel,

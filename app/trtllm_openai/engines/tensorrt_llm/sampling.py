@@ -25,6 +25,7 @@ class ExecutorSampling:
     config: dict[str, Any]
     end_id: int
     stop_words: list[list[int]] | None
+    bad_words: list[list[int]] | None
     embedding_bias: dict[int, float] | None
     """Token id to bias; the executor takes a float32 tensor of the vocabulary's size."""
 
@@ -66,5 +67,6 @@ def to_executor(
         config=config,
         end_id=ends[0] if ends else NO_END_ID,
         stop_words=[[token] for token in stops] or None,
+        bad_words=[list(word) for word in sampling.bad_words] or None,
         embedding_bias=sampling.logit_bias,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent import futures
+from itertools import chain
 from typing import Any
 
 import torch
@@ -164,16 +165,22 @@ class TorchEngine:
         for token in (min(prompt), max(prompt)):
             if not 0 <= token < self.info.vocab_size:
                 raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "prompt")
-        for token in request.sampling.logit_bias or ():
-            if not 0 <= token < self.info.vocab_size:
-                raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", "logit_bias")
+        sampling = request.sampling
+        for name, tokens in (
+            ("logit_bias", sampling.logit_bias or ()),
+            ("allowed_token_ids", sampling.allowed_token_ids),
+            ("bad_words", tuple(chain.from_iterable(sampling.bad_words))),
+        ):
+            for token in tokens:
+                if not 0 <= token < self.info.vocab_size:
+                    raise InvalidRequest(f"Token id {token} is outside of the vocabulary.", name)
         if request.guide is not None and request.guide.kind not in self.info.capabilities.guides:
             raise InvalidRequest(
                 "This engine does not support this kind of guided decoding.",
                 request.guide.param,
                 "unsupported_parameter",
             )
-        total = len(prompt) + request.sampling.max_tokens
+        total = len(prompt) + sampling.max_tokens
         if total > self.info.max_seq_len:
             raise InvalidRequest(
                 f"{total} tokens exceed the limit of {self.info.max_seq_len}.",

@@ -180,6 +180,8 @@ def _engine(
             max_prompt_logprobs=min(MAX_LOGPROBS, config.vocab_size),
             priority=True,
             cache_salt=True,
+            allowed_token_ids=True,
+            bad_words=True,
             guides=GUIDES if vocabulary is not None else (),
         ),
         tensor_parallel=settings.tensor_parallel_size,

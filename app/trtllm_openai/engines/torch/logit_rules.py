@@ -15,10 +15,12 @@ class LogitRules:
     1. The repetition penalty of CTRL (https://arxiv.org/abs/1909.05858), on prompt and generated tokens.
     2. OpenAI's frequency and presence penalties, on generated tokens.
     3. `logit_bias`.
-    4. Until `min_tokens` are generated, end-of-sequence and stop tokens are masked.
+    4. Tokens outside of `allowed_token_ids` are masked, and the last token of each of `bad_words` whose other
+       tokens are the last ones that were generated.
+    5. Until `min_tokens` are generated, end-of-sequence and stop tokens are masked.
     """
 
-    __slots__ = ("_bias", "_bias_ids", "_counts", "_end_ids", "_sampling", "_seen")
+    __slots__ = ("_bias", "_bias_ids", "_counts", "_end_ids", "_forbidden", "_sampling", "_seen", "_words")
 
     def __init__(
         self,
@@ -29,7 +31,7 @@ class LogitRules:
         device: torch.device,
     ) -> None:
         self._sampling = sampling
-        self._counts = self._seen = self._bias_ids = self._bias = self._end_ids = None
+        self._counts = self._seen = self._bias_ids = self._bias = self._end_ids = self._forbidden = None
         if sampling.frequency_penalty or sampling.presence_penalty:
             self._counts = torch.zeros(vocab_size, device=device)
         if sampling.repetition_penalty != 1:
@@ -38,6 +40,10 @@ class LogitRules:
         if sampling.logit_bias:
             self._bias_ids = torch.tensor(list(sampling.logit_bias), device=device)
             self._bias = torch.tensor(list(sampling.logit_bias.values()), device=device)
+        if sampling.allowed_token_ids:
+            self._forbidden = torch.ones(vocab_size, dtype=torch.bool, device=device)
+            self._forbidden[torch.tensor(sampling.allowed_token_ids, device=device)] = False
+        self._words = _BadWords(sampling.bad_words, device) if sampling.bad_words else None
         ends = sorted(token for token in end_ids if 0 <= token < vocab_size)
         if sampling.min_tokens and ends:
             self._end_ids = torch.tensor(ends, device=device)
@@ -51,6 +57,8 @@ class LogitRules:
             or sampling.repetition_penalty != 1
             or sampling.logit_bias
             or sampling.min_tokens
+            or sampling.allowed_token_ids
+            or sampling.bad_words
         )
 
     def add(self, token: torch.Tensor) -> None:
@@ -60,6 +68,8 @@ class LogitRules:
             self._counts.index_add_(0, token, torch.ones_like(token, dtype=self._counts.dtype))
         if self._seen is not None:
             self._seen.index_fill_(0, token, True)
+        if self._words is not None:
+            self._words.add(token)
 
     def apply(self, logits: torch.Tensor, generated: int) -> None:
         """Modify `logits` [vocab] in place; `generated`: number of tokens generated so far."""
@@ -73,5 +83,40 @@ class LogitRules:
             logits -= sampling.presence_penalty * (self._counts > 0)
         if self._bias_ids is not None and self._bias is not None:
             logits[self._bias_ids] += self._bias
+        if self._forbidden is not None:
+            logits.masked_fill_(self._forbidden, -math.inf)
+        if self._words is not None:
+            self._words.apply(logits)
         if self._end_ids is not None and generated < sampling.min_tokens:
             logits[self._end_ids] = -math.inf
+
+
+class _BadWords:
+    """Sequences of tokens that are not generated, compared with the last tokens on their device."""
+
+    __slots__ = ("_any", "_before", "_last", "_recent")
+
+    def __init__(self, words: tuple[tuple[int, ...], ...], device: torch.device) -> None:
+        longest = max(map(len, words)) - 1
+        padded = [[_ANY] * (longest + 1 - len(word)) + list(word[:-1]) for word in words]
+        self._before = torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(words), longest)
+        """The tokens before the last one of each word, [words, longest]; shorter words begin with `_ANY`."""
+        self._any = self._before == _ANY
+        self._last = torch.tensor([word[-1] for word in words], device=device)
+        self._recent = torch.full((longest,), _NONE, dtype=torch.int64, device=device)
+
+    def add(self, token: torch.Tensor) -> None:
+        """Note a generated token [1]."""
+        if len(self._recent):
+            self._recent = torch.cat((self._recent[1:], token))
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Mask the tokens of `logits` [vocab] that would complete a word, in place."""
+        complete = ((self._before == self._recent) | self._any).all(-1)
+        change = torch.zeros_like(self._last, dtype=logits.dtype).masked_fill_(complete, -math.inf)
+        logits.index_add_(0, self._last, change)  # added, since several words may end with the same token
+
+
+_ANY = -1
+_NONE = -2
+"""In place of tokens: one of no word, and one that is not generated yet."""

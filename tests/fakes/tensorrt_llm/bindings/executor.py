@@ -90,6 +90,7 @@ class _Sequence:
         self.request = request
         self.prompt: list[int] = request.input_token_ids
         self.stop_words: list[list[int]] = request.stop_words or []
+        self.bad_words: list[list[int]] = request.bad_words or []
         bias = request.embedding_bias
         self.favourite = int(bias.argmax()) if bias is not None and float(bias.max()) >= 50 else None
         self.reused = 0
@@ -209,6 +210,7 @@ class Backend:
             sampling={name: value for name, value in values.items() if value is not None},
             end_id=request.end_id,
             stop_words=request.stop_words,
+            bad_words=request.bad_words,
             max_tokens=request.max_tokens,
             priority=round(request.priority, 6),
             allotted_time_ms=None if allotted is None else round(allotted.total_seconds() * 1000),
@@ -415,6 +417,9 @@ class Backend:
             token = sequence.favourite
         elif index >= len(prompt) and request.end_id != -1 and index >= least:
             token = request.end_id
+        # layers/banWordsLayer.cpp: a word of which all but the last token was generated
+        while any([*sequence.made, token][-len(word) :] == word for word in sequence.bad_words):
+            token = (token + 1) % self._vocab
         if token == request.end_id:
             return token, FinishReason.END_ID
         if [token] in sequence.stop_words:

@@ -102,6 +102,16 @@ def test_bias_logprobs_and_reuse(engine: Make) -> None:
     assert finish(subject, 1)["again"].cached_tokens == 100  # four blocks of 32, the last one in part
 
 
+def test_bad_words_do_not_come(engine: Make) -> None:
+    subject = engine()
+    first, second, third = PROMPT[:3]
+    subject.submit(request("one token", bad_words=((second,),), max_tokens=3))
+    subject.submit(request("two", bad_words=((first, second), (first, third)), max_tokens=2))
+    outputs = finish(subject, 2)
+    assert outputs["one token"].token_ids == [first, second + 1, third]
+    assert outputs["two"].token_ids == [first, third + 1]
+
+
 @pytest.mark.parametrize("final", [True, False])
 def test_abort_does_not_wait_for_the_executor(engine: Make, final: bool, tmp_path: Path) -> None:
     subject = engine(final_on_cancel=final, itl=0.01)

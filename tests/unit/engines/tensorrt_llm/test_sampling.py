@@ -64,3 +64,8 @@ def test_ends() -> None:
     assert mapped(ignore_eos=True).stop_words is None
     nothing = to_executor(SamplingParams(max_tokens=1), (), 7)
     assert (nothing.end_id, nothing.stop_words) == (-1, None)
+
+
+def test_words_that_must_not_come() -> None:
+    assert mapped(bad_words=((5,), (6, 7))).bad_words == [[5], [6, 7]]
+    assert mapped().bad_words is None

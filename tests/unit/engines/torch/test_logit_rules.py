@@ -4,6 +4,7 @@ The formulas and their order are in `test_sampler`, extreme values in `test_extr
 """
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -34,6 +35,8 @@ def applied(subject: LogitRules, generated: int) -> list[float]:
         {"repetition_penalty": 0.9},
         {"logit_bias": {3: 1.0}},
         {"min_tokens": 1},
+        {"allowed_token_ids": (3,)},
+        {"bad_words": ((3,),)},
     ],
 )
 def test_each_parameter_needs_rules(sampling: dict[str, Any]) -> None:
@@ -79,3 +82,41 @@ def test_no_token_may_follow_a_token_that_could_not_be_chosen() -> None:
     subject = rules([1], frequency_penalty=0.25, repetition_penalty=2.0)
     subject.add(torch.tensor([-1]))  # the sequence is about to end: it must not fail, nor count from the end
     assert applied(subject, 1)[VOCAB - 1] == 1.0
+
+
+def masked(subject: LogitRules, generated: int = 0) -> list[int]:
+    return [token for token, value in enumerate(applied(subject, generated)) if value == -math.inf]
+
+
+def test_only_allowed_tokens_are_left() -> None:
+    subject = rules([1], allowed_token_ids=(7, 0, 7), logit_bias={7: 2.0, 8: 100.0})
+    assert masked(subject) == [token for token in range(VOCAB) if token not in (0, 7)]
+    assert applied(subject, 0)[7] == 3.0
+
+
+def test_a_word_is_masked_at_its_last_token() -> None:
+    subject = rules([1, 5], bad_words=((3,), (5, 6), (5, 5, 6), (4, 5, 7), (2, 7)))
+    assert masked(subject) == [3], "tokens of the prompt do not begin a word"
+    for token, expected in ((5, [3, 6]), (4, [3]), (5, [3, 6, 7]), (2, [3, 7]), (7, [3])):
+        subject.add(torch.tensor([token], dtype=torch.int32))
+        assert masked(subject) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bad_words_against_a_search_of_the_whole_answer(seed: int) -> None:
+    chance = random.Random(seed)
+    words = tuple(
+        tuple(chance.choices(range(4), k=chance.randint(1, 4))) for _ in range(chance.randint(1, 6))
+    )
+    subject = rules([0], bad_words=words)
+    answer: list[int] = []
+    for _ in range(30):
+        completed = {
+            token
+            for token in range(VOCAB)
+            for word in words
+            if len(word) <= len(answer) + 1 and tuple([*answer, token][-len(word) :]) == word
+        }
+        assert masked(subject) == sorted(completed)
+        answer.append(chance.randrange(4))
+        subject.add(torch.tensor([answer[-1]]))
