@@ -67,6 +67,16 @@ def test_chunks_are_as_documented(server: RunningServer) -> None:
         ("/v1/chat/completions", {**chat, "logprobs": True, "top_logprobs": 1}, ChatCompletionChunk),
         ("/v1/chat/completions", {**chat, "tools": [tool], "tool_choice": "required"}, ChatCompletionChunk),
         ("/v1/completions", {"prompt": "Hi", "logprobs": 1, "echo": True}, CompletionChunk),
+        (
+            "/v1/chat/completions",
+            {**chat, "return_token_ids": True, "prompt_logprobs": 1},
+            ChatCompletionChunk,
+        ),
+        (
+            "/v1/completions",
+            {"prompt": "Hi", "return_token_ids": True, "prompt_logprobs": 1},
+            CompletionChunk,
+        ),
         ("/v1/messages", {**chat, "stop_sequences": ["x"]}, MessageStreamEvent),
     ]
     for path, body, model in bodies:

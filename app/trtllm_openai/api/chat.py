@@ -26,6 +26,7 @@ from trtllm_openai.api.sse import ChunkFrames, json_bytes
 from trtllm_openai.api.stream import UsageOptions
 from trtllm_openai.api.submit import GenerationSpec, start_run
 from trtllm_openai.api.time_limits import requested_timeout
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import (
     AssistantMessage,
@@ -39,7 +40,6 @@ from trtllm_openai.protocol.chat import (
 )
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from trtllm_openai.text.tokenizer import Tokenizer
 
 router = APIRouter()
 
@@ -58,6 +58,7 @@ async def create_chat_completion(request: Request) -> Response:
     salt = prefix_salt(request, body.cache_salt)
     conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
     run = start_chat(request, body, model, conversation, started)
+    fields = TokenFields.of(model.tokenizer, body, _logprobs(body))
     head: dict[str, Any] = {
         "id": f"chatcmpl-{new_id()}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -65,12 +66,13 @@ async def create_chat_completion(request: Request) -> Response:
         "model": model.id,
     }
     if body.stream:
-        form = ChatChunks(head, len(run.choices), model.tokenizer, include_usage=usage.at_end)
+        form = ChatChunks(head, len(run.choices), fields, include_usage=usage.at_end)
         return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> ChatResponse:
-        choices = [chat_choice(answer, model.tokenizer) for answer in answers]
-        return ChatResponse(**head, choices=choices, usage=run.accounting.usage())
+        choices = [chat_choice(answer, fields) for answer in answers]
+        of_prompt = fields.of_prompt(answers[0].choice)
+        return ChatResponse(**head, choices=choices, usage=run.accounting.usage(), **of_prompt)
 
     return await complete(request, run, build, headers)
 
@@ -111,6 +113,7 @@ def start_chat(
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
         prompt_param="messages",
+        prompt_logprobs=body.prompt_logprobs,
         bad_words=tokenized(model.tokenizer, body.bad_words, conversation.salt),
         most_tokens=tenant.limits.max_tokens,
         clamp=context.settings.limits.clamp_max_tokens,
@@ -153,9 +156,10 @@ class ChatChunks:
 
     head: dict[str, Any]
     choices: int
-    tokenizer: Tokenizer
+    fields: TokenFields
     include_usage: bool = field(kw_only=True)
     frames: ChunkFrames = field(init=False)
+    _opened: bool = False
 
     def __post_init__(self) -> None:
         self.frames = ChunkFrames(
@@ -163,18 +167,23 @@ class ChatChunks:
         )
 
     def opening(self, choice: Choice) -> bytes:
-        return self._chunk(choice.index, {"role": "assistant", "content": ""})
+        of_prompt = {} if self._opened else self.fields.of_prompt(choice)
+        self._opened = True
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk(choice.index, delta, self.fields.of_delta(TextDelta()), more=of_prompt)
 
     def delta(self, choice: Choice, delta: TextDelta) -> bytes:
-        if not choice.decoder.parsed and not delta.logprobs:
+        if not choice.decoder.parsed and not delta.logprobs and delta.token_ids is None:
             return self.frames.text(choice.index, delta.text) if delta.text else b""
         events = delta.events if choice.decoder.parsed else [Content(delta.text)]
-        logprobs = chat_logprobs(self.tokenizer, delta.logprobs) if delta.logprobs else None
-        if logprobs is not None and not events:
+        logprobs = chat_logprobs(self.fields, delta.logprobs) if delta.logprobs else None
+        if not events and (logprobs is not None or delta.token_ids):
             events = [Content("")]
-        # The log-probabilities of a delta go with the first of its events.
+        # What a delta has of its tokens goes with the first of its events.
+        of_tokens = {**({"logprobs": logprobs} if logprobs else {}), **self.fields.of_delta(delta)}
+        nothing = self.fields.of_delta(TextDelta())
         return b"".join(
-            self._chunk(choice.index, _delta(event), logprobs if position == 0 else None)
+            self._chunk(choice.index, _delta(event), of_tokens if position == 0 else nothing)
             for position, event in enumerate(events)
         )
 
@@ -185,12 +194,14 @@ class ChatChunks:
             "logprobs": None,
             "finish_reason": delta.finish_reason,
             "stop_reason": delta.stop_reason,
+            **self.fields.of_delta(TextDelta()),
         }
 
-    def _chunk(self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> bytes:
-        return self.frames.choice(
-            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        )
+    def _chunk(
+        self, index: int, delta: dict[str, Any], of_tokens: dict[str, Any], more: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **of_tokens}
+        return self.frames.choice(choice, more)
 
 
 def _delta(event: Event) -> dict[str, Any]:
@@ -206,12 +217,12 @@ def _delta(event: Event) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def chat_choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
+def chat_choice(answer: Answer, fields: TokenFields) -> ChatChoice:
     """A complete choice as the response has it, with reasoning and tool calls."""
     delta = answer.delta
     logprobs = None
-    if answer.choice.request.sampling.logprobs is not None:
-        logprobs = ChatLogprobs(**chat_logprobs(tokenizer, delta.logprobs or []))
+    if fields.logprobs is not None:
+        logprobs = ChatLogprobs(**chat_logprobs(fields, delta.logprobs or []))
     calls = [
         ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
         for call in answer.calls
@@ -228,6 +239,7 @@ def chat_choice(answer: Answer, tokenizer: Tokenizer) -> ChatChoice:
         logprobs=logprobs,
         finish_reason=delta.finish_reason or "",
         stop_reason=delta.stop_reason,
+        **fields.of_delta(delta),
     )
 
 

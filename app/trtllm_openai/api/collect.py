@@ -99,6 +99,9 @@ class _Collector:
                 whole.logprobs = whole.logprobs or []
                 whole.logprobs += delta.logprobs
                 whole.text_offsets += delta.text_offsets
+            if delta.token_ids is not None:
+                whole.token_ids = whole.token_ids or []
+                whole.token_ids += delta.token_ids
             if delta.finish_reason is not None:
                 whole.finish_reason = delta.finish_reason
                 whole.stop_reason = delta.stop_reason

@@ -29,6 +29,7 @@ from trtllm_openai.api.sse import ChunkFrames
 from trtllm_openai.api.stream import UsageOptions
 from trtllm_openai.api.submit import GenerationSpec, start_run
 from trtllm_openai.api.time_limits import requested_timeout
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.completions import (
@@ -38,7 +39,6 @@ from trtllm_openai.protocol.completions import (
     CompletionResponse,
 )
 from trtllm_openai.text.choice import TextDelta
-from trtllm_openai.text.tokenizer import Tokenizer
 
 router = APIRouter()
 
@@ -67,8 +67,8 @@ async def create_completion(request: Request) -> Response:
     salt = prefix_salt(request, body.cache_salt)
     texts, prompts = await _prompts(model, body, salt, size)
     prompts = [truncated(body, info, prompt, max_tokens) for prompt in prompts]
-    if max_tokens == 0 and not body.echo:
-        raise InvalidRequest("max_tokens must be at least 1 without echo.", "max_tokens")
+    if max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
+        raise InvalidRequest("max_tokens must be at least 1 without echo or prompt_logprobs.", "max_tokens")
     logprobs = body.logprobs
     if logprobs is None and best_of > n:
         logprobs = 0  # the best choices are selected by them
@@ -80,7 +80,7 @@ async def create_completion(request: Request) -> Response:
         logprobs=logprobs,
         logprobs_param="logprobs" if body.logprobs is not None else "best_of",
         prompt_param="prompt",
-        prompt_logprobs=body.logprobs if body.echo else None,
+        prompt_logprobs=_prompt_logprobs(body),
         bad_words=tokenized(model.tokenizer, body.bad_words, salt),
         most_tokens=most_tokens,
         clamp=context.settings.limits.clamp_max_tokens,
@@ -106,16 +106,14 @@ async def create_completion(request: Request) -> Response:
         tenant=tenant,
         record=record,
     )
-    tokenizer = model.tokenizer
+    fields = TokenFields.of(model.tokenizer, body, body.logprobs)
     echoes: list[Echo] = []
     if body.echo:
         whole_texts = texts if body.truncate_prompt_tokens is None else [None] * len(prompts)
-        echoes = [Echo.of(tokenizer, *pair) for pair in zip(prompts, whole_texts, strict=True)]
+        echoes = [Echo.of(model.tokenizer, *pair) for pair in zip(prompts, whole_texts, strict=True)]
     run = start_run(context, model, spec)
     if body.stream:
-        form = _Chunks(
-            head, len(run.choices), tokenizer, echoes, body.logprobs, include_usage=usage.at_end, each=n
-        )
+        form = _Chunks(head, len(run.choices), fields, echoes, include_usage=usage.at_end, each=n)
         return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> CompletionResponse:
@@ -123,7 +121,7 @@ async def create_completion(request: Request) -> Response:
         for first in range(0, len(answers), best_of):
             echo = echoes[first // best_of] if echoes else None
             for answer in _best(answers[first : first + best_of], n):
-                choices.append(_choice(len(choices), answer, tokenizer, echo, wanted=body.logprobs))
+                choices.append(_choice(len(choices), answer, fields, echo))
         return CompletionResponse(**head, choices=choices, usage=run.accounting.usage())
 
     return await complete(request, run, build, headers)
@@ -133,9 +131,8 @@ async def create_completion(request: Request) -> Response:
 class _Chunks:
     head: dict[str, Any]
     choices: int
-    tokenizer: Tokenizer
+    fields: TokenFields
     echoes: Sequence[Echo]
-    logprobs: int | None
     include_usage: bool = field(kw_only=True)
     each: int = field(kw_only=True)
     """Choices for one prompt."""
@@ -145,19 +142,25 @@ class _Chunks:
         self.frames = ChunkFrames(self.head, '"text":', "", self.choices, include_usage=self.include_usage)
 
     def opening(self, choice: Choice) -> bytes:
-        if not self.echoes:
+        of_prompt = self.fields.of_prompt(choice)
+        if not self.echoes and not of_prompt:
             return b""
+        of_tokens = {**of_prompt, **self.fields.of_delta(TextDelta())}
+        if not self.echoes:
+            return self._chunk(choice.index, "", of_tokens)
         echo = self._echo(choice)
-        logprobs = (
-            echo.logprobs(self.tokenizer, choice.prompt_logprobs) if self.logprobs is not None else None
-        )
-        return self._chunk(choice.index, echo.text, logprobs)
+        if self.fields.logprobs is not None:
+            of_tokens["logprobs"] = echo.logprobs(self.fields, choice.prompt_logprobs)
+        return self._chunk(choice.index, echo.text, of_tokens)
 
     def delta(self, choice: Choice, delta: TextDelta) -> bytes:
-        if not delta.logprobs:
+        if not delta.logprobs and not delta.token_ids:
             return self.frames.text(choice.index, delta.text) if delta.text else b""
-        shift = len(self._echo(choice).text) if self.echoes else 0
-        return self._chunk(choice.index, delta.text, completion_logprobs(self.tokenizer, delta, shift))
+        of_tokens = self.fields.of_delta(delta)
+        if delta.logprobs:
+            shift = len(self._echo(choice).text) if self.echoes else 0
+            of_tokens["logprobs"] = completion_logprobs(self.fields, delta, shift)
+        return self._chunk(choice.index, delta.text, of_tokens)
 
     def final(self, index: int, delta: TextDelta) -> dict[str, Any]:
         return {
@@ -166,24 +169,25 @@ class _Chunks:
             "logprobs": None,
             "finish_reason": delta.finish_reason,
             "stop_reason": delta.stop_reason,
+            **self.fields.of_delta(TextDelta()),
         }
 
     def _echo(self, choice: Choice) -> Echo:
         return self.echoes[choice.index // self.each]
 
-    def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None) -> bytes:
-        return self.frames.choice({"index": index, "text": text, "logprobs": logprobs, "finish_reason": None})
+    def _chunk(self, index: int, text: str, of_tokens: dict[str, Any]) -> bytes:
+        return self.frames.choice(
+            {"index": index, "text": text, "logprobs": None, "finish_reason": None, **of_tokens}
+        )
 
 
-def _choice(
-    index: int, answer: Answer, tokenizer: Tokenizer, echo: Echo | None, *, wanted: int | None
-) -> CompletionChoice:
+def _choice(index: int, answer: Answer, fields: TokenFields, echo: Echo | None) -> CompletionChoice:
     delta = answer.delta
     logprobs = None
-    if wanted is not None:
-        parts = completion_logprobs(tokenizer, delta, len(echo.text) if echo else 0)
+    if fields.logprobs is not None:
+        parts = completion_logprobs(fields, delta, len(echo.text) if echo else 0)
         if echo is not None:
-            before = echo.logprobs(tokenizer, answer.choice.prompt_logprobs)
+            before = echo.logprobs(fields, answer.choice.prompt_logprobs)
             parts = {key: before[key] + parts[key] for key in parts}
         logprobs = CompletionLogprobs(**parts)
     return CompletionChoice(
@@ -192,7 +196,15 @@ def _choice(
         logprobs=logprobs,
         finish_reason=delta.finish_reason or "",
         stop_reason=delta.stop_reason,
+        **fields.of_delta(delta),
+        **fields.of_prompt(answer.choice),
     )
+
+
+def _prompt_logprobs(body: CompletionRequest) -> int | None:
+    """Alternatives for each token of the prompt: for `prompt_logprobs`, and for `echo` with `logprobs`."""
+    wanted = [body.prompt_logprobs, body.logprobs if body.echo else None]
+    return max((count for count in wanted if count is not None), default=None)
 
 
 def _best(answers: list[Answer], n: int) -> list[Answer]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtllm_openai.api.logprobs import completion_logprobs
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.generation import TokenLogprobs
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.detokenizer import Detokenizer
@@ -35,13 +36,13 @@ class Echo:
         decoded = "".join(pieces) + detokenizer.flush()
         return cls(token_ids, decoded if text is None else text, offsets)
 
-    def logprobs(self, tokenizer: Tokenizer, values: list[TokenLogprobs | None] | None) -> dict[str, Any]:
+    def logprobs(self, fields: TokenFields, values: list[TokenLogprobs | None] | None) -> dict[str, Any]:
         """The prompt's `choices[].logprobs`; null for the first token, which has no prediction."""
         known = [value for value in values or () if value is not None]
-        rest = completion_logprobs(tokenizer, TextDelta(logprobs=known))
+        rest = completion_logprobs(fields, TextDelta(logprobs=known))
         first = len(self.token_ids) - len(known)
         return {
-            "tokens": [tokenizer.token_text(token) for token in self.token_ids],
+            "tokens": [fields.name(token) for token in self.token_ids],
             "token_logprobs": [None] * first + rest["token_logprobs"],
             "top_logprobs": [None] * first + rest["top_logprobs"],
             "text_offset": self.text_offsets,

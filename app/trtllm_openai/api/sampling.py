@@ -59,7 +59,8 @@ def sampling_params(
         bad_words=bad_words,
         **converted(given),
     )
-    check_capabilities(info, sampling, logprobs_param)
+    prompt_logprobs_param = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
+    check_capabilities(info, sampling, logprobs_param, prompt_logprobs_param=prompt_logprobs_param)
     return sampling
 
 
@@ -94,6 +95,7 @@ def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int]
         stop_token_ids=tuple(body.stop_token_ids or ()),
         include_stop=bool(body.include_stop_str_in_output),
         visible_special_ids=model.tokenizer.special_ids if body.skip_special_tokens is False else markers,
+        with_ids=bool(body.return_token_ids),
     )
 
 

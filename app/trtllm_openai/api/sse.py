@@ -64,9 +64,11 @@ class ChunkFrames:
         """A frame that adds `text` to choice `index`."""
         return self._starts[index] + json_bytes(text) + self._end
 
-    def choice(self, choice: dict[str, Any]) -> bytes:
-        """A frame with any choice object."""
-        return self._open + json_bytes(choice) + self._close
+    def choice(self, choice: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
+        """A frame with any choice object. `more`: fields beside `choices`."""
+        if not more:
+            return self._open + json_bytes(choice) + self._close
+        return self._open + json_bytes(choice) + b"]," + json_bytes(more)[1:-1] + self._close[1:]
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         """The frame with the usage and no choices."""

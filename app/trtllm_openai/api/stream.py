@@ -194,6 +194,8 @@ def merged(deltas: list[Delta]) -> list[Delta]:
         if before is not None and not before.logprobs and not delta.logprobs:
             before.text += delta.text
             before.events = merged_events([*before.events, *delta.events])
+            if delta.token_ids is not None:
+                before.token_ids = [*(before.token_ids or ()), *delta.token_ids]
             before.finish_reason, before.stop_reason = delta.finish_reason, delta.stop_reason
         else:
             last[choice.index] = delta

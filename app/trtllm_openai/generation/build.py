@@ -45,18 +45,24 @@ def check_context(
 
 
 def check_capabilities(
-    info: EngineInfo, sampling: SamplingParams, logprobs_param: str, table: Collection[Row] = SAMPLING
+    info: EngineInfo,
+    sampling: SamplingParams,
+    logprobs_param: str,
+    table: Collection[Row] = SAMPLING,
+    *,
+    prompt_logprobs_param: str = "prompt_logprobs",
 ) -> None:
     """Refuse a parameter that this engine cannot honour, or a token id outside of its vocabulary, by name.
 
-    `logprobs_param` names the parameter that `sampling.logprobs` came from.
+    `logprobs_param` and `prompt_logprobs_param` name the parameters that `sampling.logprobs` and
+    `sampling.prompt_logprobs` came from.
     """
     can = info.capabilities
     if not can.sampling and sampling.temperature != 0:
         raise greedy_only(info, "temperature")
     check_supported(info, sampling, table)
     _check_logprobs(info, sampling.logprobs, can.max_logprobs, logprobs_param)
-    _check_logprobs(info, sampling.prompt_logprobs, can.max_prompt_logprobs, "echo")
+    _check_logprobs(info, sampling.prompt_logprobs, can.max_prompt_logprobs, prompt_logprobs_param)
     if sampling.max_tokens == 0 and can.max_prompt_logprobs < 0:
         raise InvalidRequest("max_tokens must be at least 1 with this engine.", "max_tokens")
     if sampling.min_tokens > sampling.max_tokens:

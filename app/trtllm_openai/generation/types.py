@@ -63,12 +63,14 @@ QUEUE_FULL = "queue_full"
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log-probability (natural log) of the chosen token and of the `top` most likely ones, best first.
 
-    Taken from the model's distribution after penalties and logit bias, before temperature and cuts.
+    Taken from the model's distribution after penalties and logit bias, before temperature and cuts. `rank`:
+    that of the chosen token, from 1; for tokens of a prompt, where the engine gives it.
     """
 
     token_id: int
     logprob: float
     top: list[tuple[int, float]]
+    rank: int | None = None
 
 
 class StepOutput(msgspec.Struct, array_like=True):

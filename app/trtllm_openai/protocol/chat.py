@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
-from trtllm_openai.protocol.common import JsonObject, ResponseModel, SamplingFields, Usage
+from trtllm_openai.protocol.common import (
+    JsonObject,
+    PromptLogprobs,
+    ResponseModel,
+    SamplingFields,
+    SparseModel,
+    Usage,
+)
 from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, Metadata
 
 MAX_TOP_LOGPROBS = 20
@@ -106,21 +113,28 @@ class AssistantMessage(ResponseModel):
         return fields
 
 
-class ChatChoice(ResponseModel):
+class ChatChoice(SparseModel):
+    sparse = ("token_ids",)
+
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: str | int | None = Field(None, description="The stop string or stop token id that matched.")
+    token_ids: list[int] | None = Field(None, description="With return_token_ids.")
 
 
-class ChatResponse(ResponseModel):
+class ChatResponse(SparseModel):
+    sparse = ("prompt_token_ids", "prompt_logprobs")
+
     id: str
     object: str = "chat.completion"
     created: int
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | None = Field(None, description="With return_token_ids.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="With prompt_logprobs.")
 
 
 class RenderResponse(ResponseModel):

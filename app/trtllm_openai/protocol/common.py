@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,32 @@ class ResponseModel(BaseModel):
     """A response part. Only fields that were set are sent."""
 
     model_config = ConfigDict(protected_namespaces=())
+
+
+class SparseModel(ResponseModel):
+    """A response part of which the fields `sparse` are only sent where they are not null."""
+
+    sparse: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _omit_missing(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        fields: JsonObject = handler(self)
+        for name in self.sparse:
+            if fields[name] is None:
+                del fields[name]
+        return fields
+
+
+class PromptLogprob(ResponseModel):
+    """A token of the prompt, or an alternative to it; `rank` counts from 1, the likeliest."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""For each token of the prompt, by token id; null for the first, which nothing predicts."""
 
 
 class StreamOptions(RequestModel):
@@ -76,6 +102,15 @@ class SamplingFields(ParameterFields):
     add_special_tokens: bool | None = Field(
         None, description="Whether the tokenizer adds its own special tokens to the prompt."
     )
+    prompt_logprobs: Annotated[int, Field(ge=0), INTEGRAL] | None = Field(
+        None, description="Log-probabilities of the prompt's tokens, with this many alternatives for each."
+    )
+    return_token_ids: bool | None = Field(
+        None, description="Give the ids of the tokens of prompt and answer beside the text."
+    )
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="Name tokens in logprobs as token_id:5 instead of by their text."
+    )
     guided_json: JsonObject | str | None = Field(None, description="A JSON schema that the text must match.")
     guided_regex: str | None = Field(None, description="A regular expression that the text must match.")
     guided_grammar: str | None = Field(None, description="An EBNF grammar that the text must match.")
@@ -102,20 +137,15 @@ class UsageTimings(ResponseModel):
     decode_ms: float
 
 
-class Usage(ResponseModel):
+class Usage(SparseModel):
+    sparse = ("timings",)
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
     timings: UsageTimings | None = Field(None, description="Where the setting server_timing is on.")
-
-    @model_serializer(mode="wrap")
-    def _omit_missing_timings(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
-        fields: JsonObject = handler(self)
-        if fields["timings"] is None:
-            del fields["timings"]
-        return fields
 
 
 class ErrorDetail(BaseModel):

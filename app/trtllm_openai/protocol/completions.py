@@ -6,7 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trtllm_openai.protocol.common import MAX_CHOICES, ResponseModel, SamplingFields, Usage
+from trtllm_openai.protocol.common import (
+    MAX_CHOICES,
+    PromptLogprobs,
+    ResponseModel,
+    SamplingFields,
+    SparseModel,
+    Usage,
+)
 from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, TokenIds
 
 
@@ -32,12 +39,17 @@ class CompletionLogprobs(ResponseModel):
     text_offset: list[int]
 
 
-class CompletionChoice(ResponseModel):
+class CompletionChoice(SparseModel):
+    sparse = ("token_ids", "prompt_token_ids", "prompt_logprobs")
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str
     stop_reason: str | int | None = Field(None, description="The stop string or stop token id that matched.")
+    token_ids: list[int] | None = Field(None, description="With return_token_ids.")
+    prompt_token_ids: list[int] | None = Field(None, description="With return_token_ids.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="With prompt_logprobs.")
 
 
 class CompletionResponse(ResponseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from trtllm_openai.protocol.chat import ChatLogprobs
-from trtllm_openai.protocol.common import JsonObject, ResponseModel, Usage
+from trtllm_openai.protocol.common import JsonObject, PromptLogprobs, ResponseModel, Usage
 from trtllm_openai.protocol.completions import CompletionLogprobs
 
 
@@ -92,6 +92,7 @@ class ChatChunkChoice(ResponseModel):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls", "abort"] | None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
 
 class ChatCompletionChunk(ResponseModel):
@@ -103,6 +104,8 @@ class ChatCompletionChunk(ResponseModel):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(None, description="In the first chunk.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="In the first chunk.")
 
 
 class CompletionChunkChoice(ResponseModel):
@@ -111,6 +114,9 @@ class CompletionChunkChoice(ResponseModel):
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length", "abort"] | None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = Field(None, description="In the first chunk of a choice.")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="In the first chunk of a choice.")
 
 
 class CompletionChunk(ResponseModel):

@@ -23,13 +23,15 @@ class TextRules:
     """Rules for decoding a choice.
 
     `stop` and `stop_token_ids` end the choice; `include_stop` keeps the stop string or token in its text.
-    `visible_special_ids`: special tokens that are kept in the text; all others are skipped.
+    `visible_special_ids`: special tokens that are kept in the text; all others are skipped. `with_ids`: the
+    deltas have `token_ids`.
     """
 
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     include_stop: bool = False
     visible_special_ids: Container[int] = ()
+    with_ids: bool = False
 
 
 PLAIN = TextRules()
@@ -41,7 +43,8 @@ class TextDelta(msgspec.Struct):  # one per token: a Struct takes a fifth of a d
     `logprobs` and `text_offsets` have an item per counted token; an offset is the position, in characters, of
     the token's text in the choice's text. With a parser, `events` has the parsed content, reasoning and tool
     calls, and `text` the raw text including markup. `stop_reason` is the stop string or requested stop token
-    that ended the choice, None for an end-of-sequence token.
+    that ended the choice, None for an end-of-sequence token. `token_ids`: of the counted tokens, also where
+    their text is held back, if the rules want them.
     """
 
     text: str = ""
@@ -50,6 +53,7 @@ class TextDelta(msgspec.Struct):  # one per token: a Struct takes a fifth of a d
     events: list[Event] = []
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
 
 class ChoiceDecoder:
@@ -78,7 +82,8 @@ class ChoiceDecoder:
         self._parser = parser
         self.parsed = parser is not None
         """Whether there is a parser, so that deltas have `events`."""
-        self._plain = parser is None and self._stops is None  # only detokenization is needed
+        # Whether only detokenization is needed.
+        self._plain = parser is None and self._stops is None and not rules.with_ids
         self._called = False
         self._length = 0  # characters of the text, including those held back
         self.completion_tokens = 0
@@ -97,10 +102,14 @@ class ChoiceDecoder:
             self._length += len(text)
             return TextDelta(text)
         delta = TextDelta()
+        if self._rules.with_ids:
+            delta.token_ids = []
         pieces: list[str] = []
         last = len(output.token_ids) - 1
         for index, token in enumerate(output.token_ids):
             self.completion_tokens += 1
+            if delta.token_ids is not None:
+                delta.token_ids.append(token)
             if self._parser is not None and self._parser.in_reasoning:
                 self.reasoning_tokens += 1
             if output.logprobs is not None:

@@ -15,6 +15,7 @@ from trtllm_openai.api.flow import FlowControl
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.stream import ChunkFormatter, RunStream, UsageOptions
 from trtllm_openai.api.time_limits import TimeLimits
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
 from trtllm_openai.config import LimitSettings
@@ -56,6 +57,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "behind": draw(st.lists(st.booleans(), min_size=1, max_size=5)),
         "stop": draw(st.sampled_from([(), ("STOP",), ("TO", "수도"), ("\n",)])),
         "logprobs": draw(st.booleans()),
+        "ids": draw(st.booleans()),
         "tools": draw(st.sampled_from([None, *TOOL_FORMATS])),
         "reasoning": draw(st.booleans()),
         "reason": draw(st.sampled_from(["stop", "length"])),
@@ -70,13 +72,17 @@ def make_run(tokenizer: Tokenizer, case: dict[str, Any], generation: Generation)
         splitter = ReasoningSplitter(REASONING["think"], opened=False) if case["reasoning"] else None
         parser = ChatOutput(splitter, tools)
     sampling = SamplingParams(max_tokens=99, logprobs=1 if case["logprobs"] else None)
-    decoder = ChoiceDecoder(tokenizer, TextRules(stop=case["stop"]), parser)
+    decoder = ChoiceDecoder(tokenizer, TextRules(stop=case["stop"], with_ids=case["ids"]), parser)
     choice = Choice(0, GenerationRequest("r", [1], sampling), decoder)
     ticket = admission.enter("", [1])
     accounting = Accounting(METRICS, RequestRecord(), ticket, [choice], prompt_tokens=1, started=0.0)
     return RequestRun(
         [choice], generation, accounting, TimeLimits(), admission.engine_refusal, lambda _: None
     )
+
+
+def fields_of(tokenizer: Tokenizer, case: dict[str, Any]) -> TokenFields:
+    return TokenFields(tokenizer, 1 if case["logprobs"] else None, ids=case["ids"])
 
 
 def outputs(tokenizer: Tokenizer, case: dict[str, Any], *, whole: bool) -> list[StepOutput]:
@@ -123,8 +129,8 @@ async def streamed(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any]
     run = make_run(tokenizer, case, generation)
     deltas = outputs(tokenizer, case, whole=False)
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    form = ChatChunks(head, 1, tokenizer, include_usage=True)
-    result: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "logprobs": []}
+    form = ChatChunks(head, 1, fields_of(tokenizer, case), include_usage=True)
+    result: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "logprobs": [], "ids": []}
     usage = UsageOptions(at_end=True)
     source = RunStream(run, lambda writer: ChunkFormatter(writer, run, form, usage))
     sink = Sink(run.flow, case["behind"])
@@ -152,6 +158,7 @@ def add(result: dict[str, Any], chunk: dict[str, Any]) -> None:
         return
     (choice,) = chunk["choices"]
     assert "finish_reason" not in result, "something follows the end"
+    result["ids"] += choice.get("token_ids", [])
     delta = choice["delta"]
     result["content"] += delta.get("content") or ""
     result["reasoning"] += delta.get("reasoning_content") or ""
@@ -174,7 +181,7 @@ async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any
     for delta in outputs(tokenizer, case, whole=True):
         generation.put(delta)
     (answer,) = await collect(run)
-    choice = json.loads(chat_choice(answer, tokenizer).model_dump_json())
+    choice = json.loads(chat_choice(answer, fields_of(tokenizer, case)).model_dump_json())
     message = choice["message"]
     calls = [
         [call["function"]["name"], call["function"]["arguments"]] for call in message.get("tool_calls", [])
@@ -184,6 +191,7 @@ async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any
         "reasoning": message.get("reasoning_content", ""),
         "calls": calls,
         "logprobs": choice["logprobs"]["content"] if choice["logprobs"] else [],
+        "ids": choice.get("token_ids", []),
         "finish_reason": choice["finish_reason"],
         "stop_reason": choice["stop_reason"],
         "usage": run.accounting.usage().model_dump(),
@@ -195,3 +203,4 @@ async def collected(tokenizer: Tokenizer, case: dict[str, Any]) -> dict[str, Any
 def test_stream_and_whole_agree(demo_tokenizer: Tokenizer, case: dict[str, Any]) -> None:
     stream = asyncio.run(streamed(demo_tokenizer, case))
     assert stream == asyncio.run(collected(demo_tokenizer, case))
+    assert len(stream["ids"]) == (stream["usage"]["completion_tokens"] if case["ids"] else 0)

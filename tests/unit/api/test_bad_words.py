@@ -1,5 +1,7 @@
 """Words to sequences of tokens: with and without a space, of one token or several."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit.api.served import Served, engine_info
@@ -32,9 +34,8 @@ def test_refused(demo_tokenizer: Tokenizer, word: str) -> None:
 def test_they_reach_the_engine_from_every_route(demo_tokenizer: Tokenizer, path: str) -> None:
     served = Served(demo_tokenizer)
     can = Capabilities(bad_words=True, allowed_token_ids=True)
-    messages = [{"role": "user", "content": "Hi"}]
-    body = {"prompt": "Hi"} if path == "completions" else {"messages": messages}
-    body |= {"input": "Hi"} if path == "responses" else {"max_tokens": 3}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    body = {"completions": {"prompt": "Hi"}, "responses": {"input": "Hi"}}.get(path, body)
     body |= {"bad_words": [" Paris"], "allowed_token_ids": [5, 6]}
     refused = served.post(f"/v1/{path}", body)
     assert refused.status_code == 400

@@ -1,6 +1,7 @@
 """The prompt as a part of the answer."""
 
 from trtllm_openai.api.echo import Echo
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.generation import TokenLogprobs
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -23,8 +24,8 @@ def test_tokens_that_nothing_predicts_have_null(demo_tokenizer: Tokenizer) -> No
     ids = demo_tokenizer.encode("a b c", add_special_tokens=False)
     echo = Echo.of(demo_tokenizer, ids, None)
     values = [None, *(TokenLogprobs(token, -2.0, [(token, -2.0)]) for token in ids[1:])]
-    parts = echo.logprobs(demo_tokenizer, values)
+    parts = echo.logprobs(TokenFields(demo_tokenizer, 1), values)
     assert parts["token_logprobs"] == [None] + [-2.0] * (len(ids) - 1)
     assert parts["top_logprobs"][:2] == [None, {demo_tokenizer.token_text(ids[1]): -2.0}]
     assert "".join(parts["tokens"]) == "a b c"
-    assert echo.logprobs(demo_tokenizer, None)["token_logprobs"] == [None] * len(ids)
+    assert echo.logprobs(TokenFields(demo_tokenizer, 1), None)["token_logprobs"] == [None] * len(ids)

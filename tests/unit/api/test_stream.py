@@ -10,6 +10,7 @@ from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.flow import FlowControl
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.stream import ChunkFormatter, RunStream, UsageOptions, merged
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.errors import InvalidRequest, ShuttingDown
 from trtllm_openai.generation import GenerationRequest, SamplingParams, TokenLogprobs
 from trtllm_openai.protocol.completions import CompletionRequest
@@ -50,6 +51,13 @@ def test_deltas_of_one_choice_are_merged(demo_tokenizer: Tokenizer) -> None:
     assert (found[0][1].finish_reason, found[0][1].stop_reason) == ("stop", "S")
 
 
+def test_merged_deltas_keep_their_token_ids(demo_tokenizer: Tokenizer) -> None:
+    one = choice(demo_tokenizer, 0)
+    deltas = [(one, TextDelta(text, token_ids=[token])) for text, token in (("x", 5), ("", 6), ("y", 7))]
+    ((_, delta),) = merged(deltas)
+    assert (delta.text, delta.token_ids) == ("xy", [5, 6, 7])
+
+
 def test_log_probabilities_keep_their_deltas_apart(demo_tokenizer: Tokenizer) -> None:
     one = choice(demo_tokenizer, 0)
     logprobs = [TokenLogprobs(5, -1.0, [])]
@@ -84,7 +92,7 @@ class FakeRun:
 
 def formatter(tokenizer: Tokenizer, choices: list[Choice]) -> tuple[ChunkFormatter, Writer]:
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    form = ChatChunks(head, len(choices), tokenizer, include_usage=False)
+    form = ChatChunks(head, len(choices), TokenFields(tokenizer), include_usage=False)
     writer = Writer()
     run: Any = FakeRun(choices)
     return ChunkFormatter(writer, run, form, UsageOptions()), writer  # type: ignore[arg-type]

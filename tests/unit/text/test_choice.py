@@ -93,3 +93,16 @@ def test_special_tokens_in_the_middle_are_not_shown(demo_tokenizer: Tokenizer) -
     word = demo_tokenizer.encode("Hi", add_special_tokens=False)
     _, deltas = decode(demo_tokenizer, [word, [2], word])
     assert text_of(deltas) == "HiHi"
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_ids_of_the_counted_tokens_come_as_they_are_generated(
+    demo_tokenizer: Tokenizer, sizes: list[int]
+) -> None:
+    ids = demo_tokenizer.encode("Hello world STOP and more words", add_special_tokens=False)
+    groups = [ids[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(len(sizes))]
+    decoder, deltas = decode(demo_tokenizer, groups, stop=("STOP",), with_ids=True)
+    found = [token for delta in deltas for token in delta.token_ids or ()]
+    assert found == ids[: decoder.completion_tokens]
+    assert [delta.token_ids for delta in decode(demo_tokenizer, groups)[1]] == [None] * len(groups)

@@ -19,6 +19,7 @@ from trtllm_openai.api.responses.writer import ResponseWriter, StreamEvent
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.sse import SseWriter, json_bytes, typed_frames
 from trtllm_openai.api.stream import StreamFormatter
+from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.telemetry.traces import Tracer
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import Content
@@ -73,7 +74,8 @@ class ResponseRun:
     def _delta_events(self, choice: Choice, delta: TextDelta) -> list[StreamEvent]:
         logprobs = None
         if delta.logprobs:
-            logprobs = chat_logprobs(self._model.tokenizer, delta.logprobs)["content"]
+            fields = TokenFields(self._model.tokenizer, choice.request.sampling.logprobs)
+            logprobs = chat_logprobs(fields, delta.logprobs)["content"]
         found = delta.events if choice.decoder.parsed else [Content(delta.text)]
         if logprobs and not any(isinstance(event, Content) for event in found):
             logprobs = None  # the tokens are reasoning or a tool call, which have no log-probabilities here

@@ -250,7 +250,7 @@ def prompt_logprobs(
         rows = torch.arange(first_row + start, first_row + start + len(tokens), device=hidden.device)
         logits = model.logits(hidden, rows)  # computed by all ranks together
         try:
-            result += _token_logprobs(logits, tokens, [count] * len(tokens))
+            result += _token_logprobs(logits, tokens, [count] * len(tokens), ranked=True)
         except Exception as error:
             _blame(sequence, error)
     return result
@@ -260,13 +260,24 @@ SCORED_AT_ONCE = 128
 """Prompt rows per logits computation, which bounds memory."""
 
 
-def _token_logprobs(logits: torch.Tensor, tokens: list[int], counts: list[int]) -> list[TokenLogprobs]:
-    """For each row of `logits`, log-probabilities of its token and of its `counts` most likely tokens."""
+def _token_logprobs(
+    logits: torch.Tensor, tokens: list[int], counts: list[int], *, ranked: bool = False
+) -> list[TokenLogprobs]:
+    """For each row of `logits`, log-probabilities of its token and of its `counts` most likely tokens.
+
+    `ranked`: with the rank of its token, 1 and the number of likelier ones.
+    """
     counts = [min(max(count, 0), logits.shape[-1]) for count in counts]
     values = logits.float().log_softmax(-1)
-    chosen = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
+    own = values.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(1))
+    chosen = own.squeeze(1).tolist()
+    ranks: list[int | None] = [None] * len(tokens)
+    if ranked:
+        ranks = ((values > own).sum(-1) + 1).tolist()
     top_values, top_ids = (part.tolist() for part in values.topk(max(counts)))
     return [
-        TokenLogprobs(token, chosen[n], list(zip(top_ids[n][:count], top_values[n][:count], strict=True)))
+        TokenLogprobs(
+            token, chosen[n], list(zip(top_ids[n][:count], top_values[n][:count], strict=True)), ranks[n]
+        )
         for n, (token, count) in enumerate(zip(tokens, counts, strict=True))
     ]

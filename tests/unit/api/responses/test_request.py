@@ -65,6 +65,8 @@ def test_fields_that_a_chat_has_too() -> None:
         "cache_salt": "s",
         "priority": 0.7,
         "min_tokens": 1,
+        "allowed_token_ids": [5],
+        "bad_words": ["x"],
         "seed": 3,
         "temperature": 0.1,
         "top_p": 0.5,

@@ -44,6 +44,7 @@ def test_they_are_those_of_transformers(checkpoint: Callable[[str], Path], max_n
         assert value.token_id == PROMPT[place + 1]
         assert value.logprob == pytest.approx(float(expected[place, PROMPT[place + 1]]), abs=1e-4)
         assert [token for token, _ in value.top] == expected[place].topk(3).indices.tolist()
+        assert value.rank == 1 + int((expected[place] > expected[place, value.token_id]).sum())
 
 
 def test_a_prompt_alone(checkpoint: Callable[[str], Path]) -> None:
