@@ -43,6 +43,8 @@ TESTED_IN = {
     # Processes that share a socket and each other's answers.
     "serve/workers/__main__.py": "tests/e2e/test_workers.py",
     "serve/workers/worker.py": "tests/e2e/test_workers.py",
+    # Ranges, held against those of the table of parameters.
+    "config/sampling.py": "tests/unit/serve/test_sampling_defaults.py",
     # The table and what follows from it: request fields, checks, documentation.
     "generation/sampling.py": "tests/unit/generation/test_parameters.py",
     # Refusals differ by engine and wire field, so they are tested where both meet.

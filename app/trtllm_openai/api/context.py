@@ -6,7 +6,8 @@ reach it as `request.app.state.context`. Nothing here knows how the process was 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,11 +17,14 @@ from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import EngineInfo
+from trtllm_openai.generation.build import supported_defaults
 from trtllm_openai.runners import Admission, SequencePool
 from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.traces import Tracer
 from trtllm_openai.telemetry.values import Snapshot
 from trtllm_openai.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class ActiveRun(Protocol):
 class LoadedModel:
     """The served model once an engine is ready: everything a request needs to reach the runners.
 
-    `adapter`: the LoRA adapter whose model id was asked for; None for the model itself.
+    `adapter`: the LoRA adapter whose model id was asked for; None for the model itself. `defaults`: sampling
+    parameters of requests that do not say, as far as the engine can honour them; those that are not here have
+    the default of the parameter table.
     """
 
     id: str
@@ -57,6 +63,7 @@ class LoadedModel:
     pool: SequencePool
     info: EngineInfo
     adapter: str | None = None
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +86,8 @@ class ServerContext:
     tracer: Tracer | None = None
     startup: Readiness = Readiness(False, "starting", 0.0)
     """Progress of start-up until there is a pool, and the reason of a failed start-up."""
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    """Sampling parameters of requests that do not say, as values on the wire; known with the tokenizer."""
     tokenizer: Tokenizer | None = None
     chat: ChatFormat | None = None
     pool: SequencePool | None = None
@@ -128,10 +137,18 @@ class ServerContext:
         if pool is None or pool.info is None or self.tokenizer is None or self.chat is None:
             raise self.not_ready()
         if self._loaded is None or self._loaded.info is not pool.info:
-            self._loaded = LoadedModel(self.model_id, self.tokenizer, self.chat, pool, pool.info)
+            self._loaded = LoadedModel(
+                self.model_id, self.tokenizer, self.chat, pool, pool.info, defaults=self._defaults(pool.info)
+            )
         if model is None or model == self.model_id:
             return self._loaded
         return replace(self._loaded, id=model, adapter=model)
+
+    def _defaults(self, info: EngineInfo) -> Mapping[str, float]:
+        defaults = supported_defaults(info, self.sampling_defaults)
+        if missing := ", ".join(sorted(self.sampling_defaults.keys() - defaults.keys())):
+            log.warning("the engine %s cannot honour these sampling defaults: %s", info.engine, missing)
+        return defaults
 
     def not_ready(self) -> PoolError:
         """The error of a request that arrives before start-up is complete."""

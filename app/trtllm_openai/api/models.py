@@ -43,6 +43,7 @@ def _engine(context: ServerContext, info: EngineInfo) -> EngineCard:
         pipeline_parallel=info.pipeline_parallel,
         tool_parser=context.chat.tool_format if context.chat else None,
         reasoning_parser=context.chat.reasoning_format if context.chat else None,
+        default_sampling=dict(context.loaded().defaults),
         capabilities=msgspec.to_builtins(info.capabilities),
     )
 

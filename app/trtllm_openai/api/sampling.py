@@ -5,6 +5,8 @@ It reads the fields that `protocol.fields` makes from the parameter table by nam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from trtllm_openai.api.context import LoadedModel
@@ -17,6 +19,7 @@ from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.choice import TextRules
 
 _NAMES = tuple(row.name for row in SAMPLING if row.name not in ("max_tokens", "bad_words"))
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _SCHEDULING = tuple(
     (row.name, row.parameter.capability)
     for row in PARAMETERS
@@ -38,18 +41,22 @@ def sampling_params(
     bad_words: tuple[tuple[int, ...], ...] = (),
     most_tokens: int | None = None,
     clamp: bool = False,
+    defaults: Mapping[str, float] = NOTHING,
 ) -> SamplingParams:
     """The parameters of one sequence. Raises `InvalidRequest` for those that the engine does not support.
 
     `max_tokens` None means the rest of the context, but at most `most_tokens`; with `clamp` a larger one does
     too. `bad_words`: those of the body, tokenized (`api.bad_words`). `logprobs_param` and `prompt_param`
-    name, in errors, the request parameters that `logprobs` and the prompt came from.
+    name, in errors, the request parameters that `logprobs` and the prompt came from. `defaults`: of
+    parameters that the body leaves out or null.
     """
     allowed = check_context(info, prompt_tokens, max_tokens, prompt_param, clamp=clamp)
     if max_tokens is None and most_tokens is not None:
         allowed = min(allowed, most_tokens)
     fields = vars(body)
     given = {name: value for name in _NAMES if (value := fields[name]) is not None}
+    if defaults:
+        given = {**defaults, **given}
     if not info.capabilities.sampling:
         _default_to_greedy(given, info)
     sampling = SamplingParams(
@@ -163,6 +170,7 @@ def sequence_params(
             bad_words=bad_words,
             most_tokens=most_tokens,
             clamp=clamp,
+            defaults=model.defaults,
         )
         for length in prompt_lengths
     ]

@@ -8,6 +8,8 @@ from typing import Any
 
 from trtllm_openai.errors import CheckpointError
 
+GENERATION_CONFIG = "generation_config.json"
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in `path`. Raises `CheckpointError` naming the file."""
@@ -27,7 +29,7 @@ def read_optional_json(path: Path) -> dict[str, Any]:
 
 def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
     """End-of-sequence token ids from generation_config.json, else from config.json; possibly none."""
-    for name in ("generation_config.json", "config.json"):
+    for name in (GENERATION_CONFIG, "config.json"):
         value = read_optional_json(directory / name).get("eos_token_id")
         if isinstance(value, int):
             return (value,)

@@ -20,9 +20,10 @@ from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engines.base import Engine
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, SamplingParams
-from trtllm_openai.generation.build import check_capabilities, check_context
+from trtllm_openai.generation.build import check_capabilities, check_context, supported_defaults
 from trtllm_openai.generation.parameters import BY_NAME, converted
 from trtllm_openai.serve.model import resolve_model
+from trtllm_openai.serve.sampling_defaults import sampling_defaults
 from trtllm_openai.text.choice import ChoiceDecoder
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -37,9 +38,8 @@ def add_parser(subparsers: Subparsers) -> None:
     group = parser.add_argument_group("generation")
     group.add_argument("--prompt", required=True)
     group.add_argument("--max-tokens", type=int, default=64, metavar="N")
-    group.add_argument("--temperature", type=float, default=1.0)
-    group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--top-k", type=int, default=0)
+    for name, kind in (("--temperature", float), ("--top-p", float), ("--top-k", int)):
+        group.add_argument(name, type=kind, help="default: the model's")
     group.add_argument("--seed", type=int, help="default: random")
     add_flags(parser)
     parser.set_defaults(run=run)
@@ -55,18 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {fault}")
     if arguments.max_tokens == 0:
         raise ConfigError("--max-tokens must be at least 1")
-    sampling = SamplingParams(**converted(given))
-    return generate(settings, arguments.prompt, sampling)
+    return generate(settings, arguments.prompt, given)
 
 
-def generate(settings: Settings, prompt: str, sampling: SamplingParams) -> int:
+def generate(settings: Settings, prompt: str, given: dict[str, float]) -> int:
     """Stream the completion of `prompt` to stdout, and nothing else; returns the exit status.
 
-    Raises `CheckpointError`, `ConfigError` or `InvalidRequest`.
+    `given`: sampling parameters by name; others have the model's defaults. Raises `CheckpointError`,
+    `ConfigError` or `InvalidRequest`.
     """
 
     with answer_alone() as answer:
-        return _generate(settings, prompt, sampling, answer)
+        return _generate(settings, prompt, given, answer)
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def answer_alone() -> Iterator[TextIO]:
         os.close(kept)
 
 
-def _generate(settings: Settings, prompt: str, sampling: SamplingParams, answer: TextIO) -> int:
+def _generate(settings: Settings, prompt: str, given: dict[str, float], answer: TextIO) -> int:
     def progress(fraction: float, stage: str) -> None:
         if sys.stderr.isatty():
             print(f"{CLEAR_LINE}{fraction:4.0%}  {stage}", end="", file=sys.stderr, flush=True)
@@ -102,6 +102,8 @@ def _generate(settings: Settings, prompt: str, sampling: SamplingParams, answer:
     if sys.stderr.isatty():
         print(CLEAR_LINE, end="", file=sys.stderr)
     ids = tokenizer.encode(prompt, add_special_tokens=True)
+    defaults = supported_defaults(engine.info, sampling_defaults(settings, location.directories))
+    sampling = SamplingParams(**converted({**defaults, **given}))
     check_context(engine.info, len(ids), sampling.max_tokens, "prompt")
     check_capabilities(engine.info, sampling, "logprobs")
     try:

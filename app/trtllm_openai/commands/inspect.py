@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trtllm_openai.checkpoints import find_engine
 from trtllm_openai.commands import Subparsers
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, read_engine_dir
 from trtllm_openai.engines.tensorrt_llm.speculative import describe
+from trtllm_openai.serve.sampling_defaults import described, of_model
 
 GIB = 2**30
 
@@ -36,9 +38,15 @@ def inspect(directory: Path, *, as_json: bool) -> str:
     """
     inner = directory / "engine"
     engine = read_engine_dir(inner if inner.is_dir() else directory)
+    defaults = of_model(find_engine(str(engine.path)))
     if as_json:
-        return json.dumps({**_properties(engine), **_memory(engine)}, indent=2)
-    rows = {**_properties(engine), **{key: _format_size(size) for key, size in _memory(engine).items()}}
+        found = {**_properties(engine), "default_sampling": defaults, **_memory(engine)}
+        return json.dumps(found, indent=2)
+    rows = {
+        **_properties(engine),
+        "default_sampling": described(defaults),
+        **{key: _format_size(size) for key, size in _memory(engine).items()},
+    }
     width = max(map(len, rows))
     return "\n".join(f"{key.replace('_', ' '):{width}}  {_format(value)}" for key, value in rows.items())
 

@@ -22,6 +22,7 @@ from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings,
 from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
 from trtllm_openai.config.limits import LimitSettings
+from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
 
 
@@ -63,6 +64,11 @@ class Settings(BaseSettings):
         "auto",
         description="reasoning tags of the model: think is <think>, mistral is [THINK], seed is "
         "<seed:think>; auto detects them from the chat template",
+    )
+    generation_config: Literal["auto", "none"] = Field(
+        "auto",
+        description="whether temperature, top_p, top_k, min_p and repetition_penalty of the model's "
+        "generation_config.json are the defaults of requests: auto if it has that file, or none",
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -175,6 +181,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="minimum level of log records"
     )
+    default_sampling: DefaultSampling = DefaultSampling()
     limits: LimitSettings = LimitSettings()
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation.parameters import SAMPLING, Row
+from trtllm_openai.generation.parameters import BY_NAME, SAMPLING, Row
 from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import EngineInfo
 
@@ -70,6 +70,21 @@ def check_capabilities(
             f"min_tokens ({sampling.min_tokens}) is larger than max_tokens ({sampling.max_tokens}).",
             "min_tokens",
         )
+
+
+def supported_defaults(info: EngineInfo, defaults: Mapping[str, float]) -> dict[str, float]:
+    """Those of `defaults`, values of sampling parameters by name, that this engine can honour."""
+    can = info.capabilities
+    return {
+        name: value
+        for name, value in defaults.items()
+        if (can.sampling or name not in _CHOOSE)
+        and ((needed := BY_NAME[name].parameter.capability) is None or getattr(can, needed))
+    }
+
+
+_CHOOSE = frozenset({"temperature", "top_p", "top_k", "min_p"})
+"""Parameters without a meaning for an engine that takes the likeliest token."""
 
 
 def check_supported(info: EngineInfo, values: msgspec.Struct, table: Collection[Row]) -> None:

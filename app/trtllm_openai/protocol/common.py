@@ -172,6 +172,7 @@ class EngineCard(ResponseModel):
     pipeline_parallel: int
     tool_parser: str | None
     reasoning_parser: str | None
+    default_sampling: JsonObject = Field(description="Sampling parameters of requests that do not say.")
     capabilities: JsonObject
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
+from trtllm_openai.serve.sampling_defaults import described, sampling_defaults
 from trtllm_openai.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", bound=SequencePool, covariant=True)
 
@@ -38,6 +42,11 @@ class ModelLocation:
     gpus_per_replica: int
     command: tuple[str, ...] = ()
     has_ranks: bool = False
+
+    @property
+    def directories(self) -> tuple[Path, Path]:
+        """Where its small files are, the first with precedence."""
+        return self.model_dir, self.tokenizer_dir
 
     def files(self, tokenizer: Tokenizer) -> ModelFiles:
         """The model as a runner needs it; `tokenizer` was read from `tokenizer_dir`."""
@@ -98,11 +107,15 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel(Generic[Pool]):
-    """A model with its pool. `name`: its default name on the wire, from the checkpoint."""
+    """A model with its pool.
+
+    `name`: its default name on the wire, from the checkpoint. `sampling_defaults`: see that module.
+    """
 
     name: str
     tokenizer: Tokenizer
     tokenizer_dir: Path
+    sampling_defaults: dict[str, float]
     pool: Pool
 
 
@@ -117,6 +130,8 @@ async def open_served_model(
     location = await asyncio.to_thread(resolve_model, settings, converting)
     gpus = assign_gpus(settings, location.gpus_per_replica)
     tokenizer = await asyncio.to_thread(Tokenizer.load, location.tokenizer_dir, settings.chat_template)
+    defaults = sampling_defaults(settings, location.directories)
+    log.info("sampling defaults: %s", described(defaults))
     specs = [
         LaunchSpec(
             address="",
@@ -136,4 +151,4 @@ async def open_served_model(
         retry_interval=settings.runner_retry_interval,
         on_change=on_change,
     )
-    return ServedModel(location.name, tokenizer, location.tokenizer_dir, pool)
+    return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)

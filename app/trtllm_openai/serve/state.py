@@ -119,6 +119,7 @@ class InferenceService:
             render_timeout_s=settings.limits.render_timeout,
             max_prompt_length=settings.limits.max_prompt_length,
         )
+        context.sampling_defaults = model.sampling_defaults
         context.tokenizer = model.tokenizer
         context.pool = model.pool
         context.pool.start()

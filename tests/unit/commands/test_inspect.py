@@ -56,3 +56,18 @@ def test_what_else_it_was_built_for(tmp_path: Path) -> None:
 def test_a_mode_that_is_not_used_is_said(tmp_path: Path, mode: int, text: str) -> None:
     directory = make_engine_dir(tmp_path / "m", speculative_decoding_mode=mode, max_draft_len=5)
     assert text in inspect(directory, as_json=False)
+
+
+def test_sampling_defaults_of_the_model(tmp_path: Path) -> None:
+    directory = make_engine_dir(tmp_path / "m")
+    assert json.loads(inspect(directory, as_json=True))["default_sampling"] == {}
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    assert json.loads(inspect(directory, as_json=True))["default_sampling"] == {
+        "temperature": 0.6,
+        "top_p": 0.9,
+    }
+    (line,) = (
+        line for line in inspect(directory, as_json=False).splitlines() if line.startswith("default sampling")
+    )
+    assert line.endswith("  temperature 0.6, top_p 0.9")

@@ -49,7 +49,7 @@ async def create_response(request: Request) -> Response:
         run = start_chat(request, chat, prepared.model, prepared.conversation, started)
     except InvalidRequest as error:
         raise prepared.names.error(error) from None
-    answer = new_response(body, store.new_id(), prepared.model.id)
+    answer = new_response(body, store.new_id(), prepared.model.id, prepared.model.defaults)
     stored = Stored(answer, _input_items(body.input, answer["id"]), prepared.messages, api_key_name(request))
     writer = (
         CompactionWriter(answer) if prepared.compacting else ResponseWriter(answer, prepared.tools.by_name)

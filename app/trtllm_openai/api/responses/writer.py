@@ -11,6 +11,7 @@ from trtllm_openai.api.responses.compaction import compaction_item
 from trtllm_openai.api.responses.custom_input import CustomInput
 from trtllm_openai.api.responses.references import item_id
 from trtllm_openai.api.responses.tools import WireTool
+from trtllm_openai.api.sampling import NOTHING
 from trtllm_openai.protocol.common import JsonObject, Usage
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
@@ -210,8 +211,10 @@ class CompactionWriter(ResponseWriter):
         return [*events, *super().finish("stop", usage)]  # a summary that was cut is one all the same
 
 
-def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonObject:
-    """The initial response object, before generation."""
+def new_response(
+    body: ResponsesRequest, response_id: str, model: str, defaults: Mapping[str, float] = NOTHING
+) -> JsonObject:
+    """The initial response object, before generation. `defaults`: of sampling parameters."""
     return {
         "id": response_id,
         "object": "response",
@@ -226,8 +229,8 @@ def new_response(body: ResponsesRequest, response_id: str, model: str) -> JsonOb
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
-        "temperature": 1.0 if body.temperature is None else body.temperature,
-        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "temperature": defaults.get("temperature", 1.0) if body.temperature is None else body.temperature,
+        "top_p": defaults.get("top_p", 1.0) if body.top_p is None else body.top_p,
         "presence_penalty": body.presence_penalty or 0.0,
         "frequency_penalty": body.frequency_penalty or 0.0,
         "top_logprobs": body.top_logprobs or 0,

@@ -33,6 +33,7 @@ class Opened(msgspec.Struct, tag="opened", array_like=True):
 
     name: str
     tokenizer_dir: str
+    sampling_defaults: dict[str, int | float] = {}  # top_k stays an integer
 
 
 class Report(msgspec.Struct, tag="report", array_like=True):

@@ -136,7 +136,7 @@ class Supervisor:
 
     def _opened(self) -> Opened:
         assert self._model is not None
-        return Opened(self._model.name, str(self._model.tokenizer_dir))
+        return Opened(self._model.name, str(self._model.tokenizer_dir), self._model.sampling_defaults)
 
     def _tell_converting(self, fraction: float, what: str) -> None:
         self._converting = Converting(fraction, what)

@@ -69,7 +69,7 @@ class Worker:
         opened = await self._opened
         directory = Path(opened.tokenizer_dir)
         tokenizer = await asyncio.to_thread(Tokenizer.load, directory, settings.chat_template)
-        return ServedModel(opened.name, tokenizer, directory, self._pool)
+        return ServedModel(opened.name, tokenizer, directory, opened.sampling_defaults, self._pool)
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         # No fallback to `own`: a partial sum would look like a counter reset.
