@@ -138,7 +138,10 @@ def _tools() -> Iterator[Case]:
     )
     wide = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(30_000)}}
     yield Case(
-        "tools: 30,000 properties", CHAT, _chat(tools=[tool("x", wide)], tool_choice="required"), "tools"
+        "tools: 30,000 properties",
+        CHAT,
+        _chat(tools=[tool("x", wide)], tool_choice="required"),
+        "tools[0].function.parameters",
     )
 
 

@@ -16,7 +16,7 @@ AT_ONCE = 3
 GOOD = {"prompt": "x", "max_tokens": 8, "guided_regex": "[a-z]{3}"}
 
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
-    ("((a{1,100}){1,100}){1,100}", {"guided_regex": "((a{1,100}){1,100}){1,100}"}, "400 no_token_possible"),
+    ("((a{1,100}){1,100}){1,100}", {"guided_regex": "((a{1,100}){1,100}){1,100}"}, "400 guided_regex"),
     (
         "multipleOf four primes",
         {"guided_json": {"allOf": [{"type": "integer", "multipleOf": p} for p in (101, 103, 107, 109)]}},

@@ -96,7 +96,9 @@ def _plan(
             raise InvalidRequest(
                 f"{guide.param} cannot be combined with a tool_choice that requires a call.", guide.param
             )
-        guide = schema_guide(tools.schema, "tools")
+        # What is wrong with the whole of it is wrong with the tool, if there is only one.
+        param = tools.origins[0][1] if len(tools.origins) == 1 else "tools"
+        guide = schema_guide(tools.schema, param, tools.origins)
         check_guide(model.info, guide)
     return tools, guide, *render(model, body, tools, steps)
 

@@ -61,20 +61,21 @@ def check_guide(info: EngineInfo, guide: Guide) -> None:
         raise unsupported(info, guide.param)
 
 
-def schema_guide(schema: Any, param: str) -> Guide:
-    """A JSON schema as a guide. Raises `InvalidRequest` with the JSON path of an invalid keyword."""
+def schema_guide(schema: Any, param: str, origins: tuple[tuple[str, str], ...] = ()) -> Guide:
+    """A JSON schema as a guide. `origins`: see `Guide`.
+
+    Raises `InvalidRequest` with the JSON path of an invalid keyword.
+    """
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest(f"'{param}' must be a JSON schema.", param, "invalid_type")
     text = msgspec.json.encode(schema).decode()
     _check_length(text, param)
+    guide = Guide("json_schema", text, param, origins)
     if (fault := schema_fault(schema)) is not None:
         json_path, message = fault
-        raise InvalidRequest(
-            f"'{param}{json_path}' is not valid in a JSON schema: {message}.",
-            param + json_path,
-            "invalid_schema",
-        )
-    return Guide("json_schema", text, param)
+        place = guide.param_at(json_path)
+        raise InvalidRequest(f"'{place}' is not valid in a JSON schema: {message}.", place, "invalid_schema")
+    return guide
 
 
 def _check_length(text: str, param: str) -> None:
@@ -107,12 +108,12 @@ def _from_schema(schema: JsonObject | str | None, param: str) -> Guide | None:
     return schema_guide(schema, param)
 
 
-def _text(kind: Any, text: str | None, param: str) -> Guide | None:
+def _text(kind: Any, text: str | None, param: str, origins: tuple[tuple[str, str], ...] = ()) -> Guide | None:
     if text is None:
         return None
     if not text or len(text) > MAX_GUIDE:
         raise InvalidRequest(f"'{param}' must have 1 to {MAX_GUIDE} characters.", param)
-    return Guide(kind, text, param)
+    return Guide(kind, text, param, origins)
 
 
 def _choice(choices: list[str] | None, param: str) -> Guide | None:
@@ -154,26 +155,31 @@ def _structural_tag(tag: Any, param: str) -> Guide | None:
     if not isinstance(tag, dict) or (tag.get("format") is None and tag.get("structures") is None):
         raise InvalidRequest(f"'{param}' needs a format (or structures and triggers).", f"{param}.format")
     form = tag.get("format")
+    origins: tuple[tuple[str, str], ...] = ()
     if form is None:
-        structures = tag["structures"] if isinstance(tag.get("structures"), list) else []
-        form = {
-            "type": "triggered_tags",
-            "triggers": tag.get("triggers"),
-            "tags": [
-                {
-                    "type": "tag",
-                    "begin": one.get("begin"),
-                    "content": {"type": "json_schema", "json_schema": one.get("schema")},
-                    "end": one.get("end"),
-                }
-                for one in structures
-                if isinstance(one, dict)
-            ],
-        }
+        form, origins = _triggered_tags(tag, param)
     if _depth(form) > MAX_DEPTH:
         raise InvalidRequest(f"'{param}' is nested deeper than {MAX_DEPTH} levels.", param)
     text = msgspec.json.encode({"type": "structural_tag", "format": form}).decode()
-    return _text("structural_tag", text, param)
+    return _text("structural_tag", text, param, origins)
+
+
+def _triggered_tags(tag: JsonObject, param: str) -> tuple[JsonObject, tuple[tuple[str, str], ...]]:
+    """The older form as a format, and where its parts are from."""
+    structures = tag["structures"]
+    if not isinstance(structures, list) or not structures:
+        raise InvalidRequest(f"'{param}.structures' must be a non-empty list.", f"{param}.structures")
+    tags: list[JsonObject] = []
+    origins: list[tuple[str, str]] = []
+    for index, one in enumerate(structures):
+        place, inside = f"{param}.structures[{index}]", f".format.tags[{index}]"
+        if not isinstance(one, dict):
+            raise InvalidRequest(f"'{place}' must be an object.", place, "invalid_type")
+        content = {"type": "json_schema", "json_schema": one.get("schema")}
+        tags.append({"type": "tag", "begin": one.get("begin"), "content": content, "end": one.get("end")})
+        origins += [(f"{inside}.content.json_schema", f"{place}.schema"), (inside, place)]
+    form = {"type": "triggered_tags", "triggers": tag.get("triggers"), "tags": tags}
+    return form, (*origins, (".format.tags", f"{param}.structures"), (".format", param))
 
 
 def _from_structured_outputs(wanted: JsonObject | None) -> list[Guide | None]:

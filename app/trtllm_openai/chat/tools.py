@@ -17,12 +17,13 @@ Tool = dict[str, Any]
 class ToolPlan:
     """The tools in the prompt, and the constraints on the response.
 
-    `schema`: if a call is required, the schema of the whole response, an array of calls. `parallel`: several
-    calls are allowed.
+    `schema`: if a call is required, the schema of the whole response, an array of calls; `origins`: the JSON
+    path in it of each tool's parameters, and theirs in the request. `parallel`: several calls are allowed.
     """
 
     tools: tuple[Tool, ...] = ()
     schema: dict[str, Any] | None = None
+    origins: tuple[tuple[str, str], ...] = ()
     parallel: bool = True
 
     @property
@@ -47,10 +48,16 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
         if mode == "required":
             raise InvalidRequest("tool_choice requires a call, but there are no tools.", "tool_choice")
         return NO_TOOLS
-    chosen = tuple(tool for name, tool in known.items() if names is None or name in names)
+    chosen = {
+        index: tool for index, (name, tool) in enumerate(known.items()) if names is None or name in names
+    }
     several = parallel is not False and not (isinstance(choice, dict) and choice.get("type") == "function")
-    schema = _calls_schema(chosen, several=several) if mode == "required" else None
-    return ToolPlan(chosen, schema, several)
+    schema = None
+    origins: tuple[tuple[str, str], ...] = ()
+    if mode == "required":
+        schema = _calls_schema(chosen, several=several)
+        origins = tuple((f".$defs.tool_{i}", f"tools[{i}].function.parameters") for i in chosen)
+    return ToolPlan(tuple(chosen.values()), schema, origins, several)
 
 
 def _check_tool(tool: object, json_path: str) -> str:
@@ -107,10 +114,10 @@ def _named(entry: object, known: dict[str, Tool]) -> str:
     return name
 
 
-def _calls_schema(tools: tuple[Tool, ...], *, several: bool) -> dict[str, Any]:
+def _calls_schema(tools: dict[int, Tool], *, several: bool) -> dict[str, Any]:
     """JSON schema of an array with exactly one call, or with `several` at least one."""
     calls, definitions = [], {}
-    for index, tool in enumerate(tools):
+    for index, tool in tools.items():
         function = tool["function"]
         key = f"tool_{index}"
         definitions[key] = _rebased(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")

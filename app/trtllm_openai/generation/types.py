@@ -17,12 +17,25 @@ GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "structura
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
     """A constraint on the generated text: any JSON object, or `text` as a JSON schema, a regular expression,
     EBNF (GBNF's dialect, start rule `root`) or XGrammar's structural tag. `param` is the request parameter it
-    came from.
+    came from; `origins` are the JSON paths in `text` of what came from another one, each with that one.
     """
 
     kind: GuideKind
     text: str = ""
     param: str = ""
+    origins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def called(self) -> str:
+        """How a sentence to the client names it."""
+        return f"'{self.param}'" if self.param else f"This {self.kind.replace('_', ' ')}"
+
+    def param_at(self, path: str) -> str:
+        """The request parameter that a JSON path of `text`, such as `.properties.a`, came from."""
+        for inside, param in self.origins:
+            if path.startswith(inside) and path[len(inside) : len(inside) + 1] in ("", ".", "["):
+                return param + path[len(inside) :]
+        return self.param + path
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):

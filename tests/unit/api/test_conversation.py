@@ -35,7 +35,20 @@ def test_a_demanded_call_is_guided(demo_tokenizer: Tokenizer) -> None:
     assert prepared(demo_tokenizer, tools=[TOOL]).guide is None
     guide = prepared(demo_tokenizer, tools=[TOOL], tool_choice="required").guide
     assert guide is not None
-    assert (guide.kind, guide.param) == ("json_schema", "tools")
+    assert (guide.kind, guide.param) == ("json_schema", "tools[0].function.parameters")
+
+
+def test_each_tool_is_named_as_the_client_has_it(demo_tokenizer: Tokenizer) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    guide = prepared(demo_tokenizer, tools=[other, TOOL], tool_choice="required").guide
+    assert guide is not None
+    assert guide.param == "tools"
+    assert guide.param_at(".$defs.tool_1.properties.a") == "tools[1].function.parameters.properties.a"
+    assert guide.param_at(".$defs.tool_10.type") == "tools.$defs.tool_10.type"
+    chosen = {"type": "function", "function": {"name": "f"}}
+    guide = prepared(demo_tokenizer, tools=[other, TOOL], tool_choice=chosen).guide
+    assert guide is not None
+    assert guide.param == guide.param_at(".$defs.tool_1") == "tools[1].function.parameters"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.conversation import prepare
 from trtllm_openai.api.disconnect import while_connected
 from trtllm_openai.api.errors import from_exception
-from trtllm_openai.api.messages.translate import translate
+from trtllm_openai.api.messages.translate import Translation, translate
 from trtllm_openai.api.messages.writer import MessageWriter, StreamEvent, new_message
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.run import RequestRun
@@ -63,7 +63,7 @@ async def create_message(request: Request) -> Response:
             raise translation.renamed(from_exception(error)) from None
         raise
     if body.stream:
-        source = RunStream(run, lambda writer: _EventFormatter(writer, answer))
+        source = RunStream(run, lambda writer: _EventFormatter(writer, answer, translation))
         return SseResponse(source, context.settings.ping_interval, headers, ping=PING)
     headers = headers | run.accounting.timing_header()
     return Response(json_bytes(answer.writer.message), headers=headers, media_type="application/json")
@@ -112,9 +112,10 @@ class _Answer:
 class _EventFormatter(StreamFormatter):
     """Anthropic's events: message_start, the blocks, message_delta, message_stop."""
 
-    def __init__(self, writer: SseWriter, answer: _Answer) -> None:
+    def __init__(self, writer: SseWriter, answer: _Answer, translation: Translation) -> None:
         super().__init__(writer)
         self._answer = answer
+        self._translation = translation
         self._opened = False
 
     def frames(self, deltas: list[Delta]) -> bytes:
@@ -129,4 +130,5 @@ class _EventFormatter(StreamFormatter):
         return b""
 
     def failure(self, error: Exception) -> bytes:
-        return b"event: error\ndata: " + from_exception(error).body() + b"\n\n"
+        fault = self._translation.renamed(from_exception(error))
+        return b"event: error\ndata: " + fault.body() + b"\n\n"

@@ -140,9 +140,8 @@ class GuideChecker:
             return
         else:
             why = verdict.answer.decode(errors="replace")
-        kind = guide.kind.replace("_", " ")
         future.set_exception(
-            InvalidRequest(f"This {kind} cannot be used: {why.rstrip('.')}.", guide.param or None)
+            InvalidRequest(f"{guide.called} cannot be used: {why.rstrip('.')}.", guide.param or None)
         )
 
     def _cancelled(self, key: bytes) -> None:

@@ -20,7 +20,6 @@ from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
-from trtllm_openai.engines.torch.guides import GuideMatcher
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
@@ -308,7 +307,7 @@ class TorchEngine:
             return self._end(sequence, output)
         token = sampled.token_id
         if token == NO_TOKEN:
-            return self._end(sequence, _no_token(output, sequence.matcher))
+            return self._end(sequence, _no_token(output, sequence))
         sequence.tokens.append(token)
         output.token_ids.append(token)
         if sampled.logprobs is not None:
@@ -316,7 +315,7 @@ class TorchEngine:
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             output.finish_reason, output.stop_token_id = "stop", token
         elif sequence.matcher is not None and not sequence.matcher.accept_token(token):
-            return self._end(sequence, _no_token(output, sequence.matcher))
+            return self._end(sequence, _no_token(output, sequence))
         elif sequence.matcher is not None and sequence.matcher.is_terminated():
             output.finish_reason = "stop"
         elif sequence.generated >= sampling.max_tokens:
@@ -345,11 +344,17 @@ def _begun(plan: Plan) -> list[StepOutput]:
     return outputs
 
 
-def _no_token(output: StepOutput, matcher: GuideMatcher | None) -> StepOutput:
+def _no_token(output: StepOutput, sequence: Sequence) -> StepOutput:
     """Fail a sequence for which no token can be chosen."""
-    why = "the sampling parameters or the guide allow none"
-    if matcher is not None and matcher.error:
-        why = f"the guide ended: {matcher.error}"
+    why, guide = "the sampling parameters allow none", sequence.request.guide
+    if guide is not None:
+        output.error_param = guide.param or None
+        failure = sequence.matcher.error
+        why = (
+            f"{guide.called} ended: {failure}"
+            if failure
+            else "the sampling parameters and the guide allow none"
+        )
     output.token_ids, output.logprobs, output.finish_reason = [], None, "error"
     output.error = f"No token can be chosen: {why}."
     output.error_code = NO_TOKEN_POSSIBLE

@@ -66,5 +66,5 @@ def verdict(guide: Guide, outcome: Outcome, limits: GuideLimits) -> Verdict:
         return _decode_verdict(outcome.answer)
     late = outcome.ended == "time"
     why = f"more than {limits.compile_timeout:g} s" if late else "too much memory or nesting"
-    kind = guide.kind.replace("_", " ")
-    return Verdict(f"This {kind} cannot be used: it is too complex (it needs {why}).", guide.param or None)
+    message = f"{guide.called} cannot be used: it is too complex (it needs {why})."
+    return Verdict(message, guide.param or None)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from trtllm_openai.engines.torch.json_schema import SchemaError, find_keyword, prepare
-from trtllm_openai.engines.torch.structural_tag import regex_terminal, structural_tag_grammar
+from trtllm_openai.engines.torch.structural_tag import parts, regex_terminal, structural_tag_grammar
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide, GuideKind
 
@@ -64,17 +64,18 @@ def compile_guide(
     try:
         matcher = llguidance.LLMatcher(tokenizer, _grammar(guide), log_level=0, limits=limits)
     except SchemaError as error:
-        raise InvalidRequest(
-            f"'{guide.param}{error.path}' cannot be used: {error}.", guide.param + error.path
-        ) from None
+        param = guide.param_at(error.path)
+        raise InvalidRequest(f"'{param}' cannot be used: {error}.", param) from None
     except ValueError as error:
         raise _refusal(guide, str(error)) from None
-    if matcher.is_error():
-        raise _refusal(guide, matcher.get_error())
     found = GuideMatcher(matcher, end_ids, max_mask_ms)
-    # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
-    found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
-    if found.error:
+    if not matcher.is_error():
+        # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
+        found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
+    if matcher.is_error() or found.error:
+        if guide.kind == "structural_tag":
+            for path, kind, text in parts(guide.text):  # one that fails alone is named
+                compile_guide(tokenizer, Guide(kind, text, guide.param_at(path)), end_ids, max_mask_ms)
         raise _refusal(guide, matcher.get_error() or found.error)
     return found
 
@@ -228,11 +229,10 @@ _UNIMPLEMENTED = re.compile(r'^Unimplemented keys: \["([^"]+)"')
 def _refusal(guide: Guide, reason: str) -> InvalidRequest:
     keyword = _UNIMPLEMENTED.match(reason)
     if keyword is not None and guide.kind == "json_schema":
-        path = find_keyword(guide.text, keyword[1]) or ""
-        message = f"'{guide.param}{path}' cannot be used: {keyword[1]} cannot be enforced."
-        return InvalidRequest(message, guide.param + path or None, "unsupported_parameter")
-    kind = guide.kind.replace("_", " ")
-    return InvalidRequest(f"This {kind} cannot be used: {_reason(reason)}.", guide.param or None)
+        param = guide.param_at(find_keyword(guide.text, keyword[1]) or "")
+        message = f"'{param}' cannot be used: {keyword[1]} cannot be enforced."
+        return InvalidRequest(message, param or None, "unsupported_parameter")
+    return InvalidRequest(f"{guide.called} cannot be used: {_reason(reason)}.", guide.param or None)
 
 
 _COMPLEXITY = re.compile(r"too (?:many|big|large|complex)|limit|fuel", re.IGNORECASE)

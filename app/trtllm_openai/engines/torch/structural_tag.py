@@ -8,27 +8,50 @@ json_schema, regex, grammar, any_text, sequence, or, tag, triggered_tags, tags_w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from trtllm_openai.engines.torch.json_schema import SchemaError, prepare
+from trtllm_openai.generation import GuideKind
 
 FREE_TEXT = r"FREE_TEXT: /(.|\n)*/"
 
 
 def structural_tag_grammar(text: str, from_gbnf: Callable[[str], str]) -> str:
-    """Convert `{"type": "structural_tag", "format": …}`. Raises `ValueError` naming the invalid part.
+    """Convert `{"type": "structural_tag", "format": …}`. Raises `SchemaError` with the path of a fault.
 
     `from_gbnf` converts a GBNF grammar to Lark.
     """
     tag = json.loads(text)
     if not isinstance(tag, dict) or "format" not in tag:
-        raise ValueError("the format is missing")
+        raise SchemaError(".format", "it is missing")
     builder = _Builder(from_gbnf)
-    start = builder.rule(tag["format"], "format")
+    start = builder.rule(tag["format"], ".format")
     lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, FREE_TEXT])
     if not builder.nested:
         return lark
     grammars = [{"name": "structural_tag", "lark_grammar": lark}, *builder.nested]
     return json.dumps({"grammars": grammars})
+
+
+def parts(text: str) -> Iterator[tuple[str, GuideKind, str]]:
+    """The guides inside a structural tag that has a grammar: the JSON path, the kind and the text of each."""
+    stack = [(".format", json.loads(text)["format"])]
+    while stack:
+        path, form = stack.pop()
+        match form["type"]:
+            case "json_schema":
+                yield f"{path}.json_schema", "json_schema", json.dumps(form["json_schema"])
+            case "regex":
+                yield f"{path}.pattern", "regex", form["pattern"]
+            case "grammar":
+                yield f"{path}.grammar", "grammar", form["grammar"]
+            case "tag":
+                stack.append((f"{path}.content", form["content"]))
+            case kind:
+                key = "elements" if kind in ("sequence", "or") else "tags"
+                inner = [(f"{path}.{key}[{i}]", one) for i, one in enumerate(form.get(key, ()))]
+                stack += reversed(inner)
 
 
 def regex_terminal(pattern: str) -> str:
@@ -69,7 +92,7 @@ class _Builder:
                 return self._add(self._triggered(form, path))
             case "tags_with_separator":
                 return self._add(self._separated(form, path))
-        raise ValueError(f"{path}.type {kind!r} is not supported")
+        raise SchemaError(f"{path}.type", f"{kind!r} is not supported")
 
     def _add(self, body: str, *, lazy: bool = False) -> str:
         name = f"part_{len(self.rules)}"
@@ -79,24 +102,33 @@ class _Builder:
     def _elements(self, form: dict[str, Any], path: str, key: str = "elements") -> list[str]:
         elements = form.get(key)
         if not isinstance(elements, list) or not elements:
-            raise ValueError(f"{path}.{key} must be a non-empty list")
+            raise SchemaError(f"{path}.{key}", "it must be a non-empty list")
         return [self.rule(element, f"{path}.{key}[{i}]") for i, element in enumerate(elements)]
 
     def _json(self, schema: Any, path: str) -> str:
         if not isinstance(schema, (dict, bool)):
-            raise ValueError(f"{path} must be a JSON schema")
-        return "%json " + json.dumps({} if schema is True else schema)
+            raise SchemaError(path, "it must be a JSON schema")
+        try:
+            return "%json " + prepare(json.dumps(schema))
+        except SchemaError as error:
+            raise SchemaError(path + error.path, str(error)) from None
 
     def _regex(self, pattern: Any, path: str) -> str:
         if not isinstance(pattern, str):
-            raise ValueError(f"{path} must be a string")
-        return regex_terminal(pattern)
+            raise SchemaError(path, "it must be a string")
+        try:
+            return regex_terminal(pattern)
+        except ValueError as error:
+            raise SchemaError(path, str(error)) from None
 
     def _grammar(self, grammar: Any, path: str) -> str:
         if not isinstance(grammar, str):
-            raise ValueError(f"{path} must be a string")
+            raise SchemaError(path, "it must be a string")
         name = f"grammar_{len(self.nested)}"
-        self.nested.append({"name": name, "lark_grammar": self._from_gbnf(grammar)})
+        try:
+            self.nested.append({"name": name, "lark_grammar": self._from_gbnf(grammar)})
+        except ValueError as error:
+            raise SchemaError(path, str(error)) from None
         return f"@{name}"
 
     def _tag(self, form: dict[str, Any], path: str, trigger: str = "") -> str:
@@ -113,16 +145,16 @@ class _Builder:
     def _triggered(self, form: dict[str, Any], path: str) -> str:
         triggers, tags = form.get("triggers"), form.get("tags")
         if not isinstance(triggers, list) or not all(isinstance(one, str) and one for one in triggers):
-            raise ValueError(f"{path}.triggers must be a list of non-empty strings")
+            raise SchemaError(f"{path}.triggers", "it must be a list of non-empty strings")
         if not isinstance(tags, list) or not tags:
-            raise ValueError(f"{path}.tags must be a non-empty list")
+            raise SchemaError(f"{path}.tags", "it must be a non-empty list")
         by_trigger: dict[str, list[str]] = {}
         for i, tag in enumerate(tags):
             tag_path = f"{path}.tags[{i}]"
             begin = tag.get("begin") if isinstance(tag, dict) else None
             trigger = next((one for one in triggers if str(begin).startswith(one)), None)
             if trigger is None:
-                raise ValueError(f"{tag_path}.begin does not start with any of {path}.triggers")
+                raise SchemaError(f"{tag_path}.begin", "it does not start with any of the triggers")
             by_trigger.setdefault(trigger, []).append(self._add(self._tag(tag, tag_path, trigger)))
         options = [
             f"{self._add(f'FREE_TEXT {json.dumps(trigger)}', lazy=True)} ({' | '.join(rest)})"
@@ -142,5 +174,5 @@ class _Builder:
 
 def _literal(text: Any, path: str, skip: int = 0) -> str:
     if not isinstance(text, str):
-        raise ValueError(f"{path} must be a string")
+        raise SchemaError(path, "it must be a string")
     return json.dumps(text[skip:], ensure_ascii=False) if text[skip:] else ""

@@ -54,7 +54,7 @@ def test_verdicts_of_every_kind(checker: GuideChecker) -> None:
     for future in [checker.check(guide) for guide in good]:
         future.result(PATIENCE)
     message = refusal(checker, Guide("regex", "(", "guided_regex"))
-    assert message.startswith("This regex cannot be used: ")
+    assert message.startswith("'guided_regex' cannot be used: ")
     assert ".cc" not in message, "no place in XGrammar's source"
     refusal(checker, Guide("json_schema", '{"type": "nothing"}', "response_format"))
     refusal(checker, Guide("grammar", "root ::= missing"))

@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_text(engine: TorchEngine, demo_tokenizer: 
         (Guide("regex", "(a", "p"), "unclosed group"),
         (Guide("grammar", "root ::= nowhere", "p"), "nowhere"),
         (Guide("json_schema", '{"$ref": "#/nowhere"}', "p"), "nowhere"),
-        (Guide("structural_tag", '{"type": "structural_tag"}', "p"), "format"),
+        (Guide("structural_tag", '{"type": "structural_tag"}', "", ((".format", "p"),)), "missing"),
         (Guide("grammar", "root ::= root", "p"), "no text satisfies it"),
         (Guide("json_schema", '{"$ref": "#"}', "p"), "no text satisfies it"),
         (Guide("json_schema", "false", "p"), "no value satisfies"),

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from trtllm_openai.engines.torch.guides import compile_guide, gbnf_grammar, make_tokenizer
+from trtllm_openai.engines.torch.json_schema import SchemaError
 from trtllm_openai.engines.torch.structural_tag import structural_tag_grammar
+from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -64,16 +66,41 @@ def test_forms(demo_tokenizer: Tokenizer, form: dict[str, Any], good: list[str],
 
 
 @pytest.mark.parametrize(
-    ("form", "reason"),
+    ("form", "path"),
     [
-        ({"type": "dance"}, r"format.type 'dance'"),
-        ({"type": "sequence", "elements": [{"type": "regex"}]}, r"format.elements\[0\].pattern must be"),
-        ({"type": "or", "elements": []}, r"format.elements must be"),
-        ({**TRIGGERED, "triggers": ["<g"]}, r"format.tags\[0\].begin does not start with any"),
-        ({**TRIGGERED, "triggers": [""]}, r"format.triggers must be"),
-        ({"type": "tag", "begin": 1}, r"format.begin must be a string"),
+        ({"type": "dance"}, ".type"),
+        ({"type": "sequence", "elements": [{"type": "regex"}]}, ".elements[0].pattern"),
+        ({"type": "or", "elements": []}, ".elements"),
+        ({**TRIGGERED, "triggers": ["<g"]}, ".tags[0].begin"),
+        ({**TRIGGERED, "triggers": [""]}, ".triggers"),
+        ({"type": "tag", "begin": 1}, ".begin"),
+        (
+            {"type": "json_schema", "json_schema": {"items": {"disallow": "null"}}},
+            ".json_schema.items.disallow",
+        ),
+        ({"type": "grammar", "grammar": "root ::= ("}, ".grammar"),
     ],
 )
-def test_a_fault_has_its_place(form: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+def test_a_fault_has_its_place(form: dict[str, Any], path: str) -> None:
+    with pytest.raises(SchemaError) as caught:
         structural_tag_grammar(json.dumps({"format": form}), gbnf_grammar)
+    assert caught.value.path == f".format{path}"
+
+
+@pytest.mark.parametrize(
+    ("form", "path"),
+    [
+        ({**TRIGGERED, "tags": [{**CALL, "content": {"type": "regex", "pattern": "(a"}}]},
+         ".tags[0].content.pattern"),
+        ({"type": "or", "elements": [CALL, {"type": "json_schema", "json_schema": {"not": {}}}]},
+         ".elements[1].json_schema.not"),
+        ({"type": "sequence", "elements": [{"type": "grammar", "grammar": "root ::= root"}, BOLD]},
+         ".elements[0].grammar"),
+    ],
+)  # fmt: skip
+def test_what_only_the_compiler_knows_has_its_place(
+    demo_tokenizer: Tokenizer, form: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        allowed(demo_tokenizer, form, "")
+    assert caught.value.param == f"p.format{path}"
