@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, errors in a sentence, exit statuses."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from tests.conftest import python_path
 from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.api.auth import Keys
 from trtllm_openai.cli import main
+from trtllm_openai.commands import key as key_command
+from trtllm_openai.runners.tenants import KeyLimits
 from trtllm_openai.text.tokenizer import Tokenizer
 
 FAKES = Path(__file__).parents[1] / "fakes"
@@ -173,6 +176,31 @@ def test_key_appends_its_line_to_the_file(tmp_path: Path, capsys: pytest.Capture
     keys = Keys(file)
     for name, key in zip(("alice", "bob"), made, strict=True):
         assert keys.check(Headers({"authorization": f"Bearer {key}"}), "/v1/models") == name
+
+
+def test_key_has_a_flag_for_every_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(key_command.LIMITS) == tuple(field.name for field in dataclasses.fields(KeyLimits))
+    flags = [
+        *("--requests-per-minute", "60", "--tokens-per-minute", "100000", "--concurrent", "8"),
+        *("--max-tokens", "2048", "--priority", "0.3"),
+    ]
+    limits = KeyLimits(60, 100_000, 8, 2048, 0.3)
+    assert main(["key", "alice", *flags]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert KeyLimits.parse(line.split()[3:]) == limits
+    file = tmp_path / "keys"
+    assert main(["key", "alice", "--append", str(file), *flags]) == 0
+    assert main(["key", "bob", "--append", str(file)]) == 0
+    assert main(["key", "alice", "--append", str(file)]) == 0, "a second key of a name has its limits"
+    found = Keys(file)
+    assert (found.limits("alice"), found.limits("bob"), found.limits("eve")) == (limits, KeyLimits(), None)
+    before = file.read_text()
+    for name in ("alice", "bob"):
+        assert main(["key", name, "--append", str(file), "--concurrent", "7"]) == 2
+        assert f"{name} has other limits there" in capsys.readouterr().err
+    assert main(["key", "eve", "--append", str(file), "--priority", "2"]) == 2
+    assert "priority must be a number from 0 to 1" in capsys.readouterr().err
+    assert file.read_text() == before
 
 
 def test_key_appends_to_nothing_but_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

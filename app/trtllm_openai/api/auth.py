@@ -115,6 +115,11 @@ class Keys:
         """Who `check` said that it is."""
         return self._tenants.get(name) or Tenant(name, OTHER_LABEL)
 
+    def limits(self, name: str) -> KeyLimits | None:
+        """The limits of a name; None if it has no key."""
+        tenant = self._tenants.get(name)
+        return tenant.limits if tenant is not None else None
+
     def _label(self, name: str) -> str:
         """Once given, a label stays, even if the name leaves the file: their number is that of all times."""
         if name not in self._labels and len(self._labels) < self._max_labels:

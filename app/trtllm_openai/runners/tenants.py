@@ -35,6 +35,11 @@ class KeyLimits:
             values[name] = _value(name, text)
         return cls(**values)  # type: ignore[arg-type]
 
+    def words(self) -> list[str]:
+        """What `parse` reads."""
+        values = [(name, getattr(self, name)) for name in _NAMES]
+        return [f"{name}={value}" for name, value in values if value is not None]
+
     @property
     def rated(self) -> bool:
         """Whether there is a limit for a minute."""
