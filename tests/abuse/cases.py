@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import budget
-from tests.abuse import guides, http, secrets, tenants
+from tests.abuse import guides, http, origins, secrets, tenants, workers
 from tests.abuse.case import VALUES, WORK, Case
 from tests.abuse.promises import PROMISES
 from tests.abuse.target import CHAT, TEXT, Target
@@ -18,7 +18,9 @@ from tests.abuse.target import CHAT, TEXT, Target
 
 def cases() -> list[Case]:
     """All cases, those of one promise together: see `full_cases`."""
-    found = [*_work(), *_values(), *guides.cases(), *http.cases(), *tenants.cases(), *secrets.cases()]
+    found = [*_work(), *_values()]
+    for module in (guides, http, tenants, secrets, origins, workers):
+        found += module.cases()
     order = list(PROMISES)
     return sorted(found, key=lambda case: order.index(case.promise))
 

@@ -15,11 +15,11 @@ FULL = os.environ.get("ABUSE") == "1"
 
 @dataclass
 class Results:
-    """`rows` of the cases, `outcomes` of other tests by id, `resting` memory by process."""
+    """`rows` of the cases, `outcomes` of other tests by id, `resting` memory by process and round."""
 
     rows: list[page.Row] = field(default_factory=list)
     outcomes: dict[str, bool] = field(default_factory=dict)
-    resting: dict[str, tuple[int, int]] = field(default_factory=dict)
+    resting: dict[str, list[int]] = field(default_factory=dict)
 
 
 RESULTS = Results()

@@ -19,8 +19,7 @@ class Row:
     """What was measured of a case: `sent`, `peak`, `growth` in bytes, `stop` and `gap` in seconds.
 
     `stop`, `gap`: the least of the rounds, since other load can only increase them. `peak`: of the HTTP
-    process above what it had before. `growth`: of the process that grew most, from the second round to the
-    third.
+    process above what it had before. `growth`: of the process that grew most, in the last round.
     """
 
     case: Case
@@ -31,8 +30,8 @@ class Row:
     growth: int
 
 
-def write(rows: list[Row], outcomes: dict[str, bool], resting: dict[str, tuple[int, int]]) -> None:
-    """Write all results. `outcomes`: of other tests, by id. `resting`: bytes, before and after all."""
+def write(rows: list[Row], outcomes: dict[str, bool], resting: dict[str, list[int]]) -> None:
+    """Write all results. `outcomes`: of other tests, by id. `resting`: bytes, as `Abused` has it."""
     text = PAGE.read_text()
     text = _replaced(text, "promises", list(_promises(rows, outcomes)))
     PAGE.write_text(_replaced(text, "measured", [*_measured(rows), "", _memory(resting)]))
@@ -90,9 +89,9 @@ def cell(case: Case) -> str:
     return case.name.replace("|", "\\|")
 
 
-def _memory(resting: dict[str, tuple[int, int]]) -> str:
-    told = [f"{name} {first / MIB:.0f} and {last / MIB:.0f} MiB" for name, (first, last) in resting.items()]
-    return f"Resident memory before all cases and after: {', '.join(told)}."
+def _memory(resting: dict[str, list[int]]) -> str:
+    told = [f"{name} {', '.join(f'{size / MIB:.0f}' for size in sizes)}" for name, sizes in resting.items()]
+    return f"Resident memory at rest before all cases and after each round, MiB: {'; '.join(told)}."
 
 
 def _ms(seconds: float) -> str:

@@ -26,9 +26,11 @@ SHORT: dict[str, Any] = {"prompt": "Hi", "max_tokens": 3}
 KEYS = {"polite": "", "other": "", "mallory": "", "single": "concurrent=1"}
 """Names of keys, and their limits. `polite` streams all the while, `mallory` attacks."""
 RECEIVING_MIB = 64
+ORIGIN = "https://page.example"
+"""Of a page that may call the server."""
 FLAGS = [
     *("--workers", "1", "--max-receiving-bytes", str(RECEIVING_MIB * 2**20), "--read-timeout", "2"),
-    *("--limits.client-read-timeout", "1", "--log-level", "info"),
+    *("--limits.client-read-timeout", "1", "--log-level", "info", "--cors-origins", f'["{ORIGIN}"]'),
     *("--torch.max-seq-len", "2048", "--torch.kv-cache-tokens", "16384", "--torch.max-batch-size", "8"),
     *("--torch.threads", "1", "--torch.guide-compile-timeout", "0.5"),
 ]

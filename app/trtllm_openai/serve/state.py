@@ -18,6 +18,7 @@ from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, ShuttingDown
 from trtllm_openai.generation import EngineStats
+from trtllm_openai.processes.memory import keep_releasing
 from trtllm_openai.runners import Admission
 from trtllm_openai.serve.deployment import Deployment, SingleProcess
 from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot
@@ -48,7 +49,7 @@ class InferenceService:
         self.settings = settings
         self.deployment = deployment or SingleProcess()
         self._on_change = on_change
-        self._starting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         metrics = metrics or Metrics()
         # One body of the largest size fits, whatever the share of this process.
         share = max(settings.max_receiving_bytes // self.deployment.workers, settings.max_body_bytes)
@@ -69,7 +70,7 @@ class InferenceService:
 
     def start(self) -> None:
         """Begin start-up in the background."""
-        self._starting = asyncio.create_task(self._start())
+        self._tasks = [asyncio.create_task(self._start()), asyncio.create_task(keep_releasing())]
 
     def drain(self) -> None:
         """Report not ready from now on, and reject new requests; running ones go on."""
@@ -82,9 +83,9 @@ class InferenceService:
 
     async def stop(self) -> None:
         """Disconnect from the runners, which ends them if this process owns them."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.context.pool is not None:
             await self.context.pool.stop()
         if self.context.tracer is not None:

@@ -1,11 +1,13 @@
 """Freed memory goes back to the system."""
 
+import asyncio
 import ctypes
 from typing import Any
 
 import pytest
 
-from trtllm_openai.processes.memory import release_free_memory
+from trtllm_openai.processes import memory
+from trtllm_openai.processes.memory import SLACK, keep_releasing, release_free_memory, resident
 
 
 class Library:
@@ -31,3 +33,36 @@ def test_a_c_library_without_malloc_trim(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or object())  # type: ignore[func-returns-value]  # append, then
     release_free_memory()
     assert asked == [None]
+
+
+def test_the_memory_of_this_process() -> None:
+    before = resident()
+    held = bytes(range(256)) * (SLACK // 256)
+    assert resident() >= before + len(held) // 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "released"),
+    [
+        ([0, SLACK, SLACK], 0),
+        ([0, SLACK + 1, 10, SLACK + 10, SLACK + 11, 0], 2),  # a size after each release
+        ([SLACK, 0, SLACK + 1, 0], 1),  # what it once had does not count
+        ([0, 2 * SLACK, 2 * SLACK, 3 * SLACK], 1),  # what is in use is not tried again and again
+    ],
+)
+def test_released_when_it_has_grown(monkeypatch: pytest.MonkeyPatch, sizes: list[int], released: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(memory, "release_free_memory", lambda: calls.append(1))
+    remaining = iter(sizes)
+
+    def size() -> int:
+        try:
+            return next(remaining)
+        except StopIteration:
+            raise EOFError from None  # ends the loop, which has no end of its own
+
+    monkeypatch.setattr(memory, "resident", size)
+    with pytest.raises(EOFError):
+        asyncio.run(keep_releasing())
+    assert len(calls) == released
