@@ -1,6 +1,13 @@
-"""A guide that cannot be used is a 400 that names the parameter as the client wrote it, on every route."""
+"""Guides that cannot be used, at once or after some tokens, and guides beside other parameters.
 
+One that cannot be used is a 400 that names the parameter as the client wrote it, on every route.
+"""
+
+import json
+import math
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -152,3 +159,80 @@ def test_every_refusal_names_its_parameter(server: RunningServer, streamed: bool
             if not named:
                 wrong.append((path, fields, param, 400, response.text[:300]))
     assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": 3},
+        {"temperature": 1, "top_p": 0.1, "seed": 1},
+        {"temperature": 2, "top_k": 5, "min_p": 0.2, "seed": 1},
+        {"presence_penalty": 2, "frequency_penalty": 2, "repetition_penalty": 100},
+        {"temperature": 1, "top_p": 0.9, "presence_penalty": -2, "logprobs": 2, "n": 4, "seed": 1},
+        {"logit_bias": {str(token): 100 for token in range(0, 3000, 7)}, "logprobs": 1},
+    ],
+)
+def test_a_guide_holds_beside_other_parameters(server: RunningServer, fields: dict[str, Any]) -> None:
+    body = {"prompt": "x", "max_tokens": 40, "guided_regex": "[0-9]{3}-[a-f]{4}", **fields}
+    choices = httpx.post(server.url + TEXT, json=body, timeout=60).raise_for_status().json()["choices"]
+    assert len(choices) == fields.get("n", 1)
+    for choice in choices:
+        assert choice["finish_reason"] == "stop"
+        assert re.fullmatch("[0-9]{3}-[a-f]{4}", choice["text"])
+        if "logprobs" in fields:
+            assert all(map(math.isfinite, choice["logprobs"]["token_logprobs"]))
+
+
+def test_min_tokens_is_refused_beside_a_guide_and_alone_is_kept(server: RunningServer) -> None:
+    body = {"prompt": "x", "max_tokens": 9, "min_tokens": 9, "logprobs": 2, "top_p": 0.5, "temperature": 1}
+    refused = httpx.post(server.url + TEXT, json={**body, "guided_regex": "a+"}, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "min_tokens")
+    answer = httpx.post(server.url + TEXT, json=body, timeout=60).raise_for_status().json()
+    assert answer["usage"]["completion_tokens"] == 9
+
+
+SAMPLED = {"logprobs": 2, "top_p": 0.5, "temperature": 1, "presence_penalty": 1}
+DEAD_ENDS = ["abc\x04", "(ab){3}\x04d"]
+"""The demo's vocabulary has no token for U+0004: these can be begun, and not ended."""
+
+
+@pytest.mark.parametrize("pattern", DEAD_ENDS)
+@pytest.mark.parametrize(
+    "fields", [{}, {"logprobs": 2, "top_p": 0.5, "temperature": 1, "presence_penalty": 1}]
+)
+def test_a_guide_without_an_end_is_an_error_and_no_stop(
+    server: RunningServer, pattern: str, fields: dict[str, Any]
+) -> None:
+    ended = _ended(server)
+    body = {"prompt": "x", "max_tokens": 40, "guided_regex": pattern, **fields}
+    neighbour = {"prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": True, "seed": 1}
+    with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(6) as threads:
+
+        def text(fields: dict[str, Any]) -> str:
+            response = client.post(TEXT, json=fields).raise_for_status()
+            return str(response.json()["choices"][0]["text"])
+
+        alone = text(neighbour)
+        beside = threads.map(text, [neighbour] * 3)
+        whole = threads.submit(client.post, TEXT, json=body)
+        streamed = threads.submit(client.post, TEXT, json={**body, "stream": True})
+        assert list(beside) == [alone] * 3
+        error = whole.result().json()["error"]
+        assert whole.result().status_code == 400
+        assert (error["param"], error["code"]) == ("guided_regex", "no_token_possible")
+        assert "'guided_regex' ended" in error["message"]
+        assert streamed.result().status_code == 200, "the text before the dead end is sent"
+        events = [
+            json.loads(line[6:]) for line in streamed.result().text.splitlines() if line[:7] == "data: {"
+        ]
+    assert events[-1]["error"]["param"] == "guided_regex"
+    choices = [choice for event in events[:-1] for choice in event["choices"]]
+    assert {choice["finish_reason"] for choice in choices} == {None}
+    assert pattern.replace("(ab){3}", "ababab").startswith("".join(choice["text"] for choice in choices))
+    assert _ended(server) == ended + 2
+
+
+def _ended(server: RunningServer) -> float:
+    """How many guides have ended so: the metric is not there before the first."""
+    text = httpx.get(f"{server.url}/metrics", timeout=30).raise_for_status().text
+    return sum(map(float, re.findall(r"^trtllm_openai_guides_ended_total\{.*\} (\S+)$", text, re.MULTILINE)))

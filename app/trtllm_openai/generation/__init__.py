@@ -6,6 +6,7 @@ The structs cross process boundaries as msgpack. They hold token ids only: no te
 from trtllm_openai.generation.sampling import SamplingParams
 from trtllm_openai.generation.types import (
     DEFAULT_PRIORITY,
+    GUIDE_COMPILE_BOUNDS,
     QUEUE_FULL,
     QUEUE_TIMEOUT,
     Capabilities,
@@ -21,6 +22,7 @@ from trtllm_openai.generation.types import (
 
 __all__ = [
     "DEFAULT_PRIORITY",
+    "GUIDE_COMPILE_BOUNDS",
     "QUEUE_FULL",
     "QUEUE_TIMEOUT",
     "Capabilities",

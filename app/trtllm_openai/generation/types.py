@@ -162,8 +162,15 @@ class EngineInfo(msgspec.Struct, frozen=True):
     lookahead: int = 0
 
 
+GUIDE_COMPILE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+"""CPU seconds: upper bounds of `EngineStats.guide_compile_counts`, which has one more."""
+
+
 class EngineStats(msgspec.Struct):
-    """Gauges (sequences, KV blocks) and totals since the engine started (the rest)."""
+    """Gauges (sequences, KV blocks) and totals since the engine started (the rest).
+
+    `guides_refused`: by error code. `guides_ended`: guides that failed while the text was made, by reason.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -174,7 +181,20 @@ class EngineStats(msgspec.Struct):
     generated_tokens: int = 0
     kv_blocks_reused: int = 0
     guides_compiled: int = 0
-    guides_refused: int = 0
+    guides_refused: dict[str, int] = {}
+    guides_ended: dict[str, int] = {}
+    guide_compile_counts: list[int] = msgspec.field(default_factory=lambda: [0] * 13)
     guide_compile_seconds: float = 0.0
     guide_mask_seconds: float = 0.0
     adapters_sent_again: int = 0
+
+    def add(self, other: EngineStats) -> None:
+        """Add the statistics of another engine."""
+        for name in self.__struct_fields__:
+            mine, its = getattr(self, name), getattr(other, name)
+            if isinstance(mine, dict):
+                setattr(self, name, {key: mine.get(key, 0) + its.get(key, 0) for key in {**mine, **its}})
+            elif isinstance(mine, list):
+                setattr(self, name, [a + b for a, b in zip(mine, its, strict=True)])
+            else:
+                setattr(self, name, mine + its)

@@ -70,8 +70,7 @@ class SequencePool(ABC):
         total = EngineStats()
         for runner in self.runners:
             if runner.connection is not None:
-                for name in EngineStats.__struct_fields__:
-                    setattr(total, name, getattr(total, name) + getattr(runner.connection.stats, name))
+                total.add(runner.connection.stats)
         return total
 
     @property

@@ -126,6 +126,7 @@ def merged(snapshots: Iterable[Snapshot], definitions: Mapping[str, Definition])
                     known[tuple(series.labels)] = Series(series.labels, series.value, list(series.buckets))
                 elif definitions[name].shared:
                     before.value = max(before.value, series.value)
+                    before.buckets = [max(pair) for pair in zip(before.buckets, series.buckets, strict=True)]
                 else:
                     before.value += series.value
                     before.buckets = [a + b for a, b in zip(before.buckets, series.buckets, strict=True)]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from trtllm_openai.generation import EngineStats
+from trtllm_openai.generation import GUIDE_COMPILE_BOUNDS, EngineStats
 from trtllm_openai.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, render
 from trtllm_openai.telemetry.values import Definition, Snapshot, merged
 
@@ -19,6 +19,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 def filled(scale: int = 1) -> Metrics:
     metrics = Metrics()
     stats = EngineStats(running=3, waiting=2, kv_blocks_used=25, kv_blocks_total=100, steps=7)
+    stats.guides_refused, stats.guides_ended = {"invalid_value": 1}, {"no_token_possible": 1}
     pool = PoolSnapshot(stats, runners=1, ready=1, not_begun=4 * scale, build=("1.0", "torch", "m"))
     metrics.watch_pool(lambda: pool)
     metrics.requests.labels("/v1/completions", "POST", "200").inc(scale)
@@ -69,6 +70,25 @@ def test_sums_over_processes_take_shared_gauges_once() -> None:
     assert found[f"{PREFIX}engine_steps_total{{}}"] == 7
     assert found[f"{PREFIX}build_info{{engine=torch,model_name=m,version=1.0}}"] == 1
     assert snapshots[0] == filled(1).snapshot(), "merging changed what was merged"
+
+
+def test_guides_of_all_engines() -> None:
+    one = EngineStats(guides_refused={"a": 1}, guides_ended={"c": 2}, guide_compile_seconds=0.25)
+    other = EngineStats(guides_refused={"a": 2, "b": 1}, guide_compile_seconds=1.5, steps=3)
+    one.guide_compile_counts[0], other.guide_compile_counts[-1] = 2, 1
+    one.add(other)
+    metrics = Metrics()
+    metrics.watch_pool(lambda: PoolSnapshot(one))
+    twice = [metrics.snapshot(), metrics.snapshot()]  # two HTTP processes
+    found = values(render(merged(twice, DEFINITIONS)))
+    assert found[f"{PREFIX}guides_refused_total{{reason=a}}"] == 3
+    assert found[f"{PREFIX}guides_refused_total{{reason=b}}"] == 1
+    assert found[f"{PREFIX}guides_ended_total{{reason=c}}"] == 2
+    assert found[f"{PREFIX}guide_compile_seconds_bucket{{le={GUIDE_COMPILE_BOUNDS[0]}}}"] == 2
+    assert found[f"{PREFIX}guide_compile_seconds_count{{}}"] == 3
+    assert found[f"{PREFIX}guide_compile_seconds_sum{{}}"] == 1.75
+    assert found[f"{PREFIX}engine_steps_total{{}}"] == 3
+    assert len(EngineStats().guide_compile_counts) == len(GUIDE_COMPILE_BOUNDS) + 1
 
 
 def test_names_of_vllm() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from concurrent import futures
 from itertools import chain
 from typing import Any
@@ -20,6 +21,7 @@ from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
+from trtllm_openai.engines.torch.guides import TOO_COMPLEX
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
@@ -63,6 +65,7 @@ class TorchEngine:
         self._aborted: list[str] = []
         self._expiry_due = 0.0
         self._flying: Step | None = None  # launched, tokens not read yet
+        self._guides_ended: Counter[str] = Counter()  # by reason
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -139,7 +142,9 @@ class TorchEngine:
         stats.kv_blocks_used = self._pool.used
         stats.kv_blocks_reused = self._scheduler.reused
         if self._guides is not None:
-            stats.guides_compiled, stats.guides_refused = self._guides.compiled, self._guides.refused
+            stats.guides_compiled, stats.guides_refused = self._guides.compiled, dict(self._guides.refused)
+            stats.guides_ended = dict(self._guides_ended)
+            stats.guide_compile_counts = list(self._guides.counts)
             stats.guide_compile_seconds = self._guides.seconds
         return stats
 
@@ -307,7 +312,7 @@ class TorchEngine:
             return self._end(sequence, output)
         token = sampled.token_id
         if token == NO_TOKEN:
-            return self._end(sequence, _no_token(output, sequence))
+            return self._end_without_token(sequence, output)
         sequence.tokens.append(token)
         output.token_ids.append(token)
         if sampled.logprobs is not None:
@@ -315,12 +320,17 @@ class TorchEngine:
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             output.finish_reason, output.stop_token_id = "stop", token
         elif sequence.matcher is not None and not sequence.matcher.accept_token(token):
-            return self._end(sequence, _no_token(output, sequence))
+            return self._end_without_token(sequence, output)
         elif sequence.matcher is not None and sequence.matcher.is_terminated():
             output.finish_reason = "stop"
         elif sequence.generated >= sampling.max_tokens:
             output.finish_reason = "length"
         return output if output.finish_reason is None else self._end(sequence, output)
+
+    def _end_without_token(self, sequence: Sequence, output: StepOutput) -> StepOutput:
+        if sequence.matcher is not None:
+            self._guides_ended[TOO_COMPLEX if sequence.matcher.too_complex else NO_TOKEN_POSSIBLE] += 1
+        return self._end(sequence, _no_token(output, sequence))
 
     def _count_masks(self, sequence: Sequence) -> None:
         if sequence.matcher is not None:

@@ -7,7 +7,8 @@ same guide is tried once. Guides that took long wait in a queue of their own.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from bisect import bisect_left
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from trtllm_openai.engines.torch import guide_trial
 from trtllm_openai.engines.torch.guide_trial import Setup
 from trtllm_openai.engines.torch.guides import GuideLimits, GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation import Guide
+from trtllm_openai.generation import GUIDE_COMPILE_BOUNDS, Guide
 from trtllm_openai.processes.fork_client import ForkClient
 from trtllm_openai.processes.fork_server import Outcome
 
@@ -50,8 +51,10 @@ class GuideCompiler:
         self._closed = False
         self.compiled = 0
         """Guides that were compiled."""
-        self.refused = 0
-        """Guides that were refused."""
+        self.refused: Counter[str] = Counter()
+        """Guides that were refused, by error code."""
+        self.counts = [0] * (len(GUIDE_COMPILE_BOUNDS) + 1)
+        """Trials by CPU time: a histogram, see `EngineStats.guide_compile_counts`."""
         self.seconds = 0.0
         """CPU seconds that trials took."""
 
@@ -90,6 +93,7 @@ class GuideCompiler:
             return
         with self._lock:
             self.seconds += outcome.cpu_s
+            self.counts[bisect_left(GUIDE_COMPILE_BOUNDS, outcome.cpu_s)] += 1
             self._known[_digest(guide)] = outcome
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -98,7 +102,7 @@ class GuideCompiler:
     def _judge(self, guide: Guide, future: Future[GuideMatcher], outcome: Outcome) -> None:
         verdict = guide_trial.verdict(guide, outcome, self._limits)
         if verdict.refusal:
-            self.refused += 1
+            self.refused[verdict.code] += 1
             if future.set_running_or_notify_cancel():
                 future.set_exception(InvalidRequest(verdict.refusal, verdict.param, verdict.code))
             return

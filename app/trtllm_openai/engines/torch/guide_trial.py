@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trtllm_openai.engines.torch.guides import GuideLimits, compile_guide, make_tokenizer
+from trtllm_openai.engines.torch.guides import TOO_COMPLEX, GuideLimits, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
 from trtllm_openai.processes.fork_server import Bounds, Outcome, Work
@@ -67,4 +67,4 @@ def verdict(guide: Guide, outcome: Outcome, limits: GuideLimits) -> Verdict:
     late = outcome.ended == "time"
     why = f"more than {limits.compile_timeout:g} s" if late else "too much memory or nesting"
     message = f"{guide.called} cannot be used: it is too complex (it needs {why})."
-    return Verdict(message, guide.param or None)
+    return Verdict(message, guide.param or None, TOO_COMPLEX)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
+TOO_COMPLEX, UNSATISFIABLE = "guide_too_complex", "guide_unsatisfiable"
+"""Error codes, and reasons in metrics."""
 BURST_MS = 100.0
 """CPU milliseconds for masks that a guide may take beyond its average."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
@@ -121,6 +123,11 @@ class GuideMatcher:
         self._spend(began)
         return not self._check()
 
+    @property
+    def too_complex(self) -> bool:
+        """Whether it failed at a bound on its work."""
+        return self.error.startswith(_COMPLEX)
+
     def is_terminated(self) -> bool:
         """Whether the text is complete and no token can follow."""
         return self._matcher.is_stopped()
@@ -128,7 +135,7 @@ class GuideMatcher:
     def _spend(self, began: float) -> None:
         self.seconds += time.thread_time() - began
         if not self.error and self.seconds * 1000 > self._allowed_ms:
-            self.error = f"it is too complex (more than {self._max_mask_ms:g} ms for a token)"
+            self.error = f"{_COMPLEX} (more than {self._max_mask_ms:g} ms for a token)"
 
     def _check(self) -> bool:
         if not self.error and self._matcher.is_error():
@@ -232,20 +239,28 @@ def _refusal(guide: Guide, reason: str) -> InvalidRequest:
         param = guide.param_at(find_keyword(guide.text, keyword[1]) or "")
         message = f"'{param}' cannot be used: {keyword[1]} cannot be enforced."
         return InvalidRequest(message, param or None, "unsupported_parameter")
-    return InvalidRequest(f"{guide.called} cannot be used: {_reason(reason)}.", guide.param or None)
+    phrase = _reason(reason)
+    return InvalidRequest(f"{guide.called} cannot be used: {phrase}.", guide.param or None, _code(phrase))
 
 
+def _code(phrase: str) -> str:
+    if phrase.startswith(_COMPLEX):
+        return TOO_COMPLEX
+    return UNSATISFIABLE if phrase == _NO_TEXT else "invalid_value"
+
+
+_COMPLEX, _NO_TEXT = "it is too complex", "no text satisfies it"
 _COMPLEXITY = re.compile(r"too (?:many|big|large|complex)|limit|fuel", re.IGNORECASE)
 
 
 def _reason(error: str) -> str:
     """Reduce a llguidance error to one phrase for the client."""
     if "NoExtension" in error:
-        return "no text satisfies it"
+        return _NO_TEXT
     lines = [line.strip() for line in error.splitlines() if line.strip() and line.strip() != "<non-verbose/>"]
     reason = next(
         (line for line in lines if line.startswith("error: ")), lines[0] if lines else "unknown error"
     )
     if _COMPLEXITY.search(reason):
-        return f"it is too complex ({reason.rstrip('.')})"
+        return f"{_COMPLEX} ({reason.rstrip('.')})"
     return reason.removeprefix("error: ").rstrip(".")

@@ -37,12 +37,13 @@ def test_a_good_guide_beside_hard_ones(compiler: GuideCompiler) -> None:
 
 
 def test_a_refusal_is_the_same_the_second_time(compiler: GuideCompiler) -> None:
-    refused = compiler.refused
+    refused, tried = compiler.refused["guide_too_complex"], sum(compiler.counts)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="too much memory or nesting") as caught:
             compiler.compile(DEEP).result(60)
-        assert caught.value.param == "p"
-    assert compiler.refused == refused + 2
+        assert (caught.value.param, caught.value.code) == ("p", "guide_too_complex")
+    assert compiler.refused["guide_too_complex"] == refused + 2
+    assert sum(compiler.counts) == tried + 1
 
 
 def kill(compiler: GuideCompiler) -> None:
