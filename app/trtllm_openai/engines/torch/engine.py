@@ -23,7 +23,7 @@ from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
 from trtllm_openai.engines.torch.guides import TOO_COMPLEX
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
-from trtllm_openai.engines.torch.logit_rules import LogitRules
+from trtllm_openai.engines.torch.logit_rules import BiasTables, LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
 from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled
 from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
@@ -55,6 +55,7 @@ class TorchEngine:
         self._executor = executor
         self._cache = cache
         self._device = cache.layers[0].device
+        self._bias_tables = BiasTables(self._device)
         self._pool = BlockPool(info.kv_blocks)
         self._scheduler = Scheduler(limits, self._pool, cache)
         self._eos = frozenset(info.eos_token_ids)
@@ -86,7 +87,12 @@ class TorchEngine:
         ends = self._eos.union(request.sampling.stop_token_ids) if request.guide is None else frozenset()
         try:
             return LogitRules(
-                request.sampling, request.prompt_token_ids, ends, self.info.vocab_size, self._device
+                request.sampling,
+                request.prompt_token_ids,
+                ends,
+                self.info.vocab_size,
+                self._device,
+                self._bias_tables,
             )
         except Exception as error:
             if out_of_memory(error):

@@ -9,6 +9,26 @@ import torch
 from trtllm_openai.generation import SamplingParams
 
 
+class BiasTables:
+    """Tables of `logit_bias` on a device: token ids and what is added. Nobody writes to them.
+
+    The choices of a request are submitted one after the other, each with a copy of the same values: they
+    share one table, which is made for the first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._latest: tuple[dict[int, float], torch.Tensor, torch.Tensor] | None = None
+
+    def of(self, bias: dict[int, float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table of one request's `logit_bias`, which is not empty."""
+        latest = self._latest
+        if latest is None or latest[0] != bias:
+            ids = torch.tensor(list(bias), device=self._device)
+            latest = self._latest = bias, ids, torch.tensor(list(bias.values()), device=self._device)
+        return latest[1], latest[2]
+
+
 class LogitRules:
     """The logit rules of one sequence, in order of application.
 
@@ -29,7 +49,9 @@ class LogitRules:
         end_ids: frozenset[int],
         vocab_size: int,
         device: torch.device,
+        tables: BiasTables | None = None,
     ) -> None:
+        """`tables`: those of the engine, whose sequences share them."""
         self._sampling = sampling
         self._counts = self._seen = self._bias_ids = self._bias = self._end_ids = self._forbidden = None
         if sampling.frequency_penalty or sampling.presence_penalty:
@@ -38,8 +60,7 @@ class LogitRules:
             self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
             self._seen[torch.tensor(prompt, device=device)] = True
         if sampling.logit_bias:
-            self._bias_ids = torch.tensor(list(sampling.logit_bias), device=device)
-            self._bias = torch.tensor(list(sampling.logit_bias.values()), device=device)
+            self._bias_ids, self._bias = (tables or BiasTables(device)).of(sampling.logit_bias)
         if sampling.allowed_token_ids:
             self._forbidden = torch.ones(vocab_size, dtype=torch.bool, device=device)
             self._forbidden[torch.tensor(sampling.allowed_token_ids, device=device)] = False

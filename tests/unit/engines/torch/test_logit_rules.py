@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from trtllm_openai.engines.torch.logit_rules import LogitRules
+from trtllm_openai.engines.torch.logit_rules import BiasTables, LogitRules
 from trtllm_openai.generation import SamplingParams
 
 VOCAB = 10
@@ -120,3 +120,18 @@ def test_bad_words_against_a_search_of_the_whole_answer(seed: int) -> None:
         assert masked(subject) == sorted(completed)
         answer.append(chance.randrange(4))
         subject.add(torch.tensor([answer[-1]]))
+
+
+def test_choices_share_the_table_of_their_bias() -> None:
+    tables, device = BiasTables(torch.device("cpu")), torch.device("cpu")
+    biases = [{1: 2.0, 3: -4.0}, {1: 2.0, 3: -4.0}, {1: 2.0, 3: -5.0}, {1: 2.0, 3: -4.0}]
+    subjects = [
+        LogitRules(SamplingParams(10, logit_bias=bias), [0], frozenset(), VOCAB, device, tables)
+        for bias in biases
+    ]
+    for bias, subject in zip(biases, subjects, strict=True):
+        for _ in range(2):  # applying it changes nothing for the others
+            assert applied(subject, 0) == [1.0 + bias.get(token, 0.0) for token in range(VOCAB)]
+    first, second, other, _ = (subject._bias for subject in subjects)
+    assert first is second
+    assert first is not other
