@@ -6,7 +6,6 @@ ran on TensorRT-LLM.
 
 import json
 import os
-import re
 import shlex
 import signal
 import tempfile
@@ -343,7 +342,7 @@ def test_streams_beside_bad_and_stuck_guides_end_whole(start: Start, tmp_path: P
         body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
         streams = [threads.submit(stream, server, body) for _ in range(3)]
         server.wait(lambda: server.metric("requests_running") == 3, patience=10)
-        held = threads.submit(httpx.post, server.url + TEXT, json=body | stuck, timeout=60)
+        held = threads.submit(httpx.post, server.url + TEXT, json=body | stuck, timeout=120)
         for param, guide in bad.items():
             refused = httpx.post(server.url + TEXT, json={**body, param: guide}, timeout=60)
             assert refused.status_code == 400, refused.text
@@ -351,8 +350,7 @@ def test_streams_beside_bad_and_stuck_guides_end_whole(start: Start, tmp_path: P
         good = httpx.post(server.url + TEXT, json={**body, "max_tokens": 2, "guided_regex": "a+"}, timeout=60)
         assert good.status_code == 200
         assert held.result().status_code == 400
-        # Bounded in processor time, and on a busy machine by the clock first.
-        assert re.search("too complex|takes more than", held.result().json()["error"]["message"])
+        assert "too complex" in held.result().json()["error"]["message"]
         for one in streams:
             *_, last = one.result()
             assert last["choices"][0]["finish_reason"] == "length"

@@ -13,7 +13,7 @@ from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import QUEUE_FULL, GenerationRequest, StepOutput
 
 log = logging.getLogger(__name__)
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 """Seconds that a request waits for the check of its guide: behind others' guides, or for a process that has
 to be started again. It is refused as if the engine's queue were full.
 """
