@@ -10,7 +10,15 @@ PENDING = ("engines/tensorrt_llm/",)
 
 TESTED_IN = {
     # One property suite over all formats: any text, cut anywhere, gives the same events.
-    "chat/parsers/hermes.py": "tests/unit/chat/test_parsers.py",
+    "chat/parsers/formats.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/layout.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/head.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/tagged.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/braced.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/harmony.py": "tests/unit/chat/test_harmony.py",
+    "chat/parsers/values.py": "tests/unit/chat/test_values.py",
+    "chat/parsers/tag_forms.py": "tests/unit/chat/test_written_calls.py",
+    "chat/parsers/written_calls.py": "tests/unit/chat/test_written_calls.py",
     "chat/parsers/json_array.py": "tests/unit/chat/test_parsers.py",
     "chat/parsers/json_call.py": "tests/unit/chat/test_parsers.py",
     "chat/parsers/json_value.py": "tests/unit/chat/test_parsers.py",

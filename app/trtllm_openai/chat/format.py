@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trtllm_openai.chat.messages import Message, normalise
+from trtllm_openai.chat.parsers.harmony import Harmony
 from trtllm_openai.chat.parsers.json_array import JsonArray
 from trtllm_openai.chat.parsers.output import ChatOutput
 from trtllm_openai.chat.parsers.reasoning import REASONING, ReasoningSplitter
@@ -48,10 +49,11 @@ class ChatFormat:
         tags = detect_reasoning(source) if reasoning_parser == "auto" else reasoning_parser
         self.reasoning_format = tags if tags in REASONING else None
         self.reasoning = REASONING.get(tags or "none")
+        self._channels = self.tool_format == "harmony" or bool(self.reasoning and self.reasoning.channels)
         self._tool_markers = tokenizer.ids_of(self.tools.markers if self.tools else ())
-        self._reasoning_markers = tokenizer.ids_of(
-            (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
-        )
+        self._reasoning_markers = tokenizer.ids_of(self.reasoning.markers if self.reasoning else ())
+        if self._channels:  # also of a response without tools and reasoning
+            self._reasoning_markers |= tokenizer.ids_of(TOOL_FORMATS["harmony"].markers)
 
     def render(
         self,
@@ -116,10 +118,14 @@ class ChatFormat:
         if tools.schema is not None:
             make_id = self.tools.parser(()).call_id if self.tools else None
             parser = JsonArray(tools.names, make_id=make_id)
+        elif self._channels:
+            names = tools.names if self.tool_format == "harmony" else ()
+            reasons = bool(self.reasoning and self.reasoning.channels)
+            parser = Harmony(names, reasons=reasons, prompt=prompt)
         elif tools.tools and self.tools is not None:
-            parser = self.tools.parser(tools.names)
+            parser = self.tools.parser(tools.schemas)
         splitter = None
-        if self.reasoning is not None and not guided:
+        if self.reasoning is not None and not self.reasoning.channels and not guided:
             opened = prompt.rstrip().endswith(self.reasoning.begin)
             splitter = ReasoningSplitter(self.reasoning, opened=opened)
         if parser is None and splitter is None:

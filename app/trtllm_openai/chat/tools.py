@@ -29,7 +29,12 @@ class ToolPlan:
     @property
     def names(self) -> frozenset[str]:
         """Names of the tools that may be called."""
-        return frozenset(tool["function"]["name"] for tool in self.tools)
+        return frozenset(self.schemas)
+
+    @property
+    def schemas(self) -> dict[str, Any]:
+        """The schema of each tool's parameters, by the tool's name; None where it has none."""
+        return {tool["function"]["name"]: tool["function"].get("parameters") for tool in self.tools}
 
 
 NO_TOOLS = ToolPlan()

@@ -57,13 +57,32 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, description="Jinja file that replaces the tokenizer's chat template"
     )
-    tool_parser: Literal["auto", "none", "hermes", "llama3_json", "mistral", "pythonic"] = Field(
-        "auto", description="tool-call format of the model; auto detects it from the chat template"
-    )
-    reasoning_parser: Literal["auto", "none", "think", "mistral", "seed"] = Field(
+    tool_parser: Literal[
+        "auto",
+        "none",
+        "hermes",
+        "llama3_json",
+        "mistral",
+        "pythonic",
+        "deepseek_v3",
+        "deepseek_v31",
+        "qwen3_coder",
+        "glm45",
+        "kimi_k2",
+        "harmony",
+        "granite",
+        "granite_20b",
+        "phi4_mini",
+        "functiongemma",
+        "gemma4",
+    ] = Field("auto", description="tool-call format of the model; auto detects it from the chat template")
+    reasoning_parser: Literal[
+        "auto", "none", "think", "mistral", "seed", "harmony", "gemma4", "granite", "granite_tags"
+    ] = Field(
         "auto",
         description="reasoning tags of the model: think is <think>, mistral is [THINK], seed is "
-        "<seed:think>; auto detects them from the chat template",
+        "<seed:think>, harmony is the analysis channel, gemma4 is <|channel>thought, granite is the words "
+        "of Granite 3.2, granite_tags is <think> and <response>; auto detects them from the chat template",
     )
     generation_config: Literal["auto", "none"] = Field(
         "auto",

@@ -9,55 +9,35 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.chat.parsing import (
+    ARGUMENTS,
+    CALLS,
+    NAMES,
+    PYTHON_CALLS,
+    Call,
+    calls_of,
+    content_of,
+    cut,
+    feed,
+    parse,
+    sources_of,
+    told,
+)
 from trtllm_openai.chat.parsers import TOOL_FORMATS, ChatOutput, detect_reasoning, detect_tools
-from trtllm_openai.chat.parsers.hermes import Hermes
+from trtllm_openai.chat.parsers.formats import Hermes
 from trtllm_openai.chat.parsers.json_array import JsonArray
 from trtllm_openai.chat.parsers.llama_json import LlamaJson
 from trtllm_openai.chat.parsers.mistral import Mistral
 from trtllm_openai.chat.parsers.pythonic import Pythonic
 from trtllm_openai.chat.parsers.tool_parser import ToolParser
-from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, merged
+from trtllm_openai.text.events import CallArguments, CallStart, Content, merged
 
-NAMES = ("get_weather", "f", "math.add-2")
 PARSERS = (Hermes, LlamaJson, Mistral, Pythonic, JsonArray)
 MARKS = ("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 PYTHONIC_MARKS = ("<|python_start|>", "<|python_end|>")
 
 each_parser = pytest.mark.parametrize("parser", PARSERS)
 
-Call = tuple[str, dict[str, Any]]
-
-STRINGS = st.one_of(
-    st.text(max_size=8),
-    st.sampled_from(
-        [
-            '"',
-            '\\"',
-            "\\",
-            "}",
-            "{",
-            "}}]",
-            "[{",
-            "a, b",
-            "</tool_call>",
-            "<tool_call>",
-            "[TOOL_CALLS]",
-            "[ARGS]",
-        ]
-    ),
-    st.sampled_from(["서울", "👩‍👩‍👧", "\n", "'", 'it\'s "it"', "<|python_end|>", "f(x=1)", "=", ";", ": ,"]),
-)
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(-1e9, 1e9), STRINGS)
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(STRINGS, inner, max_size=3),
-    max_leaves=6,
-)
-KEYS = st.one_of(STRINGS, st.sampled_from(["city", "name", "arguments", "parameters", "function", "id"]))
-ARGUMENTS = st.dictionaries(KEYS, VALUES, max_size=4)
-PYTHON_ARGUMENTS = st.dictionaries(st.sampled_from(["city", "days", "x", "_y2", "한"]), VALUES, max_size=4)
-CALLS = st.lists(st.tuples(st.sampled_from(NAMES), ARGUMENTS), min_size=1, max_size=3)
-PYTHON_CALLS = st.lists(st.tuples(st.sampled_from(NAMES), PYTHON_ARGUMENTS), min_size=1, max_size=3)
 SPACE = st.text(" \n\t", max_size=3)
 PROSE = st.sampled_from(
     ["Hello", "한국어", "a < b", "x {y}", "see [1]", "1 + 1 = 2.", "<tool", "]", "}", "<|", ""]
@@ -161,55 +141,6 @@ FORMATS: list[tuple[type[ToolParser], Callable[[list[Call]], str]]] = [
     (JsonArray, array),
     (JsonArray, lambda calls: json.dumps([{"name": n, "arguments": a} for n, a in calls], indent=1)),
 ]
-
-
-def feed(parser: ToolParser | ChatOutput, chunks: list[str]) -> list[Event]:
-    events: list[Event] = []
-    for chunk in chunks:
-        events += parser.push(chunk)
-    return merged(events + parser.finish())
-
-
-def parse(parser: type[ToolParser], text: str) -> list[Event]:
-    return feed(parser(NAMES), [text])
-
-
-def cut(text: str, data: st.DataObject) -> list[str]:
-    """The text in random pieces; often every character for itself."""
-    if data.draw(st.booleans()):
-        return list(text)
-    places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-
-
-def told(events: list[Event]) -> list[tuple[object, ...]]:
-    """The events without the calls' ids, which are random."""
-    return [
-        ("call", event.index, event.name)
-        if isinstance(event, CallStart)
-        else (type(event).__name__, getattr(event, "index", None), event.text)
-        for event in events
-    ]
-
-
-def content_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Content))
-
-
-def sources_of(events: list[Event]) -> list[tuple[str, str]]:
-    """Names and sources of arguments by index, which must count from 0."""
-    starts = [event for event in events if isinstance(event, CallStart)]
-    assert [event.index for event in starts] == list(range(len(starts)))
-    assert len({event.id for event in starts}) == len(starts)
-    sources = ["" for _ in starts]
-    for event in events:
-        if isinstance(event, CallArguments):
-            sources[event.index] += event.text
-    return [(start.name, source) for start, source in zip(starts, sources, strict=True)]
-
-
-def calls_of(events: list[Event]) -> list[Call]:
-    return [(name, json.loads(source)) for name, source in sources_of(events)]
 
 
 @each_parser
@@ -367,6 +298,13 @@ def test_malformed_calls_are_content(parser: type[ToolParser], text: str, conten
         (LlamaJson, '{"name": "f", "parameters": {}} Done.', [("f", {})], " Done."),
         (LlamaJson, '{"name": "f"}, {"name": "unknown"}', [("f", {})], ', {"name": "unknown"}'),
         (LlamaJson, '<|python_tag|> {"name": "f"}; <|python_tag|>{"name": "f"}', [("f", {})] * 2, ""),
+        (LlamaJson, '<|python_start|>{"name": "f"}<|python_end|>', [("f", {})], ""),
+        (
+            LlamaJson,
+            '<|python_start|>{"name": "f"}<|python_end|>\n<|python_start|>',
+            [("f", {})],
+            "\n<|python_start|>",
+        ),
         (Mistral, '[TOOL_CALLS]f{"a": 1} So [TOOL_CALLS]f[ARGS]{}', [("f", {"a": 1}), ("f", {})], " So"),
         (Mistral, "[TOOL_CALLS]g[ARGS]{} [TOOL_CALLS]g{}", [("g", {})], " [TOOL_CALLS]g{}"),
         (Mistral, "[TOOL_CALLS] f [ARGS] {}\n[TOOL_CALLS]f {}", [("f", {})], "[TOOL_CALLS] f [ARGS] {}"),
@@ -390,6 +328,10 @@ def test_malformed_calls_are_content(parser: type[ToolParser], text: str, conten
         (Pythonic, "[f(a=1] x", [("f", {"a": 1})], " x"),
         (Pythonic, "[f(a=1) and]", [("f", {"a": 1})], " and]"),
         (Pythonic, "[f(a=1)]<|python_end|> Done.<|python_end|>", [("f", {"a": 1})], " Done."),
+        (Pythonic, "Sure. <|python_start|>[f(a=1)]<|python_end|>", [("f", {"a": 1})], "Sure."),
+        (Pythonic, "[f()]<|python_end|>So <|python_start|>[f()]", [("f", {})] * 2, "So"),
+        (Pythonic, "Like <|python_start|> so.", [], "Like <|python_start|> so."),
+        (Pythonic, '[f(a=[true, {"x": null}])]', [("f", {"a": [True, {"x": None}]})], ""),
         (JsonArray, '[{"name": "f"}] Done.', [("f", {})], " Done."),
         (JsonArray, '[{"name": "f"}, {"x": 1}]', [("f", {})], ', {"x": 1}]'),
         (JsonArray, '[{"name": "f", "arguments": {"a": 1}]', [("f", {"a": 1})], ""),
@@ -551,6 +493,23 @@ def test_not_parallel_leaves_the_first_call(
         ("{% if tools %}<|python_start|>[f()]{% endif %}", "pythonic"),
         ("{{ tools }}[TOOL_CALLS]", "mistral"),
         ("", None),
+        ('{{ tools }}<|python_start|>{"name": name, "parameters": dictionary}', "llama3_json"),
+        ("{{ tools }}[func_name1(params_name1=params_value1), func_name2(params)]", "pythonic"),
+        ("{{ tools }}<｜tool▁calls▁begin｜>{{ '```json' }}", "deepseek_v3"),
+        ("{{ tools }}<｜tool▁calls▁begin｜>{{ name }}<｜tool▁sep｜>", "deepseek_v31"),
+        ("{{ tools }}<tool_call>\n<function={{ name }}>\n<parameter={{ key }}>", "qwen3_coder"),
+        ("{{ tools }}<tool_call>{{ name }}<arg_key>{{ key }}</arg_key><arg_value>", "glm45"),
+        ("<|im_system|>tool_declare<|im_middle|>{{ tools }}", "kimi_k2"),
+        ("{{ tools }}<|tool_calls_section_begin|>", "kimi_k2"),
+        ("{{ tools }}<|start|>assistant<|channel|>commentary<|message|>", "harmony"),
+        ("<|start_of_role|>available_tools<|end_of_role|>{{ tools }}", "granite"),
+        ("<|start_of_role|>system<|end_of_role|>{{ tools }}<tool_call>\n</tool_call>", "hermes"),
+        ("<|function_call_library|>{{ tools }}<function_call> {{ call }}", "granite_20b"),
+        ("<|tool|>{{ message['tools'] }}<|/tool|>", "phi4_mini"),
+        ("{{ tools }}functools[{}]", "phi4_mini"),
+        ("{{ tools }}<start_function_call>call:{{ name }}", "functiongemma"),
+        ("{{ tools }}<|tool_call>call:{{ name }}", "gemma4"),
+        ('{{ tools }}"parameters": <tool_call>{}</tool_call>', "hermes"),
     ],
 )
 def test_detected_tools(template: str, form: str | None) -> None:
@@ -565,6 +524,11 @@ def test_detected_tools(template: str, form: str | None) -> None:
         ("{{ content.split('</think>') }}", "think"),
         ("[THINK]{{ x }}[/THINK]", "mistral"),
         ("</seed:think>", "seed"),
+        ("<|end|><|channel|>analysis<|message|>", "harmony"),
+        ("{{ '<|end|>' }}", None),
+        ("<|channel>thought\n<channel|>", "gemma4"),
+        ("after 'Here is my thought process:' and 'Here is my response:'", "granite"),
+        ("between <think></think> and your response between <response></response>", "granite_tags"),
     ],
 )
 def test_detected_reasoning(template: str, form: str | None) -> None:
@@ -574,7 +538,7 @@ def test_detected_reasoning(template: str, form: str | None) -> None:
 def test_formats_show_their_marks() -> None:
     assert set(TOOL_FORMATS["hermes"].markers) == {"<tool_call>", "</tool_call>"}
     assert set(TOOL_FORMATS["mistral"].markers) == {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}
-    assert TOOL_FORMATS["llama3_json"].markers == ("<|python_tag|>",)
+    assert TOOL_FORMATS["llama3_json"].markers == ("<|python_tag|>", "<|python_start|>", "<|python_end|>")
     assert TOOL_FORMATS["pythonic"].markers == PYTHONIC_MARKS
     for form in TOOL_FORMATS.values():
         assert parse(type(form.parser(())), "x") == [Content("x")]

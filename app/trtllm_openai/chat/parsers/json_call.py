@@ -72,7 +72,7 @@ class JsonCall:
             index += self._step(text, index, events)
         return events, index
 
-    def finish(self) -> list[Event]:
+    def finish(self, rest: str = "") -> list[Event]:
         """End of the text: for a truncated call with arguments as a JSON string, emit the readable part."""
         if not self.started or self.state != "in_value" or self._key not in ARGUMENT_KEYS or self._given:
             return []

@@ -26,3 +26,15 @@ def overlap(text: str, marker: str) -> int:
 def could_begin(text: str, marker: str) -> bool:
     """Whether `text` is a prefix of `marker`, possibly empty."""
     return marker.startswith(text)
+
+
+def split_at_any(text: str, markers: tuple[str, ...]) -> tuple[str, str | None]:
+    """Text before the first of several markers, and that marker; (safe text, None) if there is none yet.
+
+    Where two begin at the same place it is the longer one.
+    """
+    places = [(place, -len(marker), marker) for marker in markers if (place := text.find(marker)) >= 0]
+    if places:
+        place, _, marker = min(places)
+        return text[:place], marker
+    return text[: len(text) - max(overlap(text, marker) for marker in markers)], None

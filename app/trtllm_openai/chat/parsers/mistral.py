@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Collection
 
-from trtllm_openai.chat.parsers.json_array import JsonArray
+from trtllm_openai.chat.parsers.json_array import CallList
 from trtllm_openai.chat.parsers.json_call import BareArguments
 from trtllm_openai.chat.parsers.marker import split_at
 from trtllm_openai.text.events import CallStart
@@ -17,7 +17,7 @@ HEAD_PART = re.compile(r"[\w.\-\[\]\s]{0,256}")
 """Matches the possible beginning of a call's head. The limit exceeds the length of any head."""
 
 
-class Mistral(JsonArray):
+class Mistral(CallList):
     """`[TOOL_CALLS]` and a JSON array of calls or, since tokenizer v11, `name[ARGS]{…}` for each call."""
 
     BEGIN = "[TOOL_CALLS]"

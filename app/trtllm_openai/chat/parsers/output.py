@@ -20,8 +20,9 @@ class ChatOutput:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the parser is inside reasoning tags."""
-        return self._reasoning is not None and self._reasoning.in_reasoning
+        """Whether the parser is inside reasoning."""
+        inside = self._reasoning is not None and self._reasoning.in_reasoning
+        return inside or (self._tools is not None and self._tools.in_reasoning)
 
     def push(self, text: str) -> list[Event]:
         events: list[Event] = []

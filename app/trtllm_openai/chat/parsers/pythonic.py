@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection
 from typing import Any, Literal
 
-from trtllm_openai.chat.parsers.marker import split_at
+from trtllm_openai.chat.parsers.marker import split_at_any
 from trtllm_openai.chat.parsers.tool_parser import ToolParser
 from trtllm_openai.text.events import CallArguments, CallStart
 
-NAME = re.compile(r"[\w.-]*")
+FUNCTION = re.compile(r"[\w.-]*")
 LONGEST_NAME = 128
 IN_STRING = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 IN_CODE = re.compile(r"""["'()\[\]{},]""")
@@ -23,7 +23,7 @@ CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 class Pythonic(ToolParser):
-    """The whole response is such a list, optionally between `<|python_start|>` and `<|python_end|>`."""
+    """The whole response is such a list; after `<|python_start|>` it may also follow text."""
 
     BEGIN, END = "<|python_start|>", "<|python_end|>"
     SEPARATORS = re.compile(r"[\s,]*")
@@ -67,7 +67,7 @@ class Pythonic(ToolParser):
     def _read_name(self) -> bool:
         """Parse the name of the next call and its bracket, or the end of the list after a trailing comma."""
         self.hold_space()
-        found = NAME.match(self.buffer, 0, LONGEST_NAME)
+        found = FUNCTION.match(self.buffer, 0, LONGEST_NAME)
         name = found.group() if found else ""
         rest = self.buffer[len(name) :]
         if not rest and len(name) < LONGEST_NAME and not self.ended:
@@ -100,10 +100,14 @@ class Pythonic(ToolParser):
 
     def _pass_text(self) -> bool:
         """Emit content, and drop the end marker after calls."""
-        before, after = split_at(self.buffer, self.END) if self.calls else (self.buffer, None)
+        before, mark = split_at_any(self.buffer, (self.BEGIN, self.END) if self.calls else (self.BEGIN,))
         self.content(before)
-        self.buffer = self.buffer[len(before) :] if after is None else after
-        return after is not None
+        self.buffer = self.buffer[len(before) :]
+        if mark == self.END:
+            self.buffer = self.buffer[len(mark) :]
+        elif mark is not None:
+            self._state = "begin"
+        return mark is not None
 
     def _read_arguments(self) -> bool:
         """Consume argument source up to the next character that changes the state."""
@@ -163,9 +167,11 @@ def _read(source: str, position: int) -> tuple[str, Any]:
     value = value.strip()
     if value in CONSTANTS:
         return name, CONSTANTS[value]
-    try:
-        literal = ast.literal_eval(value)
-        json.dumps(literal, allow_nan=False)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return name, value
-    return name, literal
+    for read in (ast.literal_eval, json.loads):  # `[true]` is JSON only
+        try:
+            literal = read(value)
+            json.dumps(literal, allow_nan=False)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return name, literal
+    return name, value

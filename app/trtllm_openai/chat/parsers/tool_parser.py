@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
 
 from trtllm_openai.chat.parsers.json_call import JsonCall, State
 from trtllm_openai.chat.parsers.marker import could_begin
@@ -32,8 +33,12 @@ class ToolParser(ABC):
     """Text between or after calls that is not content."""
 
     def __init__(self, names: Collection[str]) -> None:
-        """`names`: the tools that may be called."""
+        """`names`: the tools that may be called; a mapping gives the schema of each one's parameters.
+
+        The schemas tell text from numbers in formats whose arguments do not (`<parameter=zip>01234`).
+        """
         self.names = frozenset(names)
+        self.schemas: Mapping[str, Any] = names if isinstance(names, Mapping) else {}
         self.buffer = ""
         self.calls = 0
         self.ended = False
@@ -54,12 +59,17 @@ class ToolParser(ABC):
         self.ended = True
         while self.buffer and self.advance():
             pass
+        self.leave()
         self.hold(self.buffer)
         self.buffer = ""
-        self.leave()
         self.drop_separators()
         self._pass("")
         return self._taken()
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the parser is inside reasoning, for formats in which it alternates with calls."""
+        return False
 
     @abstractmethod
     def advance(self) -> bool:
@@ -137,19 +147,38 @@ class ToolParser(ABC):
         return events
 
 
-class JsonToolParser(ToolParser):
-    """Base class for formats in which a call is a JSON object."""
+class CallReader(Protocol):
+    """Reads one call, or the arguments of one: `JsonCall`, and those of formats that are not JSON."""
+
+    started: bool
+    """Whether the call's start is certain; what comes later no longer makes it text."""
+    state: Any
+    """`done` and `failed` are final."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the call takes no more text."""
+
+    def push(self, text: str) -> tuple[list[Event], int]:
+        """Parse `text`. Returns the events and the number of characters that were consumed."""
+
+    def finish(self, rest: str) -> list[Event]:
+        """End of the text, whose last characters, `rest`, were not consumed."""
+
+
+class CallParser(ToolParser):
+    """Base class for formats whose calls are read one after another, each by a `CallReader`."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(names)
-        self.call: JsonCall | None = None
+        self.call: CallReader | None = None
         """The call being parsed."""
 
     def begin_call(self, accepts: Callable[[str], bool] = lambda _: True) -> None:
-        """Start parsing a call at the beginning of the buffer."""
+        """Start parsing a call as a JSON object at the beginning of the buffer."""
         self.call = JsonCall(self.calls, self.call_id(), accepts)
 
-    def feed(self, call: JsonCall) -> State:
+    def feed(self, call: CallReader) -> State:
         """Parse the buffer as part of `call`. Text after the end of the call stays in the buffer."""
         was_started = call.started
         events, used = call.push(self.buffer)
@@ -162,8 +191,12 @@ class JsonToolParser(ToolParser):
             self.call = None
         if call.state == "failed":
             self.give_up()
-        return call.state
+        state: State = call.state
+        return state
 
     def leave(self) -> None:
         if self.call is not None:
-            self.emit(self.call.finish())
+            events = self.call.finish(self.buffer)
+            if self.call.started:
+                self.buffer = ""
+            self.emit(events)
