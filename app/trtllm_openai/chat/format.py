@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trtllm_openai.chat.history import History, wanted_history
 from trtllm_openai.chat.messages import Message, normalise
 from trtllm_openai.chat.parsers.harmony import Harmony
 from trtllm_openai.chat.parsers.json_array import JsonArray
@@ -41,6 +42,7 @@ class ChatFormat:
         source = tokenizer.chat_template or ""
         limits: dict[str, Any] = {"timeout_s": render_timeout_s, "max_length": max_prompt_length}
         self._template = ChatTemplate(source, tokenizer.special_tokens, **limits) if source else None
+        self._history = wanted_history(self._template, source) if self._template else History()
         detected = detect_tools(source)
         self._template_has_tools = detected is not None
         name = (detected or "hermes") if tool_parser == "auto" else tool_parser
@@ -81,7 +83,7 @@ class ChatFormat:
         if not self._template_has_tools:
             normal = without_tools(normal, tools.tools)
         text = self._template.render(
-            normal,
+            self._history.adapted(normal, tools.tools),
             {
                 **(variables or {}),
                 "tools": list(tools.tools) or None,
