@@ -52,7 +52,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def backend(demo_tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """The demo's tokenizer with every mark as a special token, which texts leave out unless it is asked for."""
+    """The demo's tokenizer with every mark as a special token, which texts leave out unless asked to."""
     backend = tokenizers.Tokenizer.from_str(demo_tokenizer._backend.to_str())
     marks = {mark for form in TOOL_FORMATS.values() for mark in form.markers}
     marks |= {mark for form in REASONING.values() for mark in form.markers}
