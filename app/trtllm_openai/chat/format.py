@@ -129,7 +129,8 @@ class ChatFormat:
         splitter = None
         if self.reasoning is not None and not self.reasoning.channels and not guided:
             opened = prompt.rstrip().endswith(self.reasoning.begin)
-            splitter = ReasoningSplitter(self.reasoning, opened=opened)
+            interrupts = self.tools.interrupts if self.tools and tools.tools else ()
+            splitter = ReasoningSplitter(self.reasoning, opened=opened, interrupts=interrupts)
         if parser is None and splitter is None:
             return None
         return ChatOutput(splitter, parser, parallel=tools.parallel)

@@ -93,6 +93,17 @@ def test_a_family(name: str, backend: tokenizers.Tokenizer) -> None:
     assert content_of(events) == ""
 
 
+@pytest.mark.parametrize("name", ["deepseek_v3", "kimi_k2"])
+def test_a_call_ends_thinking_without_its_end_tag(name: str, backend: tokenizers.Tokenizer) -> None:
+    template, _, thought = FAMILIES[name]
+    tokenizer = Tokenizer(backend, chat_template=template)
+    form = TOOL_FORMATS[name].form
+    assert form is not None
+    text = thought.removesuffix("</think>") + form.write([("f", {"a": "x"})])
+    events = answer(ChatFormat(tokenizer, "auto", "auto"), tokenizer, text, [TOOL])
+    assert (reasoning_of(events), calls_of(events)) == (["Hm"], [("f", {"a": "x"})])
+
+
 def test_channels_without_tools(backend: tokenizers.Tokenizer) -> None:
     template, _, thought = FAMILIES["harmony"]
     tokenizer = Tokenizer(backend, chat_template=template)

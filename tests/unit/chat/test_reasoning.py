@@ -14,9 +14,11 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-def split(chunks: list[str], *, opened: bool = False) -> tuple[str, str]:
+def split(
+    chunks: list[str], *, opened: bool = False, name: str = "think", interrupts: tuple[str, ...] = ()
+) -> tuple[str, str]:
     """Thinking and answer."""
-    splitter = ReasoningSplitter(REASONING["think"], opened=opened)
+    splitter = ReasoningSplitter(REASONING[name], opened=opened, interrupts=interrupts)
     events: list[Reasoning] = []
     answer = ""
     for found, text in [*map(splitter.push, chunks), splitter.finish()]:
@@ -46,6 +48,39 @@ def split(chunks: list[str], *, opened: bool = False) -> tuple[str, str]:
 def test_thinking_and_answer(text: str, opened: bool, expected: tuple[str, str]) -> None:
     assert split([text], opened=opened) == expected
     assert split(list(text), opened=opened) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("granite_tags", "<think>hm</think>\n<response>Yes</response>", ("hm", "Yes")),
+        ("granite_tags", "<think>hm</think><response>a</resp</response>\n", ("hm", "a</resp\n")),
+        ("granite_tags", "<think>hm</think><response>\n", ("hm", "")),
+        ("granite_tags", "<think>hm</think><resp", ("hm", "<resp")),
+        ("granite_tags", "<think>hm</think>Yes</response>", ("hm", "Yes</response>")),
+        ("granite_tags", "<think>hm</think><response>a </respo", ("hm", "a </respo")),
+        ("granite", "Here is my thought process: hm\nHere is my response: Yes", ("hm", "Yes")),
+        ("granite", "Here is my idea", ("", "Here is my idea")),
+        ("gemma4", "<|channel>thought\nhm<channel|>Yes", ("hm", "Yes")),
+    ],
+)
+def test_other_tags(name: str, text: str, expected: tuple[str, str]) -> None:
+    assert split([text], name=name) == expected
+    assert split(list(text), name=name) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>hm\n<|call|>f", ("hm", "<|call|>f")),
+        ("<think>hm</think><|call|>f", ("hm", "<|call|>f")),
+        ("<think>hm <|ca</think>f", ("hm <|ca", "f")),
+        ("<|call|>f</think>", ("", "<|call|>f</think>")),
+    ],
+)
+def test_a_call_can_end_thinking(text: str, expected: tuple[str, str]) -> None:
+    assert split([text], interrupts=("<|call|>",)) == expected
+    assert split(list(text), interrupts=("<|call|>",)) == expected
 
 
 @given(text=TEXTS, opened=st.booleans(), step=st.integers(1, 5))

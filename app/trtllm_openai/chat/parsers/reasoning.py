@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trtllm_openai.chat.parsers import harmony
-from trtllm_openai.chat.parsers.marker import could_begin, split_at
+from trtllm_openai.chat.parsers.marker import could_begin, split_at, split_at_any
 from trtllm_openai.text.events import Reasoning
 
 
@@ -57,9 +57,13 @@ REASONING = {
 class ReasoningSplitter:
     """Streaming splitter. Reasoning comes first or not at all. White space next to the tags is dropped."""
 
-    def __init__(self, form: ReasoningFormat, *, opened: bool) -> None:
-        """`opened`: the prompt ends with the opening tag."""
+    def __init__(self, form: ReasoningFormat, *, opened: bool, interrupts: tuple[str, ...] = ()) -> None:
+        """`opened`: the prompt ends with the opening tag.
+
+        `interrupts`: marks of calls, which end reasoning without an end tag and belong to what follows.
+        """
         self._form = form
+        self._ends = (form.end, *interrupts)
         self._state: Literal["begin", "reasoning", "after", "content"] = "reasoning" if opened else "begin"
         self._space: list[str] = []  # dropped if a tag follows
         self._held = ""  # possible beginning of a tag
@@ -89,13 +93,15 @@ class ReasoningSplitter:
             else:
                 return [], self._release()
         if self._state == "reasoning":
-            before, after = split_at(self._held, self._form.end)
-            self._held = self._held[len(before) :] if after is None else after
+            before, mark = split_at_any(self._held, self._ends)
+            self._held = self._held[len(before) :]
             found = self._reasoning(before)
-            if after is None:
+            if mark is None:
                 return found, ""
             self._state = "after"
             self._space.clear()
+            if mark == self._form.end:
+                self._held = self._held.removeprefix(mark)
         self._held = self._held.lstrip()
         if not self._held or (could_begin(self._held, self._form.answer) and self._held != self._form.answer):
             return found, ""

@@ -20,15 +20,18 @@ class ToolFormat:
     """A tool-call format: how calls are read, and how they are written where one is demanded.
 
     `markers`: special tokens that the parser needs in the text. `form`: its grammar follows the same marks.
+    `interrupts`: special tokens that begin calls, with which models leave reasoning without its end tag.
     """
 
     parser: Callable[[Collection[str]], ToolParser]
     markers: tuple[str, ...]
     form: WrittenCalls | None = None
+    interrupts: tuple[str, ...] = ()
 
 
-def _declared(parser: type[LayoutParser]) -> ToolFormat:
-    return ToolFormat(parser, parser.LAYOUT.markers, parser.LAYOUT.form)
+def _declared(parser: type[LayoutParser], *, interrupts: bool = False) -> ToolFormat:
+    layout = parser.LAYOUT
+    return ToolFormat(parser, layout.markers, layout.form, layout.begin if interrupts else ())
 
 
 TOOL_FORMATS = {
@@ -36,11 +39,11 @@ TOOL_FORMATS = {
     "llama3_json": ToolFormat(LlamaJson, LlamaJson.MARKS),
     "mistral": ToolFormat(Mistral, (Mistral.BEGIN, *Mistral.INNER)),
     "pythonic": ToolFormat(Pythonic, (Pythonic.BEGIN, Pythonic.END)),
-    "deepseek_v3": _declared(formats.DeepSeekV3),
-    "deepseek_v31": _declared(formats.DeepSeekV31),
+    "deepseek_v3": _declared(formats.DeepSeekV3, interrupts=True),
+    "deepseek_v31": _declared(formats.DeepSeekV31, interrupts=True),
     "qwen3_coder": _declared(formats.Qwen3Coder),
     "glm45": _declared(formats.Glm45),
-    "kimi_k2": _declared(formats.KimiK2),
+    "kimi_k2": _declared(formats.KimiK2, interrupts=True),
     "harmony": ToolFormat(harmony.Harmony, harmony.MARKS, harmony.FORM),
     "granite": _declared(formats.Granite),
     "granite_20b": _declared(formats.Granite20b),
