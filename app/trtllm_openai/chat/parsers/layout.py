@@ -50,11 +50,11 @@ class JsonObject:
 class CallLayout:
     """How the models of one family write tool calls.
 
-    Read: `begin` are the marks with which calls begin, of which none contains another; `head` is everything
-    from the first of them to the arguments; `end` are marks after a call or after all of them, in this
-    order, each of which may be missing. `inner`: marks inside of the arguments. Written: `opening`, which
-    ends before the head of the first call is complete or is the whole of it, calls with `end_written` after
-    each and `separator` between them, `closing`.
+    For reading: `begin` are the marks with which calls begin, none of which contains another; `head` is
+    everything from the first of them to the arguments; `end` are marks after a call or after all of them, in
+    this order, each of which may be missing; `inner` are marks inside of the arguments.
+    For writing: `opening` is what stands once before all calls (a part of `head`, or a list's beginning),
+    `end_written` follows each call, `separator` is between them, `closing` after the last.
     """
 
     begin: tuple[str, ...]
