@@ -48,7 +48,10 @@ METRICS = Metrics()
 
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
-    text = "".join(draw(st.lists(st.sampled_from(FRAGMENTS), max_size=6)))
+    tools = draw(st.sampled_from([None, *TOOL_FORMATS]))
+    form = TOOL_FORMATS[tools].form if tools else None
+    own = [form.write([("f", {"a": "} <b>", "n": 1})])] * 3 if form is not None else []
+    text = "".join(draw(st.lists(st.sampled_from([*FRAGMENTS, *own]), max_size=6)))
     return {
         "text": text,
         "noise": draw(st.lists(st.integers(17, 49151), max_size=4)),
@@ -58,7 +61,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "stop": draw(st.sampled_from([(), ("STOP",), ("TO", "수도"), ("\n",)])),
         "logprobs": draw(st.booleans()),
         "ids": draw(st.booleans()),
-        "tools": draw(st.sampled_from([None, *TOOL_FORMATS])),
+        "tools": tools,
         "reasoning": draw(st.booleans()),
         "reason": draw(st.sampled_from(["stop", "length"])),
     }
