@@ -51,6 +51,33 @@ def test_a_tool_call_is_no_content(demo_tokenizer: Tokenizer) -> None:
     assert made["function"] == {"name": "f", "arguments": '{"a": 1}'}
 
 
+def test_arguments_that_are_text_have_the_types_of_the_tools_schema(demo_tokenizer: Tokenizer) -> None:
+    given = [f"<arg_key>{name}</arg_key>\n<arg_value>5</arg_value>\n" for name in ("zip", "days")]
+    parameters = {"type": "object", "properties": {"zip": {"type": "string"}, "days": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    served = Served(demo_tokenizer, f"<tool_call>f\n{''.join(given)}</tool_call>", tool_parser="glm45")
+    (choice,) = served.post(PATH, {"messages": MESSAGES, "tools": tools}).json()["choices"]
+    (made,) = choice["message"]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"zip": "5", "days": 5}
+
+
+def test_the_models_own_id_of_a_call_is_the_clients(demo_tokenizer: Tokenizer) -> None:
+    call = "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    served = Served(demo_tokenizer, call, tool_parser="kimi_k2")
+    (choice,) = served.post(PATH, {"messages": MESSAGES, "tools": tools}).json()["choices"]
+    assert choice["message"]["tool_calls"][0]["id"] == "functions.f:0"
+
+
+def test_channels_are_reasoning_and_content(demo_tokenizer: Tokenizer) -> None:
+    text = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes."
+    served = Served(demo_tokenizer, text, reasoning_parser="harmony")
+    answer = served.post(PATH, {"messages": MESSAGES}).json()
+    message = answer["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
 def test_render_generates_nothing(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
     answer = served.post(f"{PATH}/render", {"messages": MESSAGES}).json()
