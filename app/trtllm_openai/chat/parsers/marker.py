@@ -17,10 +17,10 @@ def split_at(text: str, marker: str) -> tuple[str, str | None]:
 
 def overlap(text: str, marker: str) -> int:
     """Length of the longest suffix of `text` that is a proper prefix of `marker`."""
-    for length in range(min(len(marker) - 1, len(text)), 0, -1):
-        if text.endswith(marker[:length]):
-            return length
-    return 0
+    place = text.find(marker[0], max(len(text) - len(marker) + 1, 0))
+    while place >= 0 and not marker.startswith(text[place:]):
+        place = text.find(marker[0], place + 1)
+    return len(text) - place if place >= 0 else 0
 
 
 def could_begin(text: str, marker: str) -> bool:
