@@ -116,6 +116,7 @@ class ChatFormat:
 
     def output(self, prompt: str, tools: ToolPlan, *, guided: bool) -> ChatOutput | None:
         """Create the parser for the response to `prompt`; None if the response is plain text."""
+        opened = self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.begin)
         parser: ToolParser | None = None
         if tools.schema is not None:
             make_id = self.tools.parser(()).call_id if self.tools else None
@@ -123,12 +124,11 @@ class ChatFormat:
         elif self._channels:
             names = tools.names if self.tool_format == "harmony" else ()
             reasons = bool(self.reasoning and self.reasoning.channels)
-            parser = Harmony(names, reasons=reasons, prompt=prompt)
+            parser = Harmony(names, reasons=reasons, opened=opened)
         elif tools.tools and self.tools is not None:
             parser = self.tools.parser(tools.schemas)
         splitter = None
         if self.reasoning is not None and not self.reasoning.channels and not guided:
-            opened = prompt.rstrip().endswith(self.reasoning.begin)
             interrupts = self.tools.interrupts if self.tools and tools.tools else ()
             splitter = ReasoningSplitter(self.reasoning, opened=opened, interrupts=interrupts)
         if parser is None and splitter is None:

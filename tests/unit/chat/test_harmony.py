@@ -90,21 +90,13 @@ def test_reasoning_can_be_content() -> None:
     assert read(THOUGHT + NEXT + FINAL, reasons=False) == [("Content", None, "Hm.\nYes.")]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "reasoning"),
-    [
-        ("<|start|>user<|message|>Hi<|end|><|start|>assistant", False),
-        ("<|end|><|start|>assistant<|channel|>analysis<|message|>We", True),
-        ("<|end|><|start|>assistant<|channel|>final<|message|>The", False),
-        ("", False),
-    ],
-)
-def test_a_message_that_the_prompt_begins(prompt: str, reasoning: bool) -> None:
-    parser = Harmony(("f",), prompt=prompt)
-    assert parser.in_reasoning == reasoning
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_message_that_the_prompt_begins(opened: bool) -> None:
+    parser = Harmony(("f",), opened=opened)
+    assert parser.in_reasoning == opened
     events = feed(parser, [" see.<|end|>", NEXT, FINAL])
-    assert isinstance(events[0], Reasoning) == reasoning
-    assert content_of(events).endswith("Yes.")
+    assert isinstance(events[0], Reasoning) == opened
+    assert content_of(events) == ("Yes." if opened else " see.\nYes.")
 
 
 def test_arguments_and_reasoning_are_streamed() -> None:

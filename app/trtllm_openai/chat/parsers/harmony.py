@@ -43,10 +43,10 @@ class Harmony(CallParser):
     Several messages of reasoning, or of content, are joined by a line break.
     """
 
-    def __init__(self, names: Collection[str], *, reasons: bool = True, prompt: str = "") -> None:
+    def __init__(self, names: Collection[str], *, reasons: bool = True, opened: bool = False) -> None:
         """`reasons`: the analysis channel is reasoning, else it is content.
 
-        `prompt`: what the model continues; it may end within a message.
+        `opened`: the prompt ends within a message of analysis. One that ends within another needs no telling.
         """
         super().__init__(names)
         self._reasons = reasons
@@ -54,9 +54,8 @@ class Harmony(CallParser):
         self._name = ""  # of the function whose arguments come next
         self._said: set[str] = set()  # kinds of messages so far
         self._break = ""  # goes before the next text
-        begun = prompt[prompt.rfind(START) :]
-        if MESSAGE in begun and not any(mark in begun for mark in ENDS):
-            self._open(begun)
+        if opened:
+            self._open("<|channel|>analysis<|message|>")
 
     @property
     def in_reasoning(self) -> bool:
