@@ -17,6 +17,7 @@ from trtllm_openai.api.errors import ApiError, request_id
 from trtllm_openai.api.headers import headers
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import RequestModel
+from trtllm_openai.protocol.refused import refused_fields
 from trtllm_openai.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ BODY_SIZE = "trtllm_openai.body_size"
 async def read_body(request: Request, model: type[T]) -> T:
     """Parse the body as `model`, within the request's budget (`api.budget`).
 
-    Raises pydantic's ValidationError (a 400), `InvalidRequest`, `ApiError` 400 or 415, or what `Bodies.read`
-    raises.
+    A field that would change the answer and cannot be honoured is refused. Raises pydantic's ValidationError
+    (a 400), `InvalidRequest`, `ApiError` 400 or 415, or what `Bodies.read` raises.
     """
     content_type, coding = headers(request.scope, b"content-type", b"content-encoding")
     if content_type is not None and content_type != "application/json":
@@ -54,7 +55,20 @@ async def read_body(request: Request, model: type[T]) -> T:
     else:
         value = _parse_large(raw, context)
         await asyncio.sleep(0)  # others have their turn before validation
-    return model.model_validate(value)
+    body = model.model_validate(value)
+    if body.model_extra:
+        _check_refused(body)
+    return body
+
+
+def _check_refused(body: RequestModel) -> None:
+    """Refuse a field that is known to change the answer elsewhere (`protocol.refused`)."""
+    refused = refused_fields(type(body))
+    for name, value in (body.model_extra or {}).items():
+        field = refused.get(name)
+        if field is not None and field.asked(value):
+            instead = f": {field.instead}" if field.instead else ""
+            raise InvalidRequest(f"'{name}' is not supported{instead}.", name, "unsupported_parameter")
 
 
 def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
@@ -116,7 +130,8 @@ def ignored_params(body: RequestModel, left_out: Iterable[str] = ()) -> dict[str
 
     That is unknown fields, and what a route has `left_out` of known ones.
     """
-    names = [*sorted(body.model_extra or ()), *left_out]
+    extra = (body.model_extra or {}).keys() - refused_fields(type(body)).keys()
+    names = [*sorted(extra), *left_out]
     if not names:
         return {}
     text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)

@@ -95,7 +95,7 @@ async def render_chat_completion(request: Request) -> Response:
         "count": len(conversation.token_ids),
         "max_model_len": model.info.max_seq_len,
     }
-    return Response(json_bytes(rendered), media_type="application/json")
+    return Response(json_bytes(rendered), headers=ignored_params(body), media_type="application/json")
 
 
 def start_chat(

@@ -145,6 +145,8 @@ class ServerContext:
         return replace(self._loaded, id=model, adapter=model)
 
     def _defaults(self, info: EngineInfo) -> Mapping[str, float]:
+        if not self.sampling_defaults:
+            return {}
         defaults = supported_defaults(info, self.sampling_defaults)
         if missing := ", ".join(sorted(self.sampling_defaults.keys() - defaults.keys())):
             log.warning("the engine %s cannot honour these sampling defaults: %s", info.engine, missing)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http
 import logging
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 
@@ -24,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from trtllm_openai.errors import ClientDisconnected, InvalidRequest, Overloaded, PoolError, ShuttingDown
+from trtllm_openai.generation.parameters import BY_NAME
 
 log = logging.getLogger(__name__)
 
@@ -158,13 +160,24 @@ def from_validation(error: ValidationError) -> ApiError:
     # A union reports an error for every member; the one with the deepest path is the most likely intent.
     item = max(items, key=_how_far) if any(map(_is_tag, items[0]["loc"])) else items[0]
     param = json_path(_without_union_tags(item["loc"]))
-    message = item["msg"]
+    message = _range(param, item["input"]) or item["msg"]
     if item["type"] == "missing":
         return ApiError(
             400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
         )
     code = "invalid_type" if item["type"].endswith("_type") else "invalid_value"
     return ApiError(400, f"Invalid value for '{param}': {message}.", param=param, code=code)
+
+
+def _range(param: str, value: object) -> str:
+    """The range of a sampling parameter, if `value`, its own or an element's, is outside; or empty."""
+    row = BY_NAME.get(_ROOT.split(param, maxsplit=1)[0])
+    if row is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    return f"{row.bounds}, not {value}" if row.fault(value) is not None else ""
+
+
+_ROOT = re.compile(r"[.\[]")
 
 
 def json_path(loc: tuple[int | str, ...]) -> str:

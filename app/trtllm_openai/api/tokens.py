@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from trtllm_openai.api.body import BODY_SIZE, documented, read_body
+from trtllm_openai.api.body import BODY_SIZE, documented, ignored_params, read_body
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.conversation import encode, off_loop, prepare
 from trtllm_openai.api.prefixes import prefix_salt
@@ -15,6 +15,7 @@ from trtllm_openai.api.sse import json_bytes
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation.build import check_token_ids
 from trtllm_openai.protocol.chat import ChatRequest
+from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.protocol.tokens import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -63,7 +64,8 @@ async def tokenize(request: Request) -> Response:
             "max_model_len": model.info.max_seq_len,
             "tokens": tokens,
             "token_strs": texts,
-        }
+        },
+        body,
     )
 
 
@@ -79,9 +81,9 @@ async def detokenize(request: Request) -> Response:
         check_token_ids(model.info, body.tokens, "tokens")
         return model.tokenizer.decode(body.tokens)
 
-    return _json({"prompt": await off_loop(request.scope[BODY_SIZE], decoded)})
+    return _json({"prompt": await off_loop(request.scope[BODY_SIZE], decoded)}, body)
 
 
-def _json(answer: dict[str, Any]) -> Response:
+def _json(answer: dict[str, Any], body: RequestModel) -> Response:
     """The answer as it is: validation by FastAPI takes a microsecond for each token."""
-    return Response(json_bytes(answer), media_type="application/json")
+    return Response(json_bytes(answer), headers=ignored_params(body), media_type="application/json")

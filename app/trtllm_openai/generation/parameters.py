@@ -46,6 +46,17 @@ class Row:
             return text
         return f"{text} Default {self.default:g}."
 
+    @property
+    def bounds(self) -> str:
+        """The range of the value, or of each element, as a clause that follows the name; or empty."""
+        parameter = self.parameter
+        low, high = parameter.minimum, parameter.maximum
+        if low is not None:
+            return f"must be from {low} to {high}" if high is not None else f"must be at least {low}"
+        if parameter.above is not None:
+            return f"must be above {parameter.above}" + (f" and at most {high}" if high is not None else "")
+        return ""
+
     def fault(self, value: float) -> str | None:
         """Why a number is outside the range, as a clause that follows the name; None if it is inside."""
         parameter = self.parameter

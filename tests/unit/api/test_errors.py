@@ -2,15 +2,18 @@
 
 import contextvars
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from tests.unit.api.served import Served
 from trtllm_openai.api.errors import ApiError, anthropic, from_exception, json_path
 from trtllm_openai.errors import InvalidRequest, PoolError
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.completions import CompletionRequest
+from trtllm_openai.text.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -77,3 +80,26 @@ def test_other_exceptions() -> None:
     secret = from_exception(RuntimeError("password=hunter2"))
     assert secret.status == 500
     assert "hunter2" not in secret.body().decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        ("completions", {"seed": 2**63}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not {2**63}."),
+        ("chat/completions", {"seed": 1e30}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not 1e+30."),
+        ("responses", {"seed": -(2**64)}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not "),
+        ("completions", {"temperature": 3}, "'temperature': must be from 0 to 2, not 3."),
+        ("completions", {"logit_bias": {"5": 101}}, "'logit_bias.5': must be from -100 to 100, not 101."),
+        ("completions", {"stop_token_ids": [1, -1]}, "'stop_token_ids[1]': must be at least 0, not -1."),
+        ("messages", {"top_p": 0}, "'top_p': must be above 0 and at most 1, not 0."),
+        ("completions", {"seed": "1"}, "'seed': Input should be a valid integer."),
+    ],
+)
+def test_a_number_out_of_range_is_told_its_range(
+    demo_tokenizer: Tokenizer, path: str, fields: dict[str, Any], message: str
+) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    body: dict[str, Any] = {"messages": messages, "max_tokens": 2}
+    body = {"completions": {"prompt": "x"}, "responses": {"input": "x"}}.get(path, body)
+    error = Served(demo_tokenizer).post(f"/v1/{path}", {**body, **fields}).json()["error"]
+    assert error["message"].startswith(f"Invalid value for {message}")

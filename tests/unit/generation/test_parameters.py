@@ -163,3 +163,17 @@ def test_converted(name: str, wire: object, field: object) -> None:
     values = {name: wire}
     assert converted(values) == {name: field}
     assert values == {name: wire}
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("temperature", "must be from 0 to 2"),
+        ("top_p", "must be above 0 and at most 1"),
+        ("min_tokens", "must be at least 0"),
+        ("seed", f"must be from {-(2**63)} to {2**63 - 1}"),
+        ("ignore_eos", ""),
+    ],
+)
+def test_bounds(name: str, bounds: str) -> None:
+    assert BY_NAME[name].bounds == bounds

@@ -1,0 +1,148 @@
+"""Fields of other servers that would change the answer and that this one cannot honour, by request.
+
+A body that has one of them with another value than a neutral one is refused, and the field named; with a
+neutral value nothing would be different, and it is not named among the ignored ones either. null is neutral
+everywhere. A field that is neither here nor in the request model is unknown, and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trtllm_openai.protocol.chat import ChatRequest
+from trtllm_openai.protocol.common import RequestModel
+from trtllm_openai.protocol.completions import CompletionRequest
+from trtllm_openai.protocol.messages import MessagesRequest
+from trtllm_openai.protocol.responses import ResponsesRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """`instead`: what a client can do, as the end of a sentence. `neutral`: values that ask for nothing."""
+
+    instead: str = ""
+    neutral: tuple[object, ...] = ()
+    is_neutral: Callable[[Any], bool] = lambda _: False
+
+    def asked(self, value: object) -> bool:
+        """Whether `value` asks for something."""
+        if value is None or self.is_neutral(value):
+            return False
+        return not any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in self.neutral
+        )
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, (list, dict, str)) and not value
+
+
+_OFF = Refused(neutral=(False,))
+_ZERO = Refused(neutral=(0,))
+_ONE = Refused(neutral=(1,))
+_NO_BEAMS = "there is no beam search"
+_BEAMS: Mapping[str, Refused] = {
+    "use_beam_search": Refused(_NO_BEAMS, (False,)),
+    "early_stopping": Refused(_NO_BEAMS, (False, 0)),
+    "length_penalty": Refused(_NO_BEAMS, (1, 0)),
+    "beam_search_diversity_rate": Refused(_NO_BEAMS, (0,)),
+    "beam_width_array": Refused(_NO_BEAMS, is_neutral=_empty),
+}
+_SAMPLING: Mapping[str, Refused] = {
+    **_BEAMS,
+    # TensorRT-LLM's
+    "no_repeat_ngram_size": _ZERO,
+    "prompt_ignore_length": _ZERO,
+    "top_p_decay": _ONE,
+    "top_p_min": _ZERO,
+    "top_p_reset_ids": Refused(),
+    # vLLM's and SGLang's
+    "custom_logit_processor": Refused(),
+    "custom_params": Refused(is_neutral=_empty),
+    "logits_processors": Refused(is_neutral=_empty),
+    "logprob_token_ids": Refused("use logprobs", is_neutral=_empty),
+    "repetition_detection": Refused(),
+    "vllm_xargs": Refused(is_neutral=_empty),
+    "watermarking": _OFF,
+    "regex": Refused("use guided_regex"),
+    "ebnf": Refused("use guided_grammar"),
+    "stop_regex": Refused("use stop", is_neutral=_empty),
+    # llama.cpp's
+    "dry_multiplier": _ZERO,
+    "dynatemp_range": _ZERO,
+    "grammar": Refused("use guided_grammar", ("",)),
+    "json_schema": Refused("use guided_json", is_neutral=_empty),
+    "mirostat": _ZERO,
+    "tfs_z": _ONE,
+    "top_a": _ZERO,
+    "top_n_sigma": Refused(neutral=(-1, 0)),
+    "typical_p": _ONE,
+    "xtc_probability": _ZERO,
+}
+_DEPLOYMENT: Mapping[str, Refused] = {
+    "disaggregated_params": Refused("this server both prefills and decodes"),
+    "ec_transfer_params": Refused("this server both prefills and decodes"),
+    "kv_transfer_params": Refused("this server both prefills and decodes"),
+    "bootstrap_host": Refused("this server both prefills and decodes"),
+    "lora_request": Refused("an adapter is chosen by model"),
+    "lora_path": Refused("an adapter is chosen by model"),
+}
+_OUTPUT: Mapping[str, Refused] = {
+    "detokenize": Refused(neutral=(True,)),
+    "return_context_logits": _OFF,
+    "return_generation_logits": _OFF,
+    "return_hidden_states": _OFF,
+    "return_routed_experts": _OFF,
+}
+_GUIDED = ("guided_choice", "guided_grammar", "guided_json", "guided_regex")
+_COMMON = {**_SAMPLING, **_DEPLOYMENT, **_OUTPUT}
+_CHAT_HAS = "use /v1/chat/completions"
+_TRANSLATED: Mapping[str, Refused] = {
+    **_COMMON,
+    "best_of": Refused(_CHAT_HAS, (1,)),
+    "echo": Refused(_CHAT_HAS, (False,)),
+    "logprobs": Refused(_CHAT_HAS, (False,)),
+    "n": Refused(_CHAT_HAS, (1,)),
+    "prompt_logprobs": Refused(_CHAT_HAS),
+    "return_token_ids": Refused(_CHAT_HAS, (False,)),
+    "return_tokens_as_token_ids": Refused(_CHAT_HAS, (False,)),
+    "truncate_prompt_tokens": Refused(_CHAT_HAS),
+}
+"""For requests that become one of chat: also fields that only chat and completions have."""
+
+REFUSED: Mapping[type[RequestModel], Mapping[str, Refused]] = {
+    ChatRequest: {**_COMMON, "best_of": Refused("use n", (1,))},
+    CompletionRequest: {
+        **_COMMON,
+        "prompt_embeds": Refused("use prompt"),
+        "prompt_token_ids": Refused("use prompt"),
+    },
+    ResponsesRequest: {
+        **_TRANSLATED,
+        "logprobs": Refused("use include: [message.output_text.logprobs]", (False,)),
+        "max_completion_tokens": Refused("use max_output_tokens"),
+        "max_tokens": Refused("use max_output_tokens"),
+        "messages": Refused("use input"),
+        "response_format": Refused("use text.format"),
+        "reasoning_effort": Refused("use reasoning.effort"),
+        "truncate_prompt_tokens": Refused("use truncation"),
+        **dict.fromkeys(_GUIDED, Refused("use structured_outputs")),
+    },
+    MessagesRequest: {
+        **_TRANSLATED,
+        "mcp_servers": Refused("this server connects to no others", is_neutral=_empty),
+        "max_completion_tokens": Refused("use max_tokens"),
+        "response_format": Refused("use output_config.format"),
+        "stop": Refused("use stop_sequences", is_neutral=_empty),
+        "structured_outputs": Refused("use output_config.format"),
+        "top_logprobs": Refused(_CHAT_HAS, (0,)),
+        **dict.fromkeys(_GUIDED, Refused("use output_config.format")),
+    },
+}
+
+
+def refused_fields(model: type[RequestModel]) -> Mapping[str, Refused]:
+    """The fields that are refused in a body of this model."""
+    return REFUSED.get(model, {})
