@@ -99,7 +99,7 @@ async def create_completion(request: Request) -> Response:
         started=started,
         n=best_of,
         rules=rules,
-        guide=await off_loop(size, partial(find_guide, body, info)),
+        guide=await off_loop(size, partial(find_guide, body, info, body.response_format)),
         priority=body.priority,
         cache_salt=salt,
         timeout=requested_timeout(request, body),

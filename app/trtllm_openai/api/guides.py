@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from trtllm_openai.api.schema_check import MAX_DEPTH, schema_fault
+from trtllm_openai.api.schema_check import MAX_DEPTH, TYPES, schema_fault
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, Guide
 from trtllm_openai.generation.build import unsupported
@@ -126,20 +126,54 @@ def _choice(choices: list[str] | None, param: str) -> Guide | None:
 
 
 def _from_response_format(response_format: JsonObject | None) -> Guide | None:
-    kind = response_format.get("type") if response_format is not None else "text"
-    match kind:
+    """OpenAI's formats, those of trtllm-serve (`json`, `regex`, `ebnf`), or a JSON schema as it is."""
+    if response_format is None:
+        return None
+    param = "response_format"
+    match response_format.get("type"):
         case "text":
             return None
-        case "json_object":
-            return Guide("json_object", param="response_format")
+        case "json_object" if response_format.get("schema") is None:
+            return Guide("json_object", param=param)
+        case "json_object" | "json":
+            return schema_guide(response_format.get("schema"), f"{param}.schema")
         case "json_schema":
-            named = response_format.get("json_schema") if response_format else None
-            schema = named.get("schema") if isinstance(named, dict) else None
-            return schema_guide(schema, "response_format.json_schema.schema")
+            return _named_schema(response_format, param)
+        case "regex":
+            return _required_text("regex", response_format, "regex", param)
+        case "ebnf":
+            return _required_text("grammar", response_format, "ebnf", param)
         case "structural_tag":
-            return _structural_tag(response_format, "response_format")
-    known = "text, json_object, json_schema or structural_tag"
-    raise InvalidRequest(f"'response_format.type' must be {known}, not {kind!r}.", "response_format.type")
+            return _structural_tag(response_format, param)
+        case str(kind) if kind in TYPES:
+            return schema_guide(response_format, param)
+        case kind:
+            raise InvalidRequest(f"'{param}.type' must be {_FORMATS}, not {kind!r}.", f"{param}.type")
+
+
+_FORMATS = "text, json_object, json_schema, json, regex, ebnf or structural_tag"
+
+
+def _named_schema(response_format: JsonObject, param: str) -> Guide:
+    """The schema is in `json_schema.schema`, or it is `json_schema` itself, or stands beside the type."""
+    named = response_format.get("json_schema")
+    if named is None and response_format.get("schema") is not None:
+        return schema_guide(response_format["schema"], f"{param}.schema")
+    if isinstance(named, dict) and named and named.keys().isdisjoint(_OF_A_NAMED_SCHEMA):
+        return schema_guide(named, f"{param}.json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    return schema_guide(schema, f"{param}.json_schema.schema")
+
+
+_OF_A_NAMED_SCHEMA = frozenset({"name", "schema", "strict"})
+"""Fields of OpenAI's `json_schema`, none of which is a keyword of JSON schemas."""
+
+
+def _required_text(kind: Any, response_format: JsonObject, key: str, param: str) -> Guide | None:
+    value = response_format.get(key)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"'{param}.{key}' must be a string.", f"{param}.{key}", "invalid_type")
+    return _text(kind, value, f"{param}.{key}")
 
 
 def _structural_tag(tag: Any, param: str) -> Guide | None:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from trtllm_openai.protocol.common import (
+    RESPONSE_FORMAT,
     JsonObject,
     PromptLogprobs,
     ResponseModel,
     SamplingFields,
     SparseModel,
     Usage,
+    shown_as,
 )
 from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, Metadata
 
@@ -28,24 +30,19 @@ TOOL_CHOICE = {
 }
 
 
-def _shown_as(name: str) -> WithJsonSchema:
-    """Document a leniently read part by a model of `protocol.documented`."""
-    return WithJsonSchema({"$ref": f"#/components/schemas/{name}"})
-
-
 class ChatRequest(SamplingFields):
-    messages: Annotated[
-        FailFastList[Annotated[JsonObject, _shown_as("ChatMessage")]], Field(min_length=1)
-    ] = Field(description="The conversation: objects with a role and a content (text or text parts).")
+    messages: Annotated[FailFastList[Annotated[JsonObject, shown_as("ChatMessage")]], Field(min_length=1)] = (
+        Field(description="The conversation: objects with a role and a content (text or text parts).")
+    )
     max_completion_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = Field(
         None, description="Wins over max_tokens. Default: the rest of the context."
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGRAL] | None = None
-    tools: FailFastList[Annotated[JsonObject, _shown_as("Tool")]] | None = None
+    tools: FailFastList[Annotated[JsonObject, shown_as("Tool")]] | None = None
     tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE)] = None
     functions: FailFastList[JsonObject] | None = None
-    response_format: Annotated[JsonObject, _shown_as("ResponseFormat")] | None = None
+    response_format: Annotated[JsonObject, RESPONSE_FORMAT] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(
         None, description="Passed to the chat template; none also sets its enable_thinking to false."

@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     create_model,
     model_serializer,
 )
@@ -18,6 +19,14 @@ from trtllm_openai.protocol.fields import INTEGRAL, FailFastList, parameter_fiel
 
 MAX_CHOICES = 128
 JsonObject = dict[str, Any]
+
+
+def shown_as(name: str) -> WithJsonSchema:
+    """Document a leniently read part by a model of `protocol.documented`."""
+    return WithJsonSchema({"$ref": f"#/components/schemas/{name}"})
+
+
+RESPONSE_FORMAT = shown_as("ResponseFormat")
 
 
 class RequestModel(BaseModel):

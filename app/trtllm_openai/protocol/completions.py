@@ -8,6 +8,8 @@ from pydantic import Field
 
 from trtllm_openai.protocol.common import (
     MAX_CHOICES,
+    RESPONSE_FORMAT,
+    JsonObject,
     PromptLogprobs,
     ResponseModel,
     SamplingFields,
@@ -30,6 +32,7 @@ class CompletionRequest(SamplingFields):
         None, description="Generate this many and return the n of the highest log-probability per token."
     )
     suffix: str | None = None
+    response_format: Annotated[JsonObject, RESPONSE_FORMAT] | None = None
 
 
 class CompletionLogprobs(ResponseModel):

@@ -67,8 +67,15 @@ class JsonSchemaFormat(ResponseModel):
 
 
 class ResponseFormat(ResponseModel):
-    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    """Also a JSON schema as it is, whose `type` is object, array or another type of JSON."""
+
+    type: Literal["text", "json_object", "json_schema", "json", "regex", "ebnf", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    json_form: JsonObject | None = Field(
+        None, alias="schema", description="With json, and with json_object if it has one."
+    )
+    regex: str | None = None
+    ebnf: str | None = Field(None, description="From the rule root.")
     format: JsonObject | None = Field(None, description="A structural tag in XGrammar's format.")
 
 

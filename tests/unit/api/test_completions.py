@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.api.served import Served
+from trtllm_openai.generation import Guide
 from trtllm_openai.text.tokenizer import Tokenizer
 
 PATH = "/v1/completions"
@@ -36,6 +37,17 @@ def test_best_of_generates_more_and_returns_n(demo_tokenizer: Tokenizer) -> None
     assert [request.sampling.logprobs for request in served.pool.requests] == [0, 0, 0]
     each = len(demo_tokenizer.encode("Hello world", add_special_tokens=False))
     assert answer["usage"]["completion_tokens"] == 3 * each
+
+
+def test_the_form_is_that_of_response_format(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    named = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+    served.post(PATH, {"prompt": "a", "response_format": named})
+    (request,) = served.pool.requests
+    assert request.guide == Guide("json_schema", '{"type":"object"}', "response_format.json_schema.schema")
+    named["json_schema"]["schema"] = {"type": "nothing"}  # type: ignore[index]
+    param = "response_format.json_schema.schema.type"
+    assert served.refusal(PATH, {"prompt": "a", "response_format": named}) == (400, param, "invalid_schema")
 
 
 @pytest.mark.parametrize("stream", [False, True])

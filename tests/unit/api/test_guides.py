@@ -59,6 +59,56 @@ def test_response_format() -> None:
     assert caught.value.param == "response_format.type"
 
 
+BESIDE = "response_format.schema"
+
+
+@pytest.mark.parametrize(
+    ("response_format", "kind", "text", "param"),
+    [
+        ({"type": "json_object", "schema": SCHEMA}, "json_schema", JSON.text, BESIDE),
+        ({"type": "json", "schema": SCHEMA}, "json_schema", JSON.text, BESIDE),
+        ({"type": "json_schema", "schema": SCHEMA}, "json_schema", JSON.text, BESIDE),
+        (
+            {"type": "json_schema", "json_schema": SCHEMA},
+            "json_schema",
+            JSON.text,
+            "response_format.json_schema",
+        ),
+        (SCHEMA, "json_schema", JSON.text, "response_format"),
+        ({"type": "regex", "regex": "a+"}, "regex", "a+", "response_format.regex"),
+        ({"type": "ebnf", "ebnf": 'root ::= "a"'}, "grammar", 'root ::= "a"', "response_format.ebnf"),
+    ],
+)
+def test_response_formats_of_other_servers(
+    response_format: dict[str, Any], kind: Any, text: str, param: str
+) -> None:
+    assert find({}, response_format=response_format) == Guide(kind, text, param)
+
+
+@pytest.mark.parametrize(
+    ("response_format", "param"),
+    [
+        ({}, "type"),
+        ({"type": ["json"]}, "type"),
+        ({"type": "json"}, "schema"),
+        ({"type": "json", "schema": "{}"}, "schema"),
+        ({"type": "json_object", "schema": {"type": "nothing"}}, "schema.type"),
+        ({"type": "json_schema"}, "json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"name": "n"}}, "json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"items": 5}}, "json_schema.items"),
+        ({"type": "array", "items": 5}, "items"),
+        ({"type": "regex"}, "regex"),
+        ({"type": "regex", "regex": ""}, "regex"),
+        ({"type": "ebnf", "ebnf": 5}, "ebnf"),
+        ({"type": "structural_tag"}, "format"),
+    ],
+)
+def test_a_wrong_response_format_names_its_part(response_format: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        find({}, response_format=response_format)
+    assert caught.value.param == f"response_format.{param}"
+
+
 def test_the_older_structural_tag_is_translated() -> None:
     tag = {
         "type": "structural_tag",

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from trtllm_openai.api.errors import from_validation
 from trtllm_openai.protocol.chat import ChatRequest
-from trtllm_openai.protocol.common import RequestModel
+from trtllm_openai.protocol.common import RequestModel, SamplingFields
 from trtllm_openai.protocol.completions import CompletionRequest
 from trtllm_openai.protocol.responses import ResponsesRequest
 from trtllm_openai.protocol.tokens import DetokenizeRequest, TokenizeRequest
@@ -89,7 +89,7 @@ def test_an_integral_float_is_an_integer(model: type[RequestModel], name: str) -
 
 
 def test_the_schema_of_an_integer_is_plain() -> None:
-    schema = CompletionRequest.model_json_schema()["properties"]
+    schema = SamplingFields.model_json_schema()["properties"]
     assert schema["max_tokens"]["anyOf"] == [{"minimum": 0, "type": "integer"}, {"type": "null"}]
     assert schema["n"]["anyOf"] == [{"maximum": 128, "minimum": 1, "type": "integer"}, {"type": "null"}]
 
