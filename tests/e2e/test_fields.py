@@ -65,3 +65,64 @@ def test_a_json_schema_of_a_completion(server: RunningServer) -> None:
     streamed = httpx.post(server.url + COMPLETIONS, json={**body, "stream": True}, timeout=120)
     chunks = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
     assert list(json.loads("".join(chunk["choices"][0]["text"] for chunk in chunks))) == ["ok"]
+
+
+def rendered(server: RunningServer, messages: list[dict[str, Any]], **fields: Any) -> str:
+    """The prompt that a conversation becomes."""
+    return str(post(server, f"{CHAT}/render", {"messages": messages, **fields})["prompt"])
+
+
+@pytest.mark.parametrize("text", ["Sure, ", "```json\n", " ", "a\n\n", "<|im_end|>"])
+def test_a_prefill_is_kept_to_the_character(server: RunningServer, text: str) -> None:
+    talk = [*HI, {"role": "assistant", "content": text}]
+    prompt = rendered(server, talk, continue_final_message=True, add_generation_prompt=False)
+    assert prompt == rendered(server, HI) + text
+    body = {"messages": talk, "continue_final_message": True, "max_tokens": 5, "seed": 1}
+    answer = text_of(post(server, CHAT, body))
+    assert text_of(post(server, CHAT, body | {"echo": True})) == text + answer
+
+
+def test_a_prefill_of_a_message(server: RunningServer) -> None:
+    """Anthropic's API continues the last turn of the assistant."""
+    turns = [*HI, {"role": "assistant", "content": [{"type": "text", "text": "Sure, "}]}]
+    counted = post(server, "/v1/messages/count_tokens", {"messages": turns})["input_tokens"]
+    own = {"messages": [*HI, {"role": "assistant", "content": "Sure, "}], "continue_final_message": True}
+    assert counted == post(server, "/tokenize", own)["count"]
+    chat = text_of(post(server, CHAT, own | {"max_tokens": 5, "temperature": 0}))
+    message = post(server, "/v1/messages", {"messages": turns, "max_tokens": 5, "temperature": 0})
+    assert message["content"][0]["text"] == chat
+
+
+def test_messages_of_every_role_and_time(server: RunningServer) -> None:
+    """A function_call of the history, its result, a role of the template's own, a billing header."""
+    talk: list[dict[str, Any]] = [
+        {"role": "developer", "content": "x-anthropic-billing-header: a=1\nBe brief."},
+        *HI,
+        {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": '{"at": 7}'}},
+        {"role": "function", "name": "look", "content": "Nothing."},
+        {"role": "ipython", "content": "Done."},
+        {"role": "system", "content": "It is late."},
+    ]
+    prompt = rendered(server, talk)
+    assert prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    for text in (
+        '{"name": "look", "arguments": {"at": 7}}',
+        "Nothing.",
+        "<|im_start|>ipython\nDone.",
+        "late",
+    ):
+        assert text in prompt
+
+
+def test_which_end_of_the_prompt_is_cut_off(server: RunningServer) -> None:
+    ids = post(server, "/tokenize", {"prompt": "one two three four five"})["tokens"]
+    for side, kept in (("right", ids[:2]), ("left", ids[-2:])):
+        body = {
+            "prompt": ids,
+            "truncate_prompt_tokens": 2,
+            "truncation_side": side,
+            "echo": True,
+            "max_tokens": 0,
+        }
+        text = post(server, "/detokenize", {"tokens": kept})["prompt"]
+        assert text_of(post(server, COMPLETIONS, body)) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from trtllm_openai.api.choice import Choice
 from trtllm_openai.api.collect import Answer
 from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import Conversation, prepare
+from trtllm_openai.api.echo import echoed_message
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.middleware import sender_of
@@ -53,10 +55,11 @@ async def create_chat_completion(request: Request) -> Response:
     context.check_model(body.model)
     check_supported(body)
     usage = UsageOptions.of(body)
-    headers = ignored_params(body)
+    headers = ignored_params(body, ["prediction"] if body.prediction is not None else ())
     model = context.loaded(body.model)
     salt = prefix_salt(request, body.cache_salt)
     conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
+    echo = echoed_message(body) if body.echo else []
     run = start_chat(request, body, model, conversation, started)
     fields = TokenFields.of(model.tokenizer, body, _logprobs(body))
     head: dict[str, Any] = {
@@ -66,11 +69,11 @@ async def create_chat_completion(request: Request) -> Response:
         "model": model.id,
     }
     if body.stream:
-        form = ChatChunks(head, len(run.choices), fields, include_usage=usage.at_end)
+        form = ChatChunks(head, len(run.choices), fields, echo, include_usage=usage.at_end)
         return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> ChatResponse:
-        choices = [chat_choice(answer, fields) for answer in answers]
+        choices = [chat_choice(answer, fields, echo) for answer in answers]
         of_prompt = fields.of_prompt(answers[0].choice)
         return ChatResponse(**head, choices=choices, usage=run.accounting.usage(), **of_prompt)
 
@@ -138,14 +141,17 @@ def start_chat(
 def check_supported(body: ChatRequest) -> None:
     """Raise `InvalidRequest` for unsupported parameters that would change the response."""
     unsupported = {
-        "functions": bool(body.functions),
-        "function_call": body.function_call not in (None, "none", "auto"),
-        "modalities": body.modalities not in (None, [], ["text"]),
-        "chat_template": body.chat_template is not None,
+        "functions": (body.functions, "use tools"),
+        "function_call": (body.function_call not in (None, "none", "auto"), "use tool_choice"),
+        "modalities": (body.modalities not in (None, [], ["text"]), "this server generates text"),
+        "audio": (body.audio, "this server generates text"),
+        "web_search_options": (body.web_search_options is not None, "this server does not search"),
+        "chat_template": (body.chat_template is not None, "clients' templates are not evaluated"),
+        "prompt_token_ids": (body.prompt_token_ids is not None, "use prompt of /v1/completions"),
     }
-    for param, refused in unsupported.items():
+    for param, (refused, why) in unsupported.items():
         if refused:
-            raise InvalidRequest(f"{param} is not supported.", param, "unsupported_parameter")
+            raise InvalidRequest(f"'{param}' is not supported: {why}.", param, "unsupported_parameter")
     if body.max_tokens == 0:
         raise InvalidRequest("max_tokens must be at least 1.", "max_tokens")
 
@@ -157,6 +163,7 @@ class ChatChunks:
     head: dict[str, Any]
     choices: int
     fields: TokenFields
+    echo: Sequence[Content | Reasoning] = ()
     include_usage: bool = field(kw_only=True)
     frames: ChunkFrames = field(init=False)
     _opened: bool = False
@@ -169,8 +176,9 @@ class ChatChunks:
     def opening(self, choice: Choice) -> bytes:
         of_prompt = {} if self._opened else self.fields.of_prompt(choice)
         self._opened = True
-        delta = {"role": "assistant", "content": ""}
-        return self._chunk(choice.index, delta, self.fields.of_delta(TextDelta()), more=of_prompt)
+        of_tokens = self.fields.of_delta(TextDelta())
+        opening = self._chunk(choice.index, {"role": "assistant", "content": ""}, of_tokens, more=of_prompt)
+        return opening + b"".join(self._chunk(choice.index, _delta(event), of_tokens) for event in self.echo)
 
     def delta(self, choice: Choice, delta: TextDelta) -> bytes:
         if not choice.decoder.parsed and not delta.logprobs and delta.token_ids is None:
@@ -217,8 +225,8 @@ def _delta(event: Event) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def chat_choice(answer: Answer, fields: TokenFields) -> ChatChoice:
-    """A complete choice as the response has it, with reasoning and tool calls."""
+def chat_choice(answer: Answer, fields: TokenFields, echo: Sequence[Content | Reasoning] = ()) -> ChatChoice:
+    """A complete choice as the response has it, with reasoning and tool calls, after what is echoed."""
     delta = answer.delta
     logprobs = None
     if fields.logprobs is not None:
@@ -227,10 +235,12 @@ def chat_choice(answer: Answer, fields: TokenFields) -> ChatChoice:
         ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
         for call in answer.calls
     ]
+    content = "".join(event.text for event in echo if isinstance(event, Content)) + answer.content
+    reasoning = "".join(event.text for event in echo if isinstance(event, Reasoning)) + answer.reasoning
     message = AssistantMessage(
         role="assistant",
-        content=None if calls and not answer.content else answer.content,
-        reasoning_content=answer.reasoning or None,
+        content=None if calls and not content else content,
+        reasoning_content=reasoning or None,
         tool_calls=calls or None,
     )
     return ChatChoice(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from trtllm_openai.api.context import LoadedModel
 from trtllm_openai.api.guides import check_guide, find_guide, schema_guide
 from trtllm_openai.api.sampling import truncated
-from trtllm_openai.chat import ToolPlan, plan_tools
+from trtllm_openai.chat import Prompt, ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
 from trtllm_openai.chat.sandbox import LongRendering
 from trtllm_openai.errors import InvalidRequest
@@ -42,7 +42,8 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
 class Conversation:
     """`prompt` is the text that the model continues, `token_ids` its tokens.
 
-    `markers`: special tokens whose text the output parser needs.
+    `continued`: the end of the prompt, if the answer continues the last message. `markers`: special tokens
+    whose text the output parser needs.
     """
 
     model: LoadedModel
@@ -53,10 +54,13 @@ class Conversation:
     markers: frozenset[int]
     salt: str | None
     """That of its cache entries (`api.prefixes`)."""
+    continued: str | None = None
 
     def make_parser(self) -> ChatOutput | None:
         """The parser of one choice's reasoning and tool calls; None if it can only be plain text."""
-        return self.model.chat.output(self.prompt, self.tools, guided=self.guide is not None)
+        return self.model.chat.output(
+            self.prompt, self.tools, guided=self.guide is not None, continued=self.continued
+        )
 
 
 async def prepare(
@@ -72,17 +76,15 @@ async def prepare(
             planned = _plan(model, body, STEPS_ON_LOOP)
     if planned is None:
         planned = await asyncio.to_thread(_plan, model, body, None)
-    tools, guide, prompt, markers = planned
+    tools, guide, prompt = planned
     special = bool(body.add_special_tokens)
-    token_ids = await encode(model, prompt, "messages", add_special_tokens=special, salt=salt)
+    token_ids = await encode(model, prompt.text, "messages", add_special_tokens=special, salt=salt)
     token_ids = truncated(body, model.info, token_ids, max_tokens)
-    return Conversation(model, prompt, token_ids, tools, guide, markers, salt)
+    return Conversation(model, prompt.text, token_ids, tools, guide, prompt.markers, salt, prompt.continued)
 
 
-def _plan(
-    model: LoadedModel, body: ChatRequest, steps: int | None
-) -> tuple[ToolPlan, Guide | None, str, frozenset[int]]:
-    """The tools, the guide, the prompt, and the special tokens that the output parser needs."""
+def _plan(model: LoadedModel, body: ChatRequest, steps: int | None) -> tuple[ToolPlan, Guide | None, Prompt]:
+    """The tools, the guide and the prompt."""
     tools = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     if tools.tools and model.chat.tools is None and tools.schema is None:
         raise InvalidRequest(
@@ -100,21 +102,24 @@ def _plan(
         param = tools.origins[0][1] if len(tools.origins) == 1 else "tools"
         guide = schema_guide(tools.schema, param, tools.origins)
         check_guide(model.info, guide)
-    return tools, guide, *render(model, body, tools, steps)
+    return tools, guide, render(model, body, tools, steps)
 
 
-def render(
-    model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | None
-) -> tuple[str, frozenset[int]]:
-    """The prompt, and the special tokens whose text its output parser needs.
-
-    Raises `InvalidRequest`, and `LongRendering` after so many `steps`.
-    """
+def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | None) -> Prompt:
+    """The prompt. Raises `InvalidRequest`, and `LongRendering` after so many `steps`."""
     variables: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
         if body.reasoning_effort == "none":
             variables["enable_thinking"] = False
+    if body.documents:
+        if not model.chat.knows_documents:
+            raise InvalidRequest(
+                "'documents' is not supported: the model's chat template does not read them.",
+                "documents",
+                "unsupported_parameter",
+            )
+        variables["documents"] = body.documents
     variables.update(body.chat_template_kwargs or {})
     continued = bool(body.continue_final_message)
     if continued and body.add_generation_prompt:
@@ -122,7 +127,7 @@ def render(
             "add_generation_prompt and continue_final_message are mutually exclusive.",
             "continue_final_message",
         )
-    return model.chat.render_with_markers(
+    return model.chat.render(
         body.messages,
         tools,
         variables,

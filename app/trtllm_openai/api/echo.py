@@ -1,4 +1,6 @@
-"""`echo` of completions: the prompt as part of the choice, with its log-probabilities if requested."""
+"""`echo`: of completions the prompt as part of the choice, with its log-probabilities if requested; of a chat
+the last message at the beginning of the answer.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,28 @@ from typing import Any
 
 from trtllm_openai.api.logprobs import completion_logprobs
 from trtllm_openai.api.token_fields import TokenFields
+from trtllm_openai.chat.messages import normalise
 from trtllm_openai.generation import TokenLogprobs
+from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.detokenizer import Detokenizer
+from trtllm_openai.text.events import Content, Reasoning
 from trtllm_openai.text.tokenizer import Tokenizer
+
+
+def echoed_message(body: ChatRequest) -> list[Content | Reasoning]:
+    """The last message, if the answer is one of the same role: the assistant's, or it is continued.
+
+    Of a message whose thinking is continued that is the thinking.
+    """
+    (last,) = normalise(body.messages[-1:])
+    begun = body.add_generation_prompt is not False and not body.continue_final_message
+    if begun and last["role"] != "assistant":
+        return []
+    thinking = last.get("reasoning_content")
+    if body.continue_final_message and not last["content"] and isinstance(thinking, str) and thinking:
+        return [Reasoning(thinking)]
+    return [Content(last["content"])] if last["content"] else []
 
 
 @dataclass(frozen=True, slots=True)

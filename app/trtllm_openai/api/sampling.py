@@ -109,6 +109,7 @@ def text_rules(model: LoadedModel, body: SamplingFields, markers: frozenset[int]
 def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tokens: int | None) -> list[int]:
     """The last `truncate_prompt_tokens` tokens of the prompt; -1 keeps as many as fit beside the answer.
 
+    With `truncation_side` right it is the first.
     A `max_tokens` that no prompt could fit beside leaves the prompt half of the context.
     """
     wanted = body.truncate_prompt_tokens
@@ -119,7 +120,7 @@ def truncated(body: SamplingFields, info: EngineInfo, prompt: list[int], max_tok
     if wanted == -1:
         answer = max_tokens or 1
         wanted = info.max_seq_len - (answer if answer < info.max_seq_len else info.max_seq_len // 2)
-    return prompt[-wanted:]
+    return prompt[:wanted] if body.truncation_side == "right" else prompt[-wanted:]
 
 
 def check_serving(body: SamplingFields, info: EngineInfo) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from trtllm_openai.chat.continuation import check_continued, continue_last
 from trtllm_openai.chat.history import History, wanted_history
-from trtllm_openai.chat.messages import Message, normalise
+from trtllm_openai.chat.messages import Message, knows_developer, normalise
+from trtllm_openai.chat.odd_messages import render_all
 from trtllm_openai.chat.parsers.harmony import Harmony
 from trtllm_openai.chat.parsers.json_array import JsonArray
 from trtllm_openai.chat.parsers.output import ChatOutput
@@ -20,6 +23,18 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "chat_template"})
 """Variables that `chat_template_kwargs` cannot override."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation. `continued`: its end, if the answer continues the last message.
+
+    `markers`: special tokens whose text the output parser needs.
+    """
+
+    text: str
+    continued: str | None = None
+    markers: frozenset[int] = frozenset()
 
 
 class ChatFormat:
@@ -43,6 +58,9 @@ class ChatFormat:
         limits: dict[str, Any] = {"timeout_s": render_timeout_s, "max_length": max_prompt_length}
         self._template = ChatTemplate(source, tokenizer.special_tokens, **limits) if source else None
         self._history = wanted_history(self._template, source) if self._template else History()
+        self._knows_developer = knows_developer(source)
+        self.knows_documents = "documents" in source
+        """Whether the template reads the variable `documents`."""
         detected = detect_tools(source)
         self._template_has_tools = detected is not None
         name = (detected or "hermes") if tool_parser == "auto" else tool_parser
@@ -66,57 +84,49 @@ class ChatFormat:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         steps: int | None = None,
-    ) -> str:
+    ) -> Prompt:
         """Render the prompt for a client's messages. Raises `InvalidRequest`.
 
         `steps`: raise `LongRendering` after so many, see `ChatTemplate.render`.
         """
-        if self._template is None:
+        template = self._template
+        if template is None:
             raise InvalidRequest(
                 "This model has no chat template: use /v1/completions, or set chat_template.", "messages"
             )
         for name in variables or ():
-            if name in RESERVED_VARIABLES or name in self._template.reserved:
+            if name in RESERVED_VARIABLES or name in template.reserved:
                 json_path = f"chat_template_kwargs.{name}"
                 raise InvalidRequest(f"'{json_path}' cannot be set.", json_path)
-        normal = normalise(messages)
+        normal = normalise(messages, developer=self._knows_developer)
+        if continue_final_message:
+            check_continued(messages[-1], f"messages[{len(messages) - 1}]")
         if not self._template_has_tools:
             normal = without_tools(normal, tools.tools)
-        text = self._template.render(
-            self._history.adapted(normal, tools.tools),
-            {
-                **(variables or {}),
-                "tools": list(tools.tools) or None,
-                "add_generation_prompt": add_generation_prompt and not continue_final_message,
-            },
-            steps=steps,
-        )
-        return _cut_after(text, normal[-1]) if continue_final_message else text
+        given = {**(variables or {}), "tools": list(tools.tools) or None}
 
-    def render_with_markers(
-        self,
-        messages: list[Message],
-        tools: ToolPlan = NO_TOOLS,
-        variables: dict[str, Any] | None = None,
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        steps: int | None = None,
-    ) -> tuple[str, frozenset[int]]:
-        """Render a prompt; also returns the special tokens whose text the output parser needs."""
-        prompt = self.render(
-            messages,
-            tools,
-            variables,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            steps=steps,
-        )
-        return prompt, self.visible_special_ids(tools)
+        def draw(shown: list[Message], begin: bool) -> str:
+            own = {**given, "add_generation_prompt": begin}
+            adapted = self._history.adapted(shown, tools.tools)
+            return render_all(adapted, lambda some: template.render(some, own, steps=steps))
 
-    def output(self, prompt: str, tools: ToolPlan, *, guided: bool) -> ChatOutput | None:
-        """Create the parser for the response to `prompt`; None if the response is plain text."""
-        opened = self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.begin)
+        markers = self.visible_special_ids(tools)
+        if continue_final_message:
+            return Prompt(*continue_last(normal, draw, self.reasoning), markers)
+        return Prompt(draw(normal, add_generation_prompt), None, markers)
+
+    def output(
+        self, prompt: str, tools: ToolPlan, *, guided: bool, continued: str | None = None
+    ) -> ChatOutput | None:
+        """Create the parser for the response to `prompt`; None if the response is plain text.
+
+        `continued`: the end of the prompt that the answer continues.
+        """
+        within = opened = False
+        if self.reasoning is not None:
+            begin, end = self.reasoning.begin, self.reasoning.end
+            within = continued is not None and continued.rfind(begin) > continued.rfind(end)
+            opened = within or prompt.rstrip().endswith(begin)
         parser: ToolParser | None = None
         if tools.schema is not None:
             make_id = self.tools.parser(()).call_id if self.tools else None
@@ -130,7 +140,9 @@ class ChatFormat:
         splitter = None
         if self.reasoning is not None and not self.reasoning.channels and not guided:
             interrupts = self.tools.interrupts if self.tools and tools.tools else ()
-            splitter = ReasoningSplitter(self.reasoning, opened=opened, interrupts=interrupts)
+            splitter = ReasoningSplitter(
+                self.reasoning, opened=opened, continued=within, interrupts=interrupts
+            )
         if parser is None and splitter is None:
             return None
         return ChatOutput(splitter, parser, parallel=tools.parallel)
@@ -138,15 +150,3 @@ class ChatFormat:
     def visible_special_ids(self, tools: ToolPlan) -> frozenset[int]:
         """Special tokens that the parsers need in the text."""
         return self._reasoning_markers | (self._tool_markers if tools.tools else frozenset())
-
-
-def _cut_after(text: str, message: Message) -> str:
-    """Cut the prompt after the content of its last message, so that the model continues it."""
-    content = message["content"].strip()
-    start = text.rfind(content) if content else -1
-    if start < 0:
-        raise InvalidRequest(
-            "continue_final_message needs a last message whose content the template repeats as it is.",
-            "continue_final_message",
-        )
-    return text[: start + len(content)]

@@ -1,26 +1,24 @@
 """Validates a client's messages and normalises them for chat templates.
 
-Templates are written for the common case, known roles and string content. Content parts, the role
-`developer`, null content and arguments as a JSON string are converted to it. Errors name the JSON path.
+Templates are written for the common case, string content and the roles and fields of today. Content parts,
+the role `developer`, null content, arguments as a JSON string, and the `function_call` and role `function`
+that preceded tool calls are converted to it. Other roles are the template's to know. Errors name the JSON
+path.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import msgspec
 
 from trtllm_openai.errors import InvalidRequest
 
-ROLES = {
-    "system": "system",
-    "developer": "system",  # unknown to templates
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
+DEVELOPER = "developer"
+MAX_ROLE = 64
+"""Characters of a role."""
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 Message = dict[str, Any]
@@ -30,12 +28,37 @@ BILLING_HEADER = "x-anthropic-billing-header:"
 no two of them would share a cached prefix, and says nothing to a model."""
 
 
-def normalise(messages: list[Message]) -> list[Message]:
-    """Convert messages to the form templates expect. Raises `InvalidRequest`, e.g. for `messages[2].role`."""
-    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+def knows_developer(template: str) -> bool:
+    """Whether the source of a chat template speaks of the role `developer`; elsewhere it is `system`."""
+    return re.search(f"""['"]{DEVELOPER}['"]""", template) is not None
 
 
-def _message(message: Message, json_path: str) -> Message:
+def normalise(messages: list[Message], *, developer: bool = False) -> list[Message]:
+    """Convert messages to the form templates expect. Raises `InvalidRequest`, e.g. for `messages[2].role`.
+
+    `developer`: the template knows that role.
+    """
+    normal: list[Message] = []
+    call_id = None
+    for index, message in enumerate(messages):
+        json_path = f"messages[{index}]"
+        role = _role(message, json_path)
+        made = _message(message, role, json_path)
+        if role == "assistant" and not message.get("tool_calls") and message.get("function_call"):
+            call_id = f"{index:09}"  # nine characters, which is what Mistral's templates demand
+            made["tool_calls"] = [_legacy_call(message["function_call"], call_id, json_path)]
+        elif role == "function":
+            made["role"] = "tool"
+            if call_id is not None:
+                made.setdefault("tool_call_id", call_id)
+        elif role == DEVELOPER and not developer:
+            made["role"] = "system"
+        made.pop("function_call", None)
+        normal.append(made)
+    return normal
+
+
+def _role(message: Message, json_path: str) -> str:
     if "role" not in message:
         raise InvalidRequest(
             f"Missing required parameter: '{json_path}.role'.",
@@ -43,15 +66,20 @@ def _message(message: Message, json_path: str) -> Message:
             "missing_required_parameter",
         )
     role = message["role"]
-    if not isinstance(role, str) or role not in ROLES:
-        known = ", ".join(ROLES)
-        raise InvalidRequest(f"'{json_path}.role' must be one of {known}, not {role!r}.", f"{json_path}.role")
+    if not isinstance(role, str) or not 0 < len(role) <= MAX_ROLE:
+        raise InvalidRequest(
+            f"'{json_path}.role' must be a string of 1 to {MAX_ROLE} characters.", f"{json_path}.role"
+        )
+    return role
+
+
+def _message(message: Message, role: str, json_path: str) -> Message:
     calls = message.get("tool_calls")
     content = _content(message.get("content"), f"{json_path}.content", required=role != "assistant")
-    if content.startswith(BILLING_HEADER) and ROLES[role] == "system":
+    if content.startswith(BILLING_HEADER) and role in ("system", DEVELOPER):
         content = content.partition("\n")[2]
     result = {key: value for key, value in message.items() if value is not None}
-    result["role"] = ROLES[role]
+    result["role"] = role
     result["content"] = content
     if calls:
         result["tool_calls"] = _tool_calls(calls, f"{json_path}.tool_calls")
@@ -106,16 +134,23 @@ def _tool_calls(calls: object, json_path: str) -> list[dict[str, Any]]:
 
 
 def _tool_call(call: object, json_path: str) -> dict[str, Any]:
-    """Decode the arguments from JSON, since templates encode them again."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(function, dict):
-        raise InvalidRequest(
-            f"'{json_path}.function' must be an object.", f"{json_path}.function", "invalid_type"
-        )
+    whole = call if isinstance(call, dict) else {}
+    return {**whole, "function": _function(whole.get("function"), f"{json_path}.function")}
+
+
+def _legacy_call(function: object, call_id: str, json_path: str) -> dict[str, Any]:
+    """The tool call that a `function_call` is today."""
+    return {"id": call_id, "type": "function", "function": _function(function, f"{json_path}.function_call")}
+
+
+def _function(function: object, json_path: str) -> dict[str, Any]:
+    """Name and arguments, these decoded from JSON, since templates encode them again."""
+    if not isinstance(function, dict):
+        raise InvalidRequest(f"'{json_path}' must be an object.", json_path, "invalid_type")
     if not isinstance(function.get("name"), str):
         raise InvalidRequest(
-            f"Missing required parameter: '{json_path}.function.name'.",
-            f"{json_path}.function.name",
+            f"Missing required parameter: '{json_path}.name'.",
+            f"{json_path}.name",
             "missing_required_parameter",
         )
     arguments = function.get("arguments") or {}
@@ -123,4 +158,4 @@ def _tool_call(call: object, json_path: str) -> dict[str, Any]:
         # Incomplete JSON of a truncated call stays a string.
         with contextlib.suppress(msgspec.DecodeError):
             arguments = msgspec.json.decode(arguments)
-    return {**call, "function": {**function, "arguments": arguments}}
+    return {**function, "arguments": arguments}

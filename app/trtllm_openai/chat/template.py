@@ -25,6 +25,10 @@ MAX_MESSAGE = 500
 """Characters of a template's own error that the client is told."""
 
 
+class TemplateRefusal(InvalidRequest):
+    """The template raised an error about the conversation, whose text is in the message."""
+
+
 class ChatTemplate:
     """A compiled template with the model's special tokens. Rendering is bounded: see `chat.sandbox`."""
 
@@ -62,7 +66,8 @@ class ChatTemplate:
     def render(
         self, messages: list[Message], variables: dict[str, Any] | None = None, *, steps: int | None = None
     ) -> str:
-        """Render the prompt. Raises `InvalidRequest` if the template rejects the messages or fails.
+        """Render the prompt. Raises `TemplateRefusal` if the template rejects the messages, else
+        `InvalidRequest` if it fails.
 
         `steps`: instead of the time limit, for a rendering that must not take long: raises `LongRendering`
         after so many iterations of loops and calls of macros.
@@ -78,6 +83,7 @@ class ChatTemplate:
             text = f"The model's chat template was stopped: {error.message}."
         except jinja2.TemplateError as error:
             text = f"The model's chat template refuses the conversation: {error.message}"
+            raise TemplateRefusal(text[:MAX_MESSAGE], "messages") from None
         except Exception as error:  # whatever the template computes: 1/0, a type error, endless recursion
             text = (
                 f"The model's chat template cannot render the conversation: {type(error).__name__}: {error}"

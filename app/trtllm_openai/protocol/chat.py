@@ -56,13 +56,24 @@ class ChatRequest(SamplingFields):
     continue_final_message: bool | None = Field(
         None, description="Continue the last message instead of starting a new one."
     )
+    echo: bool | None = Field(
+        None,
+        description="Begin the answer with the last message, if that is the assistant's or the prompt has no "
+        "beginning of an answer.",
+    )
+    documents: FailFastList[JsonObject] | None = Field(
+        None, description="For chat templates that read documents, such as objects with title and text."
+    )
     chat_template: Any = Field(None, description="Refused: client templates are not evaluated.")
+    prompt_token_ids: Any = Field(None, description="Refused: use /v1/completions.")
     function_call: Any = None
     modalities: FailFastList[str] | None = None
+    audio: Any = Field(None, description="Refused: this server generates text.")
+    web_search_options: Any = Field(None, description="Refused: this server does not search.")
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
-    prediction: JsonObject | None = None
+    prediction: JsonObject | None = Field(None, description="A hint to be faster; ignored.")
 
 
 class TopLogprob(ResponseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -102,7 +102,10 @@ class SamplingFields(ParameterFields):
         None, description="Seconds after which the request ends with 504."
     )
     truncate_prompt_tokens: Annotated[int, Field(ge=-1), INTEGRAL] | None = Field(
-        None, description="Keep only this many of the prompt's last tokens; -1: as many as fit."
+        None, description="Keep only this many of the prompt's tokens, the last; -1: as many as fit."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="Which end of the prompt truncate_prompt_tokens cuts off. Default left."
     )
     include_stop_str_in_output: bool | None = Field(
         None, description="Whether the stop string or stop token that ended the text is part of it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -31,7 +31,8 @@ class CompletionRequest(SamplingFields):
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] | None = Field(
         None, description="Generate this many and return the n of the highest log-probability per token."
     )
-    suffix: str | None = None
+    suffix: str | None = Field(None, description="Refused.")
+    prompt_embeds: Any = Field(None, description="Refused: a prompt is text or token ids.")
     response_format: Annotated[JsonObject, RESPONSE_FORMAT] | None = None
 
 

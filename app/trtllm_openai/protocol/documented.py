@@ -32,7 +32,9 @@ class MadeToolCall(ResponseModel):
 
 
 class ChatMessage(ResponseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: str = Field(
+        description="system, developer, user, assistant, tool or one of the chat template's own."
+    )
     content: str | list[TextPart] | None = Field(None, description="Null only for an assistant's tool calls.")
     name: str | None = None
     tool_calls: list[MadeToolCall] | None = None

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.unit.api.served import Served
@@ -78,6 +79,63 @@ def test_channels_are_reasoning_and_content(demo_tokenizer: Tokenizer) -> None:
     assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
+def whole(response: httpx.Response, stream: bool) -> dict[str, str]:
+    """Content and reasoning of an answer, streamed or not."""
+    if not stream:
+        message = response.json()["choices"][0]["message"]
+        return {key: message.get(key) or "" for key in ("content", "reasoning_content")}
+    frames = response.text.removesuffix("\n\ndata: [DONE]\n\n").split("\n\n")
+    deltas = [json.loads(frame.removeprefix("data: "))["choices"][0]["delta"] for frame in frames]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    return {
+        key: "".join(delta.get(key) or "" for delta in deltas) for key in ("content", "reasoning_content")
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prefill_is_continued_and_echoed(demo_tokenizer: Tokenizer, stream: bool) -> None:
+    served = Served(demo_tokenizer)
+    body = {"messages": [*MESSAGES, {"role": "assistant", "content": "```json\n"}], "stream": stream}
+    going_on = {"continue_final_message": True, "add_generation_prompt": False}
+    assert whole(served.post(PATH, body | going_on), stream)["content"] == "Hello world"
+    assert whole(served.post(PATH, body | going_on | {"echo": True}), stream)["content"] == (
+        "```json\nHello world"
+    )
+    assert whole(served.post(PATH, body | {"echo": True}), stream)["content"] == "```json\nHello world"
+    prompts = [demo_tokenizer.decode(request.prompt_token_ids) for request in served.pool.requests]
+    assert prompts[0].endswith("assistant\n```json\n")
+    assert prompts[1] == prompts[0]
+    assert prompts[2].endswith("assistant\n"), "a new turn"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thinking_is_continued_and_echoed(demo_tokenizer: Tokenizer, stream: bool) -> None:
+    served = Served(demo_tokenizer, " think.\n</think>\nYes", reasoning_parser="think")
+    body = {
+        "messages": [*MESSAGES, {"role": "assistant", "content": "<think>\nLet me"}],
+        "continue_final_message": True,
+        "stream": stream,
+    }
+    answer = whole(served.post(PATH, body), stream)
+    assert answer == {"content": "Yes", "reasoning_content": " think."}
+    answer = whole(served.post(PATH, body | {"echo": True}), stream)
+    assert answer == {"content": "<think>\nLet meYes", "reasoning_content": " think."}
+
+
+def test_calls_cannot_be_continued(demo_tokenizer: Tokenizer) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    last = {"role": "assistant", "content": "Wait", "tool_calls": [call]}
+    body = {"messages": [*MESSAGES, last], "continue_final_message": True}
+    assert Served(demo_tokenizer).refusal(PATH, body)[:2] == (400, "messages[1].tool_calls")
+
+
+def test_a_prediction_is_ignored_by_name(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    body = {"messages": MESSAGES, "prediction": {"type": "content", "content": "Hello"}, "verbosity": "low"}
+    assert served.post(PATH, body).headers["x-ignored-params"] == "verbosity, prediction"
+    assert "x-ignored-params" not in served.post(PATH, {"messages": MESSAGES, "prediction": None}).headers
+
+
 def test_render_generates_nothing(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
     answer = served.post(f"{PATH}/render", {"messages": MESSAGES}).json()
@@ -95,6 +153,11 @@ def test_render_generates_nothing(demo_tokenizer: Tokenizer) -> None:
         ({"function_call": {"name": "f"}}, "function_call", "unsupported_parameter"),
         ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
         ({"chat_template": "{{ x }}"}, "chat_template", "unsupported_parameter"),
+        ({"prompt_token_ids": [1]}, "prompt_token_ids", "unsupported_parameter"),
+        ({"audio": {"voice": "ash", "format": "wav"}}, "audio", "unsupported_parameter"),
+        ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
+        ({"documents": [{"title": "a", "text": "b"}]}, "documents", "unsupported_parameter"),
+        ({"truncation_side": "middle"}, "truncation_side", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),

@@ -72,6 +72,7 @@ def test_echo_puts_the_prompt_and_its_logprobs_first(demo_tokenizer: Tokenizer, 
     ("fields", "param"),
     [
         ({"suffix": "x"}, "suffix"),
+        ({"prompt_embeds": "AAAA"}, "prompt_embeds"),
         ({"n": 3, "best_of": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"max_tokens": 0}, "max_tokens"),

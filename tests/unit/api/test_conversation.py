@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.api.served import Served
+from tests.unit.chat.templates import DOCUMENTS
 from trtllm_openai.api import conversation
 from trtllm_openai.api.conversation import Conversation, encode, prepare
 from trtllm_openai.errors import InvalidRequest
@@ -51,9 +52,19 @@ def test_each_tool_is_named_as_the_client_has_it(demo_tokenizer: Tokenizer) -> N
     assert guide.param == guide.param_at(".$defs.tool_1") == "tools[1].function.parameters"
 
 
+def test_documents_are_the_templates(demo_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_tokenizer, "chat_template", DOCUMENTS)
+    documents = [{"title": "Seoul", "text": "A city."}]
+    assert prepared(demo_tokenizer, documents=documents).prompt.startswith(
+        "<document>Seoul: A city.</document>"
+    )
+    assert prepared(demo_tokenizer, documents=[]).prompt.startswith("<role>")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"documents": [{"text": "x"}]}, "documents"),
         ({"tools": [TOOL], "tool_choice": "required", "response_format": SCHEMA_FORMAT}, "response_format"),
         ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
         ({"tools": [TOOL], "settings": {"tool_parser": "none"}}, "tools"),

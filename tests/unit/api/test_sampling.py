@@ -127,10 +127,16 @@ def test_stop_strings() -> None:
         assert caught.value.param == "stop"
 
 
-def test_truncation_keeps_the_end_of_the_prompt() -> None:
+def test_truncation_keeps_one_end_of_the_prompt() -> None:
     prompt = list(range(600))
     assert truncated(body(), engine_info(), prompt, 10) is prompt
     assert truncated(body(truncate_prompt_tokens=3), engine_info(), prompt, 10) == [597, 598, 599]
+    right = body(truncate_prompt_tokens=3, truncation_side="right")
+    assert truncated(right, engine_info(), prompt, 10) == [0, 1, 2]
+    left = body(truncate_prompt_tokens=3, truncation_side="left")
+    assert truncated(left, engine_info(), prompt, 10) == [597, 598, 599]
+    fitting = body(truncate_prompt_tokens=-1, truncation_side="right")
+    assert truncated(fitting, engine_info(), prompt, 10) == prompt[:502]
     assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 10) == prompt[-502:]
     assert truncated(body(truncate_prompt_tokens=-1), engine_info(), prompt, 1000) == prompt[-256:]
     with pytest.raises(InvalidRequest) as caught:

@@ -19,15 +19,18 @@ def subject(demo_tokenizer: Tokenizer) -> ChatFormat:
 
 
 def test_a_template_without_tools_gets_them_in_words(subject: ChatFormat) -> None:
-    prompt = subject.render([USER], plan_tools([TOOL], None, None))
+    prompt = subject.render([USER], plan_tools([TOOL], None, None)).text
     assert '"name": "weather"' in prompt
     assert prompt.endswith("<|im_start|>assistant\n")
-    assert "weather" not in subject.render([USER])
+    assert "weather" not in subject.render([USER]).text
 
 
 def test_the_last_message_is_continued(subject: ChatFormat) -> None:
     begun = {"role": "assistant", "content": "The answer is "}
-    assert subject.render([USER, begun], continue_final_message=True).endswith("The answer is")
+    prompt = subject.render([USER, begun], continue_final_message=True)
+    assert prompt.text.endswith("<|im_start|>assistant\nThe answer is ")
+    assert prompt.continued == "The answer is "
+    assert subject.render([USER, begun]).continued is None
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,31 @@ def test_a_configured_reasoning_format_wins_over_the_template(demo_tokenizer: To
     assert closed is not None
     assert (opened.in_reasoning, closed.in_reasoning) == (True, False)
     assert chat.output("…<think>", NO_TOOLS, guided=True) is None
+
+
+def test_thinking_that_is_continued_is_thinking(demo_tokenizer: Tokenizer) -> None:
+    chat = ChatFormat(demo_tokenizer, "none", "think")
+    for text, within in (
+        ("<think>\nLet me", True),
+        ("<think>a</think>So", False),
+        ("a</think>So", False),
+        ("So", False),
+    ):
+        begun = {"role": "assistant", "content": text}
+        prompt = chat.render([USER, begun], continue_final_message=True)
+        output = chat.output(prompt.text, NO_TOOLS, guided=False, continued=prompt.continued)
+        assert prompt.text.endswith(f"<|im_start|>assistant\n{text}")
+        assert output is not None
+        assert output.in_reasoning == within
+    assert chat.output("…", NO_TOOLS, guided=False, continued=None) is not None
+
+
+def test_the_developer_is_the_system_unless_the_template_knows_it(demo_tokenizer: Tokenizer) -> None:
+    """The template of the demo writes any role."""
+    message = {"role": "developer", "content": "Be brief."}
+    prompt = ChatFormat(demo_tokenizer, "none", "none").render([message, USER]).text
+    assert prompt.startswith("<|im_start|>system\nBe brief.")
+    for role in ("ipython", "document"):
+        late = {"role": role, "content": "3 files"}
+        prompt = ChatFormat(demo_tokenizer, "none", "none").render([USER, late]).text
+        assert f"<|im_start|>{role}\n3 files<|im_end|>" in prompt

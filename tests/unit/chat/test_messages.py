@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.chat.messages import normalise
+from trtllm_openai.chat.messages import knows_developer, normalise
 from trtllm_openai.errors import InvalidRequest
 
 BILLING = "x-anthropic-billing-header: cc_version=2.1.197.1c0; cc_entrypoint=cli;"
@@ -54,11 +54,50 @@ def test_forms_that_are_accepted() -> None:
     assert "tool_calls" not in messages[4]
 
 
+def test_a_function_call_is_a_tool_call() -> None:
+    """As clients wrote it before there were tool calls; the id has the form of Mistral's."""
+    call, result = normalise(
+        [
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+            {"role": "function", "name": "f", "content": "done"},
+        ]
+    )
+    function = {"name": "f", "arguments": {"x": 1}}
+    assert call == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "000000000", "type": "function", "function": function}],
+    }
+    assert result == {"role": "tool", "name": "f", "content": "done", "tool_call_id": "000000000"}
+
+
+def test_tool_calls_succeed_a_function_call() -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    old = {"name": "f", "arguments": "{}"}
+    (message,) = normalise([{"role": "assistant", "tool_calls": calls, "function_call": old}])
+    assert [call["id"] for call in message["tool_calls"]] == ["1"]
+    assert "function_call" not in message
+    (alone,) = normalise([{"role": "function", "name": "f", "content": "done"}])
+    assert (alone["role"], "tool_call_id" in alone) == ("tool", False)
+
+
+def test_roles_of_the_templates_own() -> None:
+    roles = ["ipython", "document", "developer"]
+    messages = [{"role": role, "content": "x"} for role in roles]
+    assert [message["role"] for message in normalise(messages)] == ["ipython", "document", "system"]
+    assert [message["role"] for message in normalise(messages, developer=True)] == roles
+    assert knows_developer("{% if message.role == 'developer' %}")
+    assert knows_developer('{% if m["role"] in ["system", "developer"] %}')
+    assert not knows_developer("{# for developers #}{{ message.role }}")
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         ({}, "role"),
-        ({"role": "robot", "content": ""}, "role"),
+        ({"role": "", "content": ""}, "role"),
+        ({"role": "x" * 65, "content": ""}, "role"),
+        ({"role": "robot"}, "content"),
         ({"role": 5, "content": ""}, "role"),
         ({"role": "user"}, "content"),
         ({"role": "user", "content": None}, "content"),
@@ -71,6 +110,10 @@ def test_forms_that_are_accepted() -> None:
         ({"role": "assistant", "tool_calls": "x"}, "tool_calls"),
         ({"role": "assistant", "tool_calls": [{}]}, "tool_calls[0].function"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "tool_calls[0].function.name"),
+        ({"role": "assistant", "tool_calls": [5]}, "tool_calls[0].function"),
+        ({"role": "assistant", "function_call": "f"}, "function_call"),
+        ({"role": "assistant", "function_call": {"arguments": "{}"}}, "function_call.name"),
+        ({"role": "function", "name": "f"}, "content"),
     ],
 )
 def test_faults_are_named(message: dict[str, Any], param: str | None) -> None:

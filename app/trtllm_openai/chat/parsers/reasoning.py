@@ -57,8 +57,15 @@ REASONING = {
 class ReasoningSplitter:
     """Streaming splitter. Reasoning comes first or not at all. White space next to the tags is dropped."""
 
-    def __init__(self, form: ReasoningFormat, *, opened: bool, interrupts: tuple[str, ...] = ()) -> None:
-        """`opened`: the prompt ends with the opening tag.
+    def __init__(
+        self,
+        form: ReasoningFormat,
+        *,
+        opened: bool,
+        continued: bool = False,
+        interrupts: tuple[str, ...] = (),
+    ) -> None:
+        """`opened`: the prompt ends with the opening tag, or, if `continued`, within reasoning.
 
         `interrupts`: marks of calls, which end reasoning without an end tag and belong to what follows.
         """
@@ -67,7 +74,7 @@ class ReasoningSplitter:
         self._state: Literal["begin", "reasoning", "after", "content"] = "reasoning" if opened else "begin"
         self._space: list[str] = []  # dropped if a tag follows
         self._held = ""  # possible beginning of a tag
-        self._any = False  # reasoning was emitted
+        self._any = continued  # reasoning was emitted, or there is some before this
         self._answer_end = ""  # is looked for in the answer
 
     @property
