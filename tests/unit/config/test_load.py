@@ -71,6 +71,97 @@ def test_adapters_and_lookahead_from_flags_and_environment(monkeypatch: pytest.M
         parse("--tensorrt-llm.lookahead", "7,7")
 
 
+SCRIPT, GPUS, ADAPTERS = "--synthetic.script", "--gpus", "--tensorrt-llm.lora-adapters"
+CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("flags", "texts"),
+    [
+        ([SCRIPT, "Hello, world"], ["Hello, world"]),
+        ([SCRIPT, CALL, SCRIPT, '{"a": [1]}', SCRIPT, "[a"], [CALL, '{"a": [1]}', "[a"]),
+        ([SCRIPT, 'He said "no'], ['He said "no']),
+        ([SCRIPT, '["a, b", "c\\n"]', SCRIPT, "[1]"], ["a, b", "c\n", "[1]"]),
+        ([SCRIPT, ""], [""]),
+        ([SCRIPT, "[]"], []),
+    ],
+)
+def test_a_script_as_flags(flags: list[str], texts: list[str]) -> None:
+    assert parse(*flags).synthetic.script == texts
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ([GPUS, "0,1"], ["0", "1"]),
+        ([GPUS, '["0", "1"]'], ["0", "1"]),
+        ([GPUS, "0", GPUS, "1"], ["0", "1"]),
+        (["--cors-origins", "*"], ["*"]),
+        ([ADAPTERS, "a=/x,b=/y"], {"a": "/x", "b": "/y"}),
+        ([ADAPTERS, '{"a": "/x"}'], {"a": "/x"}),
+        (["--tensorrt-llm.lookahead", "[7, 7, 7]"], (7, 7, 7)),
+        (["--synthetic", '{"script": ["a"]}'], ["a"]),
+    ],
+)
+def test_lists_and_maps_as_flags(flags: list[str], found: object) -> None:
+    settings = parse(*flags)
+    llm = settings.tensorrt_llm
+    assert found in (
+        settings.gpus,
+        settings.cors_origins,
+        llm.lora_adapters,
+        llm.lookahead,
+        settings.synthetic.script,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "key"),
+    [
+        (GPUS, "[0", "gpus"),
+        (GPUS, '0"', "gpus"),
+        ("--cors-origins", "[*", "cors_origins"),
+        (ADAPTERS, "a", "tensorrt_llm.lora_adapters"),
+        (ADAPTERS, '{"a"', "tensorrt_llm.lora_adapters"),
+        (ADAPTERS, "[1]", "tensorrt_llm.lora_adapters"),
+        ("--tensorrt-llm.lookahead", "[7", "tensorrt_llm.lookahead"),
+        ("--tensorrt-llm.lookahead", "a,b,c", "tensorrt_llm.lookahead.0"),
+        ("--torch", "x", "torch"),
+        ("--limits", "5", "limits"),
+        ("--synthetic", "[1", "synthetic"),
+    ],
+)
+def test_a_flag_that_cannot_be_read_is_refused_by_key(flag: str, value: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?m)^{key}: "):
+        parse(flag, value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GPUS", "0,1"),
+        ("CORS_ORIGINS", "*"),
+        ("SYNTHETIC__SCRIPT", "hello"),
+        ("TENSORRT_LLM__LORA_ADAPTERS", "a=/x"),
+        ("TENSORRT_LLM__LOOKAHEAD", "7,7,7"),
+        ("SYNTHETIC", "{"),
+    ],
+)
+def test_an_environment_variable_that_is_no_json(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TRTLLM_OPENAI_{variable}", value)
+    with pytest.raises(ConfigError, match=f"^environment variable TRTLLM_OPENAI_{variable} must be JSON"):
+        parse()
+
+
+def test_lists_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLLM_OPENAI_GPUS", '["0"]')
+    monkeypatch.setenv("TRTLLM_OPENAI_SYNTHETIC__SCRIPT", '["a, b"]')
+    monkeypatch.setenv("TRTLLM_OPENAI_HOST", "::1")
+    assert (parse().gpus, parse().synthetic.script, parse().host) == (["0"], ["a, b"], "::1")
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "port: [1\n", "a: b: c\n"])
 def test_unreadable_file_is_refused_by_name(config: Path, text: str) -> None:
     config.write_text(text)
