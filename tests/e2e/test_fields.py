@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from openai import OpenAI
 
-from tests.e2e.conftest import RunningServer
+from tests.e2e.conftest import RunningServer, serve
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 HI = [{"role": "user", "content": "Hi"}]
@@ -126,3 +128,34 @@ def test_which_end_of_the_prompt_is_cut_off(server: RunningServer) -> None:
         }
         text = post(server, "/detokenize", {"tokens": kept})["prompt"]
         assert text_of(post(server, COMPLETIONS, body)) == text
+
+
+WORDLESS = {
+    "": "message",
+    "<think>Hm, {so}</think>": "reasoning",
+    '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>': "function_call",
+}
+"""Answers without text, and the one item that each becomes."""
+
+
+@pytest.fixture(scope="module")
+def wordless() -> Iterator[RunningServer]:
+    """A server that gives those answers, one after the other."""
+    script = [word for text in WORDLESS for word in ("--synthetic.script", text)]
+    pace = ("--synthetic.ttft", "0", "--synthetic.itl", "0")
+    with serve("--engine", "synthetic", *pace, "--reasoning-parser", "think", *script) as running:
+        yield running
+
+
+def test_a_stream_without_text(wordless: RunningServer) -> None:
+    """OpenAI's client puts the events together, and refuses those about an item that was not announced."""
+    tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
+    with OpenAI(base_url=f"{wordless.url}/v1", api_key="none", max_retries=0) as client:
+        for kind in WORDLESS.values():
+            with client.responses.stream(model="SmolLM2-135M-Instruct", input="Hi", tools=[tool]) as stream:
+                types = [event.type for event in stream]
+                answer = stream.get_final_response()
+            assert [item.type for item in answer.output] == [kind]
+            assert answer.output_text == ""
+            assert types.count("response.output_item.added") == 1
+            assert types[-1] == "response.completed"

@@ -253,7 +253,7 @@ def test_16_accepted(http: httpx.Client) -> None:
     }
     response = http.post(CHAT, json={**HI, "max_tokens": 1, **fields})
     assert response.status_code == 200
-    assert "x-ignored-params" not in response.headers
+    assert response.headers["x-ignored-params"] == "prediction", "a hint that is not followed"
 
 
 def test_17_one_shape_of_errors(http: httpx.Client) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from trtllm_openai.api.context import LoadedModel
-from trtllm_openai.api.guides import check_guide, find_guide, schema_guide
+from trtllm_openai.api.guides import check_guide, check_tool_schemas, find_guide, schema_guide
 from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import Prompt, ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
@@ -92,6 +92,8 @@ def _plan(model: LoadedModel, body: ChatRequest, steps: int | None) -> tuple[Too
             "tools",
             "unsupported_parameter",
         )
+    if tools.schema is not None:
+        check_tool_schemas(body.tools or [], tools.names)
     guide = find_guide(body, model.info, body.response_format)
     if tools.schema is not None:
         if guide is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -76,6 +77,14 @@ def schema_guide(schema: Any, param: str, origins: tuple[tuple[str, str], ...] =
         place = guide.param_at(json_path)
         raise InvalidRequest(f"'{place}' is not valid in a JSON schema: {message}.", place, "invalid_schema")
     return guide
+
+
+def check_tool_schemas(tools: Sequence[JsonObject], demanded: Collection[str]) -> None:
+    """Raise `InvalidRequest` for parameters that are no JSON schema, of a tool whose call may be demanded."""
+    for index, tool in enumerate(tools):
+        function = tool["function"]
+        if function["name"] in demanded and function.get("parameters") is not None:
+            schema_guide(function["parameters"], f"tools[{index}].function.parameters")
 
 
 def _check_length(text: str, param: str) -> None:

@@ -91,7 +91,7 @@ def stop_strings(body: SamplingFields) -> list[str]:
     """`stop` as a list."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if "" in stops:
-        raise InvalidRequest("A stop string must not be empty.", "stop")
+        raise InvalidRequest("'stop' must not have an empty string.", "stop")
     return stops
 
 

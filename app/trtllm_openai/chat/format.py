@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trtllm_openai.chat.continuation import check_continued, continue_last
@@ -108,7 +109,7 @@ class ChatFormat:
         def draw(shown: list[Message], begin: bool) -> str:
             own = {**given, "add_generation_prompt": begin}
             adapted = self._history.adapted(shown, tools.tools)
-            return render_all(adapted, lambda some: template.render(some, own, steps=steps))
+            return render_all(adapted, partial(template.render, variables=own, steps=steps))
 
         markers = self.visible_special_ids(tools)
         if continue_final_message:

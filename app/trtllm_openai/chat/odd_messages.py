@@ -20,6 +20,8 @@ Draw = Callable[[list[Message]], str]
 TURNS = frozenset({"user", "assistant", "tool"})
 """Roles that every template renders wherever they may come."""
 COMMON_ROLES = TURNS | {"system"}
+MAX_SEARCHED = 1 << 26
+"""Characters that may be searched for the contents of messages, some 50 ms."""
 
 
 def render_all(messages: list[Message], draw: Draw) -> str:
@@ -40,7 +42,7 @@ def render_all(messages: list[Message], draw: Draw) -> str:
             return draw(system_first(messages))
         except TemplateRefusal:
             raise refusal from None
-    if any(_is_missing(message, text) for message in late):
+    if _first_missing(late, text) is not None:
         messages = system_first(messages)
         text = draw(messages)
     _check_roles(messages, text, draw)
@@ -69,22 +71,27 @@ def _joined(texts: list[str]) -> str:
     return "\n\n".join(filter(None, texts))
 
 
-def _is_missing(message: Message, text: str) -> bool:
-    """Whether the content is nowhere in the rendering, neither as it is nor as JSON."""
-    content = message["content"].strip()
-    return content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text
+def _first_missing(messages: list[Message], text: str) -> Message | None:
+    """The first message whose content is nowhere in the rendering, neither as it is nor as JSON.
+
+    Of many messages and a long rendering, only the first messages are looked for.
+    """
+    for message in messages[: 1 + MAX_SEARCHED // (len(text) + 1)]:
+        content = message["content"].strip()
+        if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
+            return message
+    return None
 
 
 def _check_roles(messages: list[Message], text: str, draw: Draw) -> None:
-    for index, message in enumerate(messages):
-        if message["role"] in COMMON_ROLES or not _is_missing(message, text):
-            continue
-        try:
-            same = draw(messages[:index] + messages[index + 1 :]) == text
-        except TemplateRefusal:
-            return  # it made a difference
-        if same:
-            raise InvalidRequest(
-                f"The model's chat template leaves out messages of the role {message['role']!r}.", "messages"
-            )
+    missing = _first_missing([one for one in messages if one["role"] not in COMMON_ROLES], text)
+    if missing is None:
         return
+    try:
+        same = draw([one for one in messages if one is not missing]) == text
+    except TemplateRefusal:
+        return  # it made a difference
+    if same:
+        raise InvalidRequest(
+            f"The model's chat template leaves out messages of the role {missing['role']!r}.", "messages"
+        )

@@ -46,7 +46,8 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
     for index, tool in enumerate(tools or []):
         name = _check_tool(tool, f"tools[{index}]")
         if name in known:
-            raise InvalidRequest(f"There are two tools named {name!r}.", f"tools[{index}].function.name")
+            json_path = f"tools[{index}].function.name"
+            raise InvalidRequest(f"'{json_path}' is {name!r}, as that of another tool.", json_path)
         known[name] = tool
     mode, names = _read_choice(choice, known)
     if mode == "none" or not known:
@@ -114,7 +115,8 @@ def _named(entry: object, known: dict[str, Tool]) -> str:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or name not in known:
         raise InvalidRequest(
-            f"tool_choice names {name!r}, which is not among the tools.", "tool_choice.function.name"
+            f"'tool_choice.function.name' is {name!r}, which is not among the tools.",
+            "tool_choice.function.name",
         )
     return name
 

@@ -58,6 +58,9 @@ class CountedFields(ConversationFields):
     chat_template_kwargs: JsonObject | None = Field(
         None, description="Additional variables for the chat template."
     )
+    documents: FailFastList[JsonObject] | None = Field(
+        None, description="For chat templates that read documents, such as objects with title and text."
+    )
 
 
 class InputTokensRequest(CountedFields):
@@ -81,6 +84,12 @@ class ResponsesRequest(CountedFields, ParameterFields):
     background: bool | None = Field(None, description="Return at once and generate in the background.")
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = Field(
+        None, description="Another name of max_output_tokens, which wins."
+    )
+    max_tokens: Annotated[int, Field(ge=1), INTEGRAL] | None = Field(
+        None, description="Another name of max_output_tokens, which wins."
+    )
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGRAL] | None = None
     include: FailFastList[str] | None = Field(None, description="message.output_text.logprobs, or nothing.")
     metadata: Metadata | None = None

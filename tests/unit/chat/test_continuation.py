@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -50,6 +50,7 @@ PREFILLS = st.one_of(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None)
 @given(prefill=PREFILLS.filter(lambda text: THINK.begin not in text and THINK.end not in text))
 def test_the_prompt_ends_with_the_text_to_the_character(family: str, prefill: str) -> None:
     found = continued(family, content=prefill)
@@ -59,6 +60,7 @@ def test_the_prompt_ends_with_the_text_to_the_character(family: str, prefill: st
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None)
 @given(thoughts=st.text("ab \n"), prefill=st.text("ab \n"), closed=st.booleans())
 def test_thinking_in_the_content_is_continued_as_it_is(
     family: str, thoughts: str, prefill: str, closed: bool
@@ -77,6 +79,7 @@ def test_an_end_tag_alone_ends_what_the_template_has_begun() -> None:
     assert found.prompt.endswith("<User>Go on.<Assistant><think>\nTwo.</think>So ")
 
 
+@settings(deadline=None)
 @given(thoughts=st.text("ab \n", min_size=1))
 def test_reasoning_content_is_continued_where_there_is_no_content(thoughts: str) -> None:
     found = continued("thinking", content=None, reasoning_content=thoughts)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.chat.templates import FAMILIES, TOKENS
+from trtllm_openai.chat import odd_messages
 from trtllm_openai.chat.messages import Message
 from trtllm_openai.chat.odd_messages import render_all, system_first
 from trtllm_openai.chat.template import ChatTemplate
@@ -86,6 +87,15 @@ def test_an_uncommon_role_that_the_template_reads_in_its_own_way() -> None:
     assert render_all([HI, message("x", "abc")], Drawn(shouts)) == "HiABC"
     refuses = "{{ messages[0].content }}{% if messages | length < 2 %}{{ raise_exception('few') }}{% endif %}"
     assert render_all([HI, message("x", "abc")], Drawn(refuses)) == "Hi"
+
+
+def test_the_search_for_messages_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, lost = message("note", "kept"), message("note", "lost")
+    some = "{% for m in messages if m.content != 'lost' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InvalidRequest, match="'note'"):
+        render_all([HI, kept, lost], Drawn(some))
+    monkeypatch.setattr(odd_messages, "MAX_SEARCHED", 1)
+    assert render_all([HI, kept, lost], Drawn(some)) == "Hikept"
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_long_map_is_read_whole() -> None:
     assert error.code == "invalid_value"
 
 
-def test_responses_has_the_table_without_max_tokens() -> None:
+def test_responses_has_the_table_and_its_bound_from_one() -> None:
     assert parse(ResponsesRequest, temperature=0, top_p=0.5, seed=-1) == {
         "input": "x",
         "temperature": 0,
@@ -172,7 +172,8 @@ def test_responses_has_the_table_without_max_tokens() -> None:
         "seed": -1,
     }
     assert parse(ResponsesRequest, top_k=5) == {"input": "x", "top_k": 5}
-    assert ResponsesRequest.model_validate({"input": "x", "max_tokens": 5}).model_extra == {"max_tokens": 5}
+    assert parse(ResponsesRequest, max_tokens=5) == {"input": "x", "max_tokens": 5}
+    assert from_validation(refusal(ResponsesRequest, max_tokens=0)).param == "max_tokens"
 
 
 @pytest.mark.parametrize(("model", "name"), [(CompletionRequest, "prompt"), (DetokenizeRequest, "tokens")])

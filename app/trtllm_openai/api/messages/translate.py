@@ -8,6 +8,7 @@ from typing import Any
 
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.messages.conversation import Conversation
+from trtllm_openai.api.other_routes import refuse_chat_fields
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.messages import (
@@ -26,7 +27,22 @@ _NAMES = {
     "reasoning_effort": "output_config.effort",
     "tool_choice.function.name": "tool_choice.name",
 }
+_CALLED = {
+    "max_completion_tokens": "max_tokens",
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "guided_json": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+"""What fields of a chat request are called here that a client might send."""
 _TOOL = re.compile(r"tools\[(\d+)\](?:\.function(?:\.(parameters|name))?)?")
+_NAME = re.compile(
+    rf"(?<![\w.\[]){_TOOL.pattern}|(?<=')(?:{'|'.join(map(re.escape, _NAMES))})(?=['.\[])"
+    r"|(?<![\w.\['])response_format(?:\.json_schema)?(?=[ .,\[])"
+)
+"""A chat parameter in the text of a message; a word of everyday language only in quotes."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -42,13 +58,13 @@ class Translation:
         """An error about the chat request, with the parameter as the client wrote it, in the message too."""
         if fault.param is None:
             return fault
-        param = self._own_name(fault.param)
-        fault.message = fault.message.replace(f"'{fault.param}'", f"'{param}'")
-        fault.param = param
+        fault.message = _NAME.sub(lambda found: self._own_name(found[0]), fault.message)
+        fault.param = self._own_name(fault.param)
         return fault
 
     def _own_name(self, param: str) -> str:
-        if (tool := _TOOL.match(param)) is not None:
+        tool = _TOOL.match(param)
+        if tool is not None and int(tool[1]) < len(self._tool_places):
             own = {"parameters": ".input_schema", "name": ".name"}.get(tool[2], "")
             return f"tools[{self._tool_places[int(tool[1])]}]{own}{param[tool.end() :]}"
         for chat_name, name in _NAMES.items():
@@ -59,6 +75,8 @@ class Translation:
 
 def translate(body: CountTokensRequest) -> Translation:
     """The equivalent chat request. Raises `InvalidRequest` that names the client's own field."""
+    if isinstance(body, MessagesRequest):
+        refuse_chat_fields(body, "/v1/messages", _CALLED)
     conversation = Conversation()
     if body.system:
         conversation.add_system(body.system, "system")

@@ -70,7 +70,7 @@ def read_items(items: str | Sequence[JsonObject]) -> Messages:
         read = _READERS.get(kind) if isinstance(kind, str) else None
         if read is not None:
             read(found, item, json_path)
-        elif kind in NO_TEXT:
+        elif isinstance(kind, str) and kind in NO_TEXT:
             found.left_out.append(f"{json_path} ({kind})")
         else:
             raise InvalidRequest(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trtllm_openai.api.errors import ApiError, from_exception
+from trtllm_openai.protocol.responses import ResponsesRequest
 
 _NAMES = {
     "messages": "input",
@@ -36,12 +37,26 @@ class Origin:
     content: str = "content"
 
 
+OUTPUT_LIMITS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+"""The fields that bound an answer; the first that is given counts."""
+
+
+def output_limit(body: ResponsesRequest) -> tuple[str, int | None]:
+    """The bound of an answer in tokens, and the field in which the client wrote it."""
+    given = ((name, getattr(body, name)) for name in OUTPUT_LIMITS)
+    return next(((name, limit) for name, limit in given if limit is not None), (OUTPUT_LIMITS[0], None))
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
-    """`messages`: the origin of each message; `tools`: the JSON path of each tool."""
+    """`messages`: the origin of each message; `tools`: the JSON path of each tool.
+
+    `limit`: the field that bounds the answer.
+    """
 
     messages: Sequence[Origin] = ()
     tools: Sequence[str] = field(default=())
+    limit: str = OUTPUT_LIMITS[0]
 
     def renamed(self, param: str | None) -> str | None:
         """The name here of a parameter of the chat request."""
@@ -67,6 +82,8 @@ class Names:
 
     def _name(self, found: re.Match[str]) -> str:
         if found["list"] is None:
+            if found[0] == "max_completion_tokens":
+                return self.limit
             return "text.format" if found[0] == _FORM else _NAMES[found[0]]
         index = int(found["index"])
         inner = found["inner"] or ""

@@ -14,10 +14,11 @@ from trtllm_openai.api.budget import check_messages, check_tools
 from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import PREPARE_OFF_LOOP, Conversation, prepare
 from trtllm_openai.api.middleware import api_key_name
+from trtllm_openai.api.other_routes import refuse_chat_fields
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.responses.compaction import TASK
 from trtllm_openai.api.responses.items import Message, Messages, read_items
-from trtllm_openai.api.responses.names import Names, Origin
+from trtllm_openai.api.responses.names import OUTPUT_LIMITS, Names, Origin, output_limit
 from trtllm_openai.api.responses.references import is_reference, resolved
 from trtllm_openai.api.responses.store import ResponseStore
 from trtllm_openai.api.responses.tools import ToolSet, read_tool_choice, read_tools
@@ -36,6 +37,20 @@ Body = ResponsesRequest | InputTokensRequest | CompactRequest
 
 _PASSED = ("stop", "include_stop_str_in_output", "skip_special_tokens", "structured_outputs")
 """Fields of a chat request that have the same name and meaning here."""
+_CALLED = {
+    "messages": "input",
+    "response_format": "text.format",
+    "guided_json": "text.format, or structured_outputs",
+    "guided_regex": "text.format, or structured_outputs",
+    "guided_grammar": "text.format, or structured_outputs",
+    "guided_choice": "structured_outputs",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include or top_logprobs",
+    "truncate_prompt_tokens": "truncation",
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+"""What others of them are called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,8 @@ async def prepare_request(request: Request, body: Body, task: str | None = None)
     check_messages(len(messages), limits, "input")
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
     last = [{"role": "user", "content": task}] if task is not None else []
-    names = Names(_origins(first, before, own), tools.json_paths)
+    limit = output_limit(body)[0] if isinstance(body, ResponsesRequest) else OUTPUT_LIMITS[0]
+    names = Names(_origins(first, before, own), tools.json_paths, limit)
     if not messages:
         raise InvalidRequest("'input' must have at least one message.", "input")
     try:
@@ -112,6 +128,7 @@ def to_chat(body: Body, messages: Sequence[Message], tools: ToolSet, task: str |
             "reasoning_effort": effort,
             "truncate_prompt_tokens": -1 if body.truncation == "auto" else None,
             "chat_template_kwargs": body.chat_template_kwargs,
+            "documents": body.documents,
         }
     else:
         chat["reasoning_effort"] = "none"
@@ -121,7 +138,7 @@ def to_chat(body: Body, messages: Sequence[Message], tools: ToolSet, task: str |
         chat |= {
             **responses_parameters(body),
             **{name: getattr(body, name) for name in _PASSED},
-            "max_completion_tokens": body.max_output_tokens,
+            "max_completion_tokens": output_limit(body)[1],
             "timeout": body.timeout,
         }
         if body.top_logprobs is not None or "message.output_text.logprobs" in (body.include or ()):
@@ -175,6 +192,7 @@ def _check(body: Body) -> None:
             raise InvalidRequest(
                 "'prompt' is not supported: this server stores no prompts.", "prompt", "unsupported_parameter"
             )
+        refuse_chat_fields(body, "/v1/responses", _CALLED)
         if body.background and body.stream:
             raise InvalidRequest("background and stream cannot be combined.", "background")
         if body.background and body.store is False:

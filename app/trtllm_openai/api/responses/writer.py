@@ -9,6 +9,7 @@ from typing import Any
 
 from trtllm_openai.api.responses.compaction import compaction_item
 from trtllm_openai.api.responses.custom_input import CustomInput
+from trtllm_openai.api.responses.names import output_limit
 from trtllm_openai.api.responses.references import item_id
 from trtllm_openai.api.responses.tools import WireTool
 from trtllm_openai.api.sampling import NOTHING
@@ -239,7 +240,7 @@ def new_response(
             _NO_DETAILS | tool if tool.get("type") == "function" else tool for tool in body.tools or []
         ],
         "max_tool_calls": None,
-        "max_output_tokens": body.max_output_tokens,
+        "max_output_tokens": output_limit(body)[1],
         "background": bool(body.background),
         "store": body.store is not False,
         "text": {"format": {"type": "text"}, **(body.text or {})},

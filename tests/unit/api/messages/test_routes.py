@@ -211,7 +211,7 @@ def test_cached_tokens_are_counted_apart(demo_tokenizer: Tokenizer) -> None:
         ({"max_tokens": 0}, "'max_tokens'"),
         ({"max_tokens": None}, "'max_tokens'"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'messages[0].content[0]'"),
-        ({"stop_sequences": [""]}, "stop string"),
+        ({"stop_sequences": [""]}, "'stop_sequences'"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "'tools[0].name'"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "'x'"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),

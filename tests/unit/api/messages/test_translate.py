@@ -104,8 +104,31 @@ def test_errors_have_the_clients_names(chat: str | None, own: str | None) -> Non
 
 
 @pytest.mark.parametrize(
+    ("said", "here"),
+    [
+        (
+            "min_tokens cannot be combined with response_format.json_schema.schema, which ends.",
+            "min_tokens cannot be combined with output_config.format.schema, which ends.",
+        ),
+        ("The engine does not support response_format.", "The engine does not support output_config.format."),
+        ("'stop' must not have an empty string.", "'stop_sequences' must not have an empty string."),
+        ("Words that stop: tools, tools[9].", "Words that stop: tools, tools[9]."),
+        (
+            "'tools[0].function.parameters.properties.tools' is wrong.",
+            "'tools[1].input_schema.properties.tools' is wrong.",
+        ),
+    ],
+)
+def test_messages_have_the_clients_names(said: str, here: str) -> None:
+    fault = ApiError(400, said, param="min_tokens")
+    assert translation(tools=[SEARCH, TOOL]).renamed(fault).message == here
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stop": ["x"]}, "stop"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL, {**TOOL, "type": 5}]}, "tools[1].type"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),

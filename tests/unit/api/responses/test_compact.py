@@ -103,7 +103,7 @@ def test_the_length_of_a_summary_is_bounded(demo_tokenizer: Tokenizer, tmp_path:
     ("body", "status", "param"),
     [
         ({}, 400, "input"),
-        ({"input": [{"role": "nobody", "content": "x"}]}, 400, "input[0].role"),
+        ({"input": [{"role": "", "content": "x"}]}, 400, "input[0].role"),
         ({"input": "word " * 600}, 400, "input"),
         ({"input": "x", "model": "nobody"}, 404, "model"),
         ({"previous_response_id": "resp_1"}, 404, "previous_response_id"),

@@ -3,8 +3,9 @@
 import pytest
 
 from trtllm_openai.api.errors import ApiError
-from trtllm_openai.api.responses.names import Names, Origin
+from trtllm_openai.api.responses.names import Names, Origin, output_limit
 from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.protocol.responses import ResponsesRequest
 
 NAMES = Names(
     [
@@ -43,6 +44,18 @@ NAMES = Names(
 )
 def test_parameters(chat: str | None, here: str | None) -> None:
     assert NAMES.renamed(chat) == here
+
+
+def test_the_bound_of_an_answer_has_the_name_that_the_client_used() -> None:
+    for fields, name, limit in (
+        ({}, "max_output_tokens", None),
+        ({"max_tokens": 5}, "max_tokens", 5),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", 6),
+        ({"max_tokens": 5, "max_output_tokens": 7}, "max_output_tokens", 7),
+    ):
+        body = ResponsesRequest.model_validate({"input": "x", **fields})
+        assert output_limit(body) == (name, limit)
+        assert Names(limit=name).renamed("max_completion_tokens") == name
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,70 @@ def test_times_are_integers(demo_tokenizer: Tokenizer) -> None:
         assert type(made[name]) is type(found[name]) is int
 
 
+@pytest.mark.parametrize("name", ["max_output_tokens", "max_completion_tokens", "max_tokens"])
+def test_the_answer_is_bounded_by_any_of_its_names(demo_tokenizer: Tokenizer, name: str) -> None:
+    served = Served(demo_tokenizer)
+    response = served.post(PATH, {"input": "Hi", name: 1})
+    answer = response.json()
+    assert (answer["status"], answer["usage"]["output_tokens"]) == ("incomplete", 1)
+    assert answer["max_output_tokens"] == 1
+    assert "x-ignored-params" not in response.headers
+    assert served.refusal(PATH, {"input": "Hi", name: 0})[:2] == (400, name)
+
+
+def test_what_a_stream_says_has_the_types_of_the_whole(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer)
+    frames = served.post(PATH, {"input": "Hi", "stream": True}).text.removesuffix("\n\n").split("\n\n")
+    events = [json.loads(frame.split("\ndata: ")[1]) for frame in frames]
+    shown = [event["response"] for event in events if "response" in event]
+    stored = served.get(f"{PATH}/{shown[-1]['id']}").json()
+    assert len(shown) == 3
+    assert stored == shown[-1]
+    assert {type(one["created_at"]) for one in shown} == {int}
+    assert {one["created_at"] for one in shown} == {stored["created_at"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": 5}]}, "input[0].output"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "x"}}}},
+            "text.format.schema.type",
+        ),
+        ({"text": {"format": {"type": "json_object", "schema": {"items": 5}}}}, "text.format.schema.items"),
+        ({"text": {"format": {"type": "regex"}}}, "text.format.regex"),
+        (
+            {
+                "tools": [
+                    {"type": "web_search"},
+                    {"type": "function", "name": "f", "parameters": {"items": 5}},
+                ],
+                "tool_choice": "required",
+            },
+            "tools[1].parameters.items",
+        ),
+        (
+            {"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}] * 2}]},
+            "tools[0].tools[1].name",
+        ),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 2}, "n"),
+        ({"documents": [{"text": "a"}]}, "documents"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ],
+)
+def test_errors_name_the_clients_own_field(
+    demo_tokenizer: Tokenizer, fields: dict[str, Any], param: str
+) -> None:
+    response = Served(demo_tokenizer).post(PATH, {"input": "Hi", **fields})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert f"'{param.removesuffix('.type')}" in error["message"]
+
+
 def test_the_items_of_a_response_can_be_referred_to(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer, "Hello Yuna")
     first = served.post(PATH, {"input": "Hi"}).json()
