@@ -221,9 +221,8 @@ def _best(answers: list[Answer], n: int) -> list[Answer]:
 
 def _counts(body: CompletionRequest) -> tuple[int, int]:
     """Number of choices to return, and to generate."""
-    for param, refused in (("suffix", body.suffix), ("prompt_embeds", body.prompt_embeds is not None)):
-        if refused:
-            raise InvalidRequest(f"'{param}' is not supported.", param, "unsupported_parameter")
+    if body.suffix:
+        raise InvalidRequest("'suffix' is not supported.", "suffix", "unsupported_parameter")
     n = body.n or 1
     best_of = n if body.best_of is None else body.best_of
     if best_of < n:

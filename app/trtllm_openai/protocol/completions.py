@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -32,7 +32,6 @@ class CompletionRequest(SamplingFields):
         None, description="Generate this many and return the n of the highest log-probability per token."
     )
     suffix: str | None = Field(None, description="Refused.")
-    prompt_embeds: Any = Field(None, description="Refused: a prompt is text or token ids.")
     response_format: Annotated[JsonObject, RESPONSE_FORMAT] | None = None
 
 

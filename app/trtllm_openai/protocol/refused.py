@@ -98,19 +98,34 @@ _OUTPUT: Mapping[str, Refused] = {
 }
 _GUIDED = ("guided_choice", "guided_grammar", "guided_json", "guided_regex")
 _COMMON = {**_SAMPLING, **_DEPLOYMENT, **_OUTPUT}
-_CHAT_HAS = "use /v1/chat/completions"
-_TRANSLATED: Mapping[str, Refused] = {
-    **_COMMON,
-    "best_of": Refused(_CHAT_HAS, (1,)),
-    "echo": Refused(_CHAT_HAS, (False,)),
-    "logprobs": Refused(_CHAT_HAS, (False,)),
-    "n": Refused(_CHAT_HAS, (1,)),
-    "prompt_logprobs": Refused(_CHAT_HAS),
-    "return_token_ids": Refused(_CHAT_HAS, (False,)),
-    "return_tokens_as_token_ids": Refused(_CHAT_HAS, (False,)),
-    "truncate_prompt_tokens": Refused(_CHAT_HAS),
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "n": (1,),
+    "top_logprobs": (0,),
+    "truncation_side": ("left",),
 }
-"""For requests that become one of chat: also fields that only chat and completions have."""
+"""Values of chat's fields that ask for nothing, beside null, false and what is empty."""
+_HARMLESS = frozenset(
+    {"prediction", "stream_options", "store", "metadata", "service_tier", "user", "parallel_tool_calls"}
+)
+"""Fields of chat that do not change the answer, or only how fast and to whom it goes."""
+
+
+def _of_chat(model: type[RequestModel], called: Mapping[str, str]) -> dict[str, Refused]:
+    """The fields of chat that a route translated to it lacks. `called`: what it calls some of them."""
+    missing = (ChatRequest.model_fields.keys() | {"best_of"}) - model.model_fields.keys() - _HARMLESS
+    return {
+        name: Refused(
+            f"use {called[name]}" if name in called else "use /v1/chat/completions",
+            (False, *_NEUTRAL.get(name, ())),
+            _empty,
+        )
+        for name in sorted(missing)
+    }
+
 
 REFUSED: Mapping[type[RequestModel], Mapping[str, Refused]] = {
     ChatRequest: {**_COMMON, "best_of": Refused("use n", (1,))},
@@ -120,27 +135,43 @@ REFUSED: Mapping[type[RequestModel], Mapping[str, Refused]] = {
         "prompt_token_ids": Refused("use prompt"),
     },
     ResponsesRequest: {
-        **_TRANSLATED,
-        "logprobs": Refused("use include: [message.output_text.logprobs]", (False,)),
-        "max_completion_tokens": Refused("use max_output_tokens"),
-        "max_tokens": Refused("use max_output_tokens"),
-        "messages": Refused("use input"),
-        "response_format": Refused("use text.format"),
-        "reasoning_effort": Refused("use reasoning.effort"),
-        "truncate_prompt_tokens": Refused("use truncation"),
-        **dict.fromkeys(_GUIDED, Refused("use structured_outputs")),
+        **_COMMON,
+        **_of_chat(
+            ResponsesRequest,
+            {
+                "messages": "input",
+                "response_format": "text.format",
+                "guided_json": "text.format, or structured_outputs",
+                "guided_regex": "text.format, or structured_outputs",
+                "guided_grammar": "text.format, or structured_outputs",
+                "guided_choice": "structured_outputs",
+                "reasoning_effort": "reasoning.effort",
+                "logprobs": "include: [message.output_text.logprobs]",
+                "truncate_prompt_tokens": "truncation",
+                "functions": "tools",
+                "function_call": "tool_choice",
+            },
+        ),
     },
     MessagesRequest: {
-        **_TRANSLATED,
+        **_COMMON,
+        **_of_chat(
+            MessagesRequest,
+            {
+                "max_completion_tokens": "max_tokens",
+                "stop": "stop_sequences",
+                "response_format": "output_config.format",
+                "structured_outputs": "output_config.format",
+                **dict.fromkeys(_GUIDED, "output_config.format"),
+                "reasoning_effort": "output_config.effort",
+                "functions": "tools",
+                "function_call": "tool_choice",
+            },
+        ),
         "mcp_servers": Refused("this server connects to no others", is_neutral=_empty),
-        "max_completion_tokens": Refused("use max_tokens"),
-        "response_format": Refused("use output_config.format"),
-        "stop": Refused("use stop_sequences", is_neutral=_empty),
-        "structured_outputs": Refused("use output_config.format"),
-        "top_logprobs": Refused(_CHAT_HAS, (0,)),
-        **dict.fromkeys(_GUIDED, Refused("use output_config.format")),
     },
 }
+"""On the routes that are translated to chat also chat's own fields, with the name that they have there."""
 
 
 def refused_fields(model: type[RequestModel]) -> Mapping[str, Refused]:

@@ -63,9 +63,9 @@ def backend(demo_tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 def answer(chat: ChatFormat, tokenizer: Tokenizer, text: str, tools: list[dict[str, Any]]) -> list[Event]:
     """The events of a response with this text, token by token."""
     plan = plan_tools(tools, None, None)
-    prompt, markers = chat.render_with_markers([USER], plan)
-    parser = chat.output(prompt, plan, guided=False)
-    decoder = ChoiceDecoder(tokenizer, TextRules(visible_special_ids=markers), parser)
+    prompt = chat.render([USER], plan)
+    parser = chat.output(prompt.text, plan, guided=False)
+    decoder = ChoiceDecoder(tokenizer, TextRules(visible_special_ids=prompt.markers), parser)
     events: list[Event] = []
     ids = tokenizer.encode(text, add_special_tokens=False)
     for place, token in enumerate(ids):
@@ -134,4 +134,4 @@ def test_arguments_in_the_history_are_text_for_deepseek(backend: tokenizers.Toke
     chat = ChatFormat(Tokenizer(backend, chat_template=template), "auto", "auto")
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":  "서울"}'}}
     prompt = chat.render([USER, {"role": "assistant", "content": None, "tool_calls": [call]}])
-    assert prompt.endswith('<｜tool▁calls▁begin｜>{"a": "서울"}')
+    assert prompt.text.endswith('<｜tool▁calls▁begin｜>{"a": "서울"}')

@@ -29,7 +29,9 @@ EVERYWHERE = {
 ON_A_ROUTE = [
     ("/v1/chat/completions", "best_of", 2),
     ("/v1/completions", "prompt_embeds", "AAAA"),
-    ("/v1/responses", "max_tokens", 5),
+    ("/v1/responses", "echo", True),
+    ("/v1/responses", "function_call", {"name": "f"}),
+    ("/v1/messages", "max_completion_tokens", 5),
     ("/v1/responses", "response_format", {"type": "json_object"}),
     ("/v1/responses", "n", 2),
     ("/v1/responses", "return_token_ids", True),
@@ -67,6 +69,31 @@ def test_values_that_ask_for_nothing_are_accepted_and_not_named(demo_tokenizer: 
     response = Served(demo_tokenizer).post(path, {**BODIES[path], **neutral, "sparkle": 1})
     assert response.status_code == 200, response.text
     assert response.headers["x-ignored-params"] == "sparkle"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (
+            "/v1/responses",
+            {"n": 1, "logprobs": False, "guided_json": None, "functions": [], "modalities": ["text"]},
+        ),
+        ("/v1/responses", {"function_call": "auto", "add_generation_prompt": True, "echo": False}),
+        ("/v1/messages", {"n": 1, "stop": [], "response_format": None}),
+    ],
+)
+def test_fields_of_chat_that_ask_for_nothing(
+    demo_tokenizer: Tokenizer, path: str, fields: dict[str, Any]
+) -> None:
+    response = Served(demo_tokenizer).post(path, {**BODIES[path], **fields})
+    assert response.status_code == 200, response.text
+    assert "x-ignored-params" not in response.headers
+
+
+def test_the_name_on_the_route_is_given(demo_tokenizer: Tokenizer) -> None:
+    body = {"input": "Hi", "response_format": {"type": "text"}}
+    message = Served(demo_tokenizer).post("/v1/responses", body).json()["error"]["message"]
+    assert message == "'response_format' is not supported: use text.format."
 
 
 def test_no_request_refuses_a_field_that_it_has() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.messages.conversation import Conversation
-from trtllm_openai.api.other_routes import refuse_chat_fields
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import JsonObject
 from trtllm_openai.protocol.messages import (
@@ -27,16 +26,6 @@ _NAMES = {
     "reasoning_effort": "output_config.effort",
     "tool_choice.function.name": "tool_choice.name",
 }
-_CALLED = {
-    "max_completion_tokens": "max_tokens",
-    "stop": "stop_sequences",
-    "response_format": "output_config.format",
-    "guided_json": "output_config.format",
-    "reasoning_effort": "output_config.effort",
-    "functions": "tools",
-    "function_call": "tool_choice",
-}
-"""What fields of a chat request are called here that a client might send."""
 _TOOL = re.compile(r"tools\[(\d+)\](?:\.function(?:\.(parameters|name))?)?")
 _NAME = re.compile(
     rf"(?<![\w.\[]){_TOOL.pattern}|(?<=')(?:{'|'.join(map(re.escape, _NAMES))})(?=['.\[])"
@@ -75,8 +64,6 @@ class Translation:
 
 def translate(body: CountTokensRequest) -> Translation:
     """The equivalent chat request. Raises `InvalidRequest` that names the client's own field."""
-    if isinstance(body, MessagesRequest):
-        refuse_chat_fields(body, "/v1/messages", _CALLED)
     conversation = Conversation()
     if body.system:
         conversation.add_system(body.system, "system")

@@ -14,7 +14,6 @@ from trtllm_openai.api.budget import check_messages, check_tools
 from trtllm_openai.api.context import LoadedModel, ServerContext
 from trtllm_openai.api.conversation import PREPARE_OFF_LOOP, Conversation, prepare
 from trtllm_openai.api.middleware import api_key_name
-from trtllm_openai.api.other_routes import refuse_chat_fields
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.responses.compaction import TASK
 from trtllm_openai.api.responses.items import Message, Messages, read_items
@@ -37,20 +36,6 @@ Body = ResponsesRequest | InputTokensRequest | CompactRequest
 
 _PASSED = ("stop", "include_stop_str_in_output", "skip_special_tokens", "structured_outputs")
 """Fields of a chat request that have the same name and meaning here."""
-_CALLED = {
-    "messages": "input",
-    "response_format": "text.format",
-    "guided_json": "text.format, or structured_outputs",
-    "guided_regex": "text.format, or structured_outputs",
-    "guided_grammar": "text.format, or structured_outputs",
-    "guided_choice": "structured_outputs",
-    "reasoning_effort": "reasoning.effort",
-    "logprobs": "include or top_logprobs",
-    "truncate_prompt_tokens": "truncation",
-    "functions": "tools",
-    "function_call": "tool_choice",
-}
-"""What others of them are called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +177,6 @@ def _check(body: Body) -> None:
             raise InvalidRequest(
                 "'prompt' is not supported: this server stores no prompts.", "prompt", "unsupported_parameter"
             )
-        refuse_chat_fields(body, "/v1/responses", _CALLED)
         if body.background and body.stream:
             raise InvalidRequest("background and stream cannot be combined.", "background")
         if body.background and body.store is False:

@@ -127,8 +127,6 @@ def test_messages_have_the_clients_names(said: str, here: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"stop": ["x"]}, "stop"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL, {**TOOL, "type": 5}]}, "tools[1].type"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
