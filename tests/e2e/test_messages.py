@@ -63,3 +63,18 @@ def test_an_error_in_a_stream_is_the_sdks_own(client: Anthropic) -> None:
 def test_it_is_found_where_claude_code_looks(server: RunningServer) -> None:
     assert httpx.head(server.url).status_code == 200
     assert httpx.head(f"{server.url}/").status_code == 200
+
+
+def test_a_tool_with_a_record_may_be_demanded(server: RunningServer) -> None:
+    """Zod, and so Claude Code, writes `propertyNames: {"type": "string"}` for the keys of every record."""
+    record = {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {}}
+    schema = {"type": "object", "properties": {"notes": record}, "required": ["notes"]}
+    body = {
+        "max_tokens": 4,
+        "messages": TURNS,
+        "tools": [{"name": "update", "input_schema": {**schema, "additionalProperties": False}}],
+        "tool_choice": {"type": "any"},
+    }
+    answer = httpx.post(f"{server.url}/v1/messages", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["output_tokens"] == 4

@@ -7,7 +7,7 @@ Paths look like `properties.a.items[0]`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SUBSCHEMA = frozenset(
@@ -31,6 +31,32 @@ SUBSCHEMA_MAP = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
 DRAFT_3_ONLY = frozenset({"disallow", "divisibleBy", "extends"})
+ANNOTATIONS = frozenset({"$comment", "$schema", "default", "deprecated", "description", "examples", "title"})
+
+
+def _allows_all(schema: Any) -> bool:
+    return schema is True or (isinstance(schema, dict) and schema.keys() <= ANNOTATIONS)
+
+
+def _allows_strings(schema: Any) -> bool:
+    """Whether every string satisfies it, as zod writes of a record's keys."""
+    if not isinstance(schema, dict) or "type" not in schema:
+        return _allows_all(schema)
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return "string" in kinds and _allows_all({key: schema[key] for key in schema if key != "type"})
+
+
+_EMPTY: dict[str, Callable[[Any], bool]] = {
+    "dependencies": lambda value: value == {},
+    "dependentRequired": lambda value: value == {},
+    "dependentSchemas": lambda value: value == {},
+    "not": lambda value: value is False,
+    "propertyNames": _allows_strings,
+    "unevaluatedItems": _allows_all,
+    "unevaluatedProperties": _allows_all,
+    "uniqueItems": lambda value: value is False,
+}
+"""Values with which a keyword that llguidance refuses demands nothing, so that it can be left out."""
 
 
 class SchemaError(ValueError):
@@ -56,8 +82,8 @@ def prepare(text: str) -> str:
             raise SchemaError(
                 f"{path}.$ref", "$ref next to $id is ambiguous: the drafts disagree on its meaning"
             )
-        if part.get("uniqueItems") is False:
-            del part["uniqueItems"]
+        for keyword in [keyword for keyword in _EMPTY.keys() & part.keys() if _EMPTY[keyword](part[keyword])]:
+            del part[keyword]
             changed = True
     return json.dumps(schema) if changed else text
 

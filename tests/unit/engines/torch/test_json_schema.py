@@ -22,6 +22,34 @@ def test_unique_items_false_is_dropped_only_where_it_is_a_keyword() -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "kept"),
+    [
+        ({"propertyNames": {"type": "string"}}, False),
+        ({"propertyNames": {"type": ["null", "string"], "description": "Any name."}}, False),
+        ({"propertyNames": True}, False),
+        ({"propertyNames": {"type": "string", "minLength": 1}}, True),
+        ({"propertyNames": {"type": "integer"}}, True),
+        ({"propertyNames": False}, True),
+        ({"propertyNames": {"enum": ["a"]}}, True),
+        ({"unevaluatedProperties": {}, "unevaluatedItems": True}, False),
+        ({"unevaluatedProperties": False}, True),
+        ({"unevaluatedItems": {"type": "string"}}, True),
+        ({"dependentRequired": {}, "dependentSchemas": {}, "dependencies": {}}, False),
+        ({"dependentRequired": {"a": ["b"]}}, True),
+        ({"not": False}, False),
+        ({"not": {}}, True),
+        ({"not": 0, "uniqueItems": 0}, True),  # no schema and no boolean, whatever Python says of 0
+    ],
+)
+def test_a_keyword_that_demands_nothing_is_dropped(part: dict[str, object], kept: bool) -> None:
+    schema = {"properties": {"a": {"type": "object", **part}}}
+    assert json.loads(prepare(json.dumps(schema)))["properties"]["a"] == {
+        "type": "object",
+        **(part if kept else {}),
+    }
+
+
+@pytest.mark.parametrize(
     ("schema", "path"),
     [
         (False, ""),
