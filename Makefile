@@ -29,8 +29,9 @@ test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pin
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
-conformance: setup ## drive the server with other clients, and write docs/conformance.md
-	@tests/conformance/setup.sh
+conformance: setup ## drive the server with other clients, and write docs/conformance.md (OPEN_WEBUI=1: that too, 7 GB)
+	@$(BIN)/python -m tests.conformance.install
+	$(if $(OPEN_WEBUI),@$(BIN)/python -m tests.conformance.install open_webui)
 	CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance tests/e2e/test_guided.py $(ARGS)
 
 verify-trtllm:   ## prove the engine where TensorRT-LLM is installed (ENGINE=DIR TOKENIZER=DIR)
@@ -74,4 +75,4 @@ overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the
 	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .venv-pins .venv-conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .conformance tests/conformance/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info

@@ -1,150 +1,96 @@
-"""Real clients against a started server on the demo model.
+"""Real clients against started servers.
 
-The official Python clients always; the others with CONFORMANCE=1, after tests/conformance/setup.sh: that is
-what `make conformance` does, and it writes docs/conformance.md.
+The official Python clients always; the others with CONFORMANCE=1, after `tests.conformance.install`: that is
+what `make conformance` does, and it writes docs/conformance.md when all of them ran. A client that is not
+installed is skipped with the reason.
 """
 
-import json
+from __future__ import annotations
+
 import os
-import subprocess
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conformance import anthropic_python, openai_python, page
-from tests.conformance.page import Row
+from tests.conformance import page
+from tests.conformance.clients import CLIENTS, Client, Servers
+from tests.conformance.page import Result
 from tests.e2e.conftest import RunningServer
+from tests.e2e.scripted import call, scripted
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-VENV = ROOT / ".venv-conformance" / "bin"
 FULL = os.environ.get("CONFORMANCE") == "1"
 
 TOO_SMALL = "the demo model is too small"
 NO_IMAGES = "the model does not support images"
 NO_MODEL = "expects 400 without `model`; this server defaults to the served model"
+FORM_WITH_TOOLS = "a form together with a demanded call is refused"
 KNOWN = {
-    "langchain-tests: test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
-    "langchain-tests: test_agent_loop[model0]": f"{TOO_SMALL}: it answers without calling the tool",
-    "langchain-tests: test_agent_loop[model1]": f"{TOO_SMALL}: it answers without calling the tool",
-    "llm-comply openai-chat: chat-image-input": NO_IMAGES,
-    "llm-comply openai-chat: chat-error-handling": NO_MODEL,
-    "llm-comply open-responses: image-input": NO_IMAGES,
-    "llm-comply open-responses: error-handling": NO_MODEL,
-    "llm-comply open-responses: compact-missing-model": NO_MODEL,
+    "langchain-tests": {
+        "test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
+        "test_agent_loop[model0]": f"{TOO_SMALL}: it answers without calling the tool",
+        "test_agent_loop[model1]": f"{TOO_SMALL}: it answers without calling the tool",
+    },
+    "llm-comply openai-chat": {"chat-image-input": NO_IMAGES, "chat-error-handling": NO_MODEL},
+    "llm-comply open-responses": {
+        "image-input": NO_IMAGES,
+        "error-handling": NO_MODEL,
+        "compact-missing-model": NO_MODEL,
+    },
+    "OpenAI Agents SDK": {
+        "chat: tools and output_type together": FORM_WITH_TOOLS,
+        "responses: tools and output_type together": FORM_WITH_TOOLS,
+    },
+    "instructor": {"RESPONSES_TOOLS": FORM_WITH_TOOLS},
 }
-"""Expected failures with their reasons; any other failure fails the test."""
+"""Expected failures with their reasons, by client and test. Another failure fails, as does a pass here."""
 
-
-def in_python(
-    features: Callable[[str, str], AbstractContextManager[dict[str, Callable[[], None]]]],
-) -> Callable[[str, str], list[Row]]:
-    def run(url: str, model: str) -> list[Row]:
-        rows: list[Row] = []
-        with features(url, model) as checks:
-            for name, check in checks.items():
-                try:
-                    check()
-                except Exception as error:  # every kind of failure is a row
-                    rows.append((name, False, f"{type(error).__name__}: {error}"))
-                else:
-                    rows.append((name, True, ""))
-        return rows
-
-    return run
-
-
-def node(script: str) -> Callable[[str, str], list[Row]]:
-    def run(url: str, model: str) -> list[Row]:
-        done = subprocess.run(
-            ["node", script],
-            cwd=HERE / "node",
-            env={**os.environ, "CONFORMANCE_URL": url, "CONFORMANCE_MODEL": model},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        rows = [json.loads(line) for line in done.stdout.splitlines()]
-        assert done.returncode == 0, done.stderr
-        return [(row["feature"], row["ok"], row["detail"]) for row in rows]
-
-    return run
-
-
-def langchain(url: str, model: str) -> list[Row]:
-    report = ROOT / ".venv-conformance" / "langchain.xml"
-    report.unlink(missing_ok=True)
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest", f"--junitxml={report}"]
-    subprocess.run(
-        [VENV / "python", *command, "-c", HERE / "langchain.ini", HERE / "langchain_suite.py"],
-        env={**os.environ, "CONFORMANCE_URL": url, "CONFORMANCE_MODEL": model},
-        stdout=subprocess.DEVNULL,
-        timeout=280,
-        check=False,
-    )
-    rows: list[Row] = []
-    for case in ET.parse(report).iter("testcase"):
-        fault = next((child for child in case if child.tag in ("failure", "error")), None)
-        if fault is not None:
-            rows.append((case.get("name", ""), False, fault.get("message", "")))
-        elif case.find("skipped") is None:
-            rows.append((case.get("name", ""), True, ""))
-    return rows
-
-
-def comply(form: str) -> Callable[[str, str], list[Row]]:
-    def run(url: str, model: str) -> list[Row]:
-        done = subprocess.run(
-            [VENV / "llm-comply", "-u", url, "-k", "none", "-m", model, "--format", form, "--json"],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        results = json.loads(done.stdout)["results"]
-        return [
-            (one["id"], one["status"] == "passed", "; ".join(one.get("errors", [])))
-            for one in results
-            if one["status"] != "skipped"
-        ]
-
-    return run
-
-
-CLIENTS: dict[str, Callable[[str, str], list[Row]]] = {
-    "openai (Python)": in_python(openai_python.features),
-    "anthropic (Python)": in_python(anthropic_python.features),
-}
-if FULL:
-    CLIENTS |= {
-        "openai (Node)": node("openai.mjs"),
-        "@ai-sdk/openai-compatible": node("ai-sdk.mjs"),
-        "langchain-tests": langchain,
-        "llm-comply openai-chat": comply("openai-chat"),
-        "llm-comply open-responses": comply("open-responses"),
-    }
+PICK = "I pick." + call("pick", color="red")
+SAID = "It is red."
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[dict[str, list[Row]]]:
-    """Results of each client; written to the page when all of them ran."""
-    found: dict[str, list[Row]] = {}
+def model(server: RunningServer) -> str:
+    found: str = httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"]
+    return found
+
+
+@pytest.fixture
+def servers(server: RunningServer, model: str, tmp_path: Path) -> Iterator[Servers]:
+    """The demo model, and for each client anew an engine that says a call and an answer in turn."""
+    with scripted(tmp_path, model, PICK, SAID) as told:
+        yield Servers(f"{server.url}/v1", f"{told.url}/v1", model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[dict[str, Result]]:
+    """Results of each client; written to the page when all of them ran or cannot be run."""
+    found: dict[str, Result] = {}
     yield found
+    found |= {name: Result("", skipped=reason) for name, reason in MISSING.items()}
     if FULL and len(found) == len(CLIENTS):
-        page.write(found)
+        page.write({client.name: found[client.name] for client in CLIENTS})
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_client(server: RunningServer, results: dict[str, list[Row]], client: str) -> None:
-    model = httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"]
-    rows = CLIENTS[client](f"{server.url}/v1", model)
-    assert len(rows) > 5
-    named = [(test, ok, KNOWN.get(f"{client}: {test}", "") if not ok else "") for test, ok, _ in rows]
-    results[client] = named
-    failed = {test: why for test, ok, why in rows if not ok and f"{client}: {test}" not in KNOWN}
-    assert not failed
+RUN = [client for client in CLIENTS if FULL or not client.installed_as]
+MISSING = {client.name: reason for client in RUN if (reason := client.missing())}
+
+
+def _marks(client: Client) -> list[pytest.MarkDecorator]:
+    reason = MISSING.get(client.name)
+    return [pytest.mark.skip(reason=reason)] if reason else []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "client", [pytest.param(client, marks=_marks(client), id=client.name) for client in RUN]
+)
+def test_client(servers: Servers, results: dict[str, Result], client: Client) -> None:
+    known = KNOWN.get(client.name, {})
+    rows = client.run(servers)
+    assert len(rows) >= client.at_least
+    named = [(test, ok, "" if ok else known.get(test, detail)) for test, ok, detail in rows]
+    results[client.name] = Result(client.versions(), named)
+    assert {test: why for test, ok, why in rows if not ok and test not in known} == {}
+    assert [test for test, ok, _ in rows if ok and test in known] == [], "known to fail, but passes"

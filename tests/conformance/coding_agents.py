@@ -1,0 +1,260 @@
+"""Coding agents, each through a whole turn: a call, its execution on this machine, and a final answer.
+
+An agent is run as its user would run it in a script. It has a home directory of its own and an environment
+without anything of the caller's, asks nothing but the started server, and reports to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conformance import install
+from tests.conformance.page import Row
+from tests.e2e.conftest import RunningServer
+from tests.e2e.scripted import CONTEXT, call, scripted
+
+MODEL = "scripted"
+COMMAND = "echo 4$((1 + 1)) > told.txt"
+TOLD = "42\n"
+"""What the call leaves in `told.txt`: no text of the model's says it."""
+BEGINNING = "I look into it."
+SAID = "The file says 42."
+PATIENCE_S = 120
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an agent in a directory that holds `home` and `work`."""
+
+    url: str
+    """Of the server, without a path."""
+    home: Path
+    work: Path
+
+    def start(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with these variables and little else, in `work`."""
+        path = os.pathsep.join(filter(None, [str(install.node().parent), os.environ.get("PATH")]))
+        return subprocess.run(
+            command,
+            cwd=self.work,
+            env={"PATH": path, "HOME": str(self.home), "TERM": "dumb", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an agent is driven through. `check` looks at what only this one shows."""
+
+    name: str
+    script: tuple[str, ...]
+    start: Callable[[Run], subprocess.CompletedProcess[str]]
+    check: Callable[[subprocess.CompletedProcess[str], RunningServer], None] = lambda done, server: None
+
+
+def drive(turns: tuple[Turn, ...], directory: Path) -> list[Row]:
+    """A row for each turn."""
+    return [_row(turn, directory) for turn in turns]
+
+
+def _row(turn: Turn, directory: Path) -> Row:
+    place = directory / re.sub(r"\W+", "-", turn.name)
+    run = Run("", place / "home", place / "work")
+    for made in (place, run.home, run.work):
+        made.mkdir()
+    try:
+        with scripted(place, MODEL, *turn.script) as server:
+            done = turn.start(Run(server.url, run.home, run.work))
+            requests = server.metric("model_requests_total")
+            assert done.returncode == 0, (done.stdout + done.stderr)[-600:]
+            told = run.work / "told.txt"
+            assert told.exists(), f"the call was not executed: {(done.stdout + done.stderr)[-600:]}"
+            assert told.read_text() == TOLD
+            assert requests == len(turn.script), f"{requests} requests"
+            turn.check(done, server)
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        return turn.name, False, str(error)
+    finally:
+        shutil.rmtree(run.home, ignore_errors=True)
+    return turn.name, True, ""
+
+
+def _says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
+    assert done.stdout.strip().endswith(SAID), done.stdout[-300:]
+
+
+def _codex(run: Run) -> subprocess.CompletedProcess[str]:
+    (run.home / "config.toml").write_text(
+        f'''model = "{MODEL}"
+model_provider = "here"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+[model_providers.here]
+name = "here"
+base_url = "{run.url}/v1"
+wire_api = "responses"
+'''
+    )
+    flags = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    return run.start([str(install.NODE_BIN / "codex"), "exec", *flags, "Look."], CODEX_HOME=str(run.home))
+
+
+def _codex_says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
+    _says(done, server)
+    assert "invalid agent id nobody" in done.stderr, "the function was not found in its namespace"
+    log = "".join(server.stdout + server.stderr)
+    assert re.search(r"ignored .*tools\[\d+\] \(web_search\)", log), "the left-out tool is not in the log"
+
+
+CODEX = (
+    Turn(
+        "responses: a call of a function, one of a namespace, both executed, and the answer",
+        (
+            BEGINNING + call("exec_command", cmd=COMMAND),
+            call("multi_agent_v1__close_agent", target="nobody"),
+            SAID,
+        ),
+        _codex,
+        _codex_says,
+    ),
+)
+
+_CLAUDE = {
+    "ANTHROPIC_AUTH_TOKEN": "none",
+    "ANTHROPIC_MODEL": MODEL,
+    "ANTHROPIC_SMALL_FAST_MODEL": MODEL,
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "DISABLE_TELEMETRY": "1",
+}
+
+
+def _claude_code(run: Run) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(install.NODE_BIN / "claude"),
+        "-p",
+        "Look.",
+        "--allowedTools",
+        "Bash",
+        "--output-format",
+        "json",
+    ]
+    return run.start(command, ANTHROPIC_BASE_URL=run.url, **_CLAUDE)
+
+
+def _claude_code_says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
+    result = json.loads(done.stdout)
+    assert result["result"] == SAID
+    assert (result["is_error"], result["num_turns"], result["stop_reason"]) == (False, 2, "end_turn")
+    assert result["usage"]["input_tokens"] > 20_000
+    assert result["usage"]["output_tokens"] > 20
+
+
+CLAUDE_CODE = (
+    Turn(
+        "messages: a call, executed, and the answer",
+        (BEGINNING + call("Bash", command=COMMAND, description="Write the file"), SAID),
+        _claude_code,
+        _claude_code_says,
+    ),
+)
+
+
+def _opencode(package: str) -> Callable[[Run], subprocess.CompletedProcess[str]]:
+    def start(run: Run) -> subprocess.CompletedProcess[str]:
+        known = {"name": MODEL, "tool_call": True, "limit": {"context": CONTEXT, "output": 8192}}
+        provider = {
+            "npm": package,
+            "name": "here",
+            "options": {"baseURL": f"{run.url}/v1", "apiKey": "none"},
+            "models": {MODEL: known},
+        }
+        config = {
+            "autoupdate": False,
+            "share": "disabled",
+            "permission": "allow",
+            "model": f"here/{MODEL}",
+            "provider": {"here": provider},
+        }
+        (run.work / "opencode.json").write_text(json.dumps(config))
+        # A title is asked for in a request of its own, at any time, unless it is given.
+        return run.start(
+            [str(install.NODE_BIN / "opencode"), "run", "--title", "a title", "Look."],
+            OPENCODE_DISABLE_AUTOUPDATE="1",
+            OPENCODE_DISABLE_DEFAULT_PLUGINS="1",
+            OPENCODE_DISABLE_LSP_DOWNLOAD="1",
+            OPENCODE_DISABLE_MODELS_FETCH="1",
+        )
+
+    return start
+
+
+OPENCODE = tuple(
+    Turn(
+        f"{api}: a call, executed, and the answer",
+        (BEGINNING + call("bash", command=COMMAND, description="Write the file"), SAID),
+        _opencode(package),
+        _says,
+    )
+    for api, package in (
+        ("chat", "@ai-sdk/openai-compatible"),
+        ("responses", "@ai-sdk/openai"),
+        ("messages", "@ai-sdk/anthropic"),
+    )
+)
+
+
+def _aider(edit_format: str) -> Callable[[Run], subprocess.CompletedProcess[str]]:
+    def start(run: Run) -> subprocess.CompletedProcess[str]:
+        # It looks for prices at a public address unless it has looked there today.
+        cache = run.home / ".aider" / "caches"
+        cache.mkdir(parents=True)
+        known = {"litellm_provider": "openai", "mode": "chat", "max_input_tokens": CONTEXT}
+        (cache / "model_prices_and_context_window.json").write_text(json.dumps({f"openai/{MODEL}": known}))
+        off = [
+            "--no-git",
+            "--analytics-disable",
+            "--no-check-update",
+            "--no-show-release-notes",
+            "--no-pretty",
+        ]
+        more = [*off, "--no-show-model-warnings", "--no-detect-urls", "--yes-always", "--map-tokens", "0"]
+        return run.start(
+            [
+                str(install.python("aider").with_name("aider")),
+                *("--model", f"openai/{MODEL}", "--edit-format", edit_format),
+                *(*more, "--message", "Write.", "told.txt"),
+            ],
+            OPENAI_API_BASE=f"{run.url}/v1",
+            OPENAI_API_KEY="none",
+            LITELLM_LOCAL_MODEL_COST_MAP="True",
+        )
+
+    return start
+
+
+AIDER = (
+    Turn(
+        "chat: a whole file, written",
+        (f"{BEGINNING}\n\ntold.txt\n```\n{TOLD}```\n",),
+        _aider("whole"),
+    ),
+    Turn(
+        "chat: an edit, applied",
+        (f"{BEGINNING}\n\ntold.txt\n```\n<<<<<<< SEARCH\n=======\n{TOLD}>>>>>>> REPLACE\n```\n",),
+        _aider("diff"),
+    ),
+)
