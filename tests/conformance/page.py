@@ -1,9 +1,16 @@
-"""Writes docs/conformance.md from the results of the conformance tests."""
+"""Writes docs/conformance.md from the results of the conformance tests.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+A run of some clients changes their part of the page: the latest results of each are kept in `.conformance/`.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.conformance.install import PLACE
+
+RESULTS = PLACE / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 HEAD = """\
 # Conformance
@@ -32,6 +39,19 @@ class Result:
     @property
     def passed(self) -> int:
         return sum(ok for _, ok, _ in self.rows)
+
+
+def update(results: dict[str, Result], names: Sequence[str]) -> None:
+    """Keep these results, and write the page once there are some of all clients, in the order of `names`."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        _file(name).write_text(json.dumps(asdict(result)))
+    if all(_file(name).exists() for name in names):
+        write({name: Result(**json.loads(_file(name).read_text())) for name in names})
+
+
+def _file(name: str) -> Path:
+    return RESULTS / f"{name.replace('/', '_')}.json"
 
 
 def write(results: dict[str, Result]) -> None:

@@ -1,8 +1,8 @@
 """Real clients against started servers.
 
 The official Python clients always; the others with CONFORMANCE=1, after `tests.conformance.install`: that is
-what `make conformance` does, and it writes docs/conformance.md when all of them ran. A client that is not
-installed is skipped with the reason.
+what `make conformance` does, and it writes docs/conformance.md. A client that is not installed is skipped,
+with the reason.
 """
 
 from __future__ import annotations
@@ -63,18 +63,14 @@ def servers(server: RunningServer, model: str, tmp_path: Path) -> Iterator[Serve
         yield Servers(f"{server.url}/v1", f"{told.url}/v1", model, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def results() -> Iterator[dict[str, Result]]:
-    """Results of each client; written to the page when all of them ran or cannot be run."""
-    found: dict[str, Result] = {}
-    yield found
-    found |= {name: Result("", skipped=reason) for name, reason in MISSING.items()}
-    if FULL and len(found) == len(CLIENTS):
-        page.write({client.name: found[client.name] for client in CLIENTS})
-
-
 RUN = [client for client in CLIENTS if FULL or not client.installed_as]
 MISSING = {client.name: reason for client in RUN if (reason := client.missing())}
+
+
+def report(results: dict[str, Result]) -> None:
+    """Keep these results for the page, and that some clients cannot be run."""
+    skipped = {name: Result("", skipped=reason) for name, reason in MISSING.items()}
+    page.update({**skipped, **results}, [client.name for client in CLIENTS])
 
 
 def _marks(client: Client) -> list[pytest.MarkDecorator]:
@@ -86,11 +82,12 @@ def _marks(client: Client) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "client", [pytest.param(client, marks=_marks(client), id=client.name) for client in RUN]
 )
-def test_client(servers: Servers, results: dict[str, Result], client: Client) -> None:
+def test_client(servers: Servers, client: Client) -> None:
     known = KNOWN.get(client.name, {})
     rows = client.run(servers)
     assert len(rows) >= client.at_least
     named = [(test, ok, "" if ok else known.get(test, detail)) for test, ok, detail in rows]
-    results[client.name] = Result(client.versions(), named)
+    if FULL:
+        report({client.name: Result(client.versions(), named)})
     assert {test: why for test, ok, why in rows if not ok and test not in known} == {}
     assert [test for test, ok, _ in rows if ok and test in known] == [], "known to fail, but passes"
