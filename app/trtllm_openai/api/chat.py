@@ -55,10 +55,13 @@ async def create_chat_completion(request: Request) -> Response:
     context.check_model(body.model)
     check_supported(body)
     usage = UsageOptions.of(body)
-    headers = ignored_params(body, ["prediction"] if body.prediction is not None else ())
     model = context.loaded(body.model)
     salt = prefix_salt(request, body.cache_salt)
-    conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
+    names = reasoning_fields(context.settings.reasoning_field)
+    strictness = context.settings.tool_strict
+    conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE], strictness)
+    hints = ["prediction"] if body.prediction is not None else []
+    headers = ignored_params(body, [*conversation.form.left_out, *hints])
     echo = echoed_message(body) if body.echo else []
     run = start_chat(request, body, model, conversation, started)
     fields = TokenFields.of(model.tokenizer, body, _logprobs(body))
@@ -69,11 +72,11 @@ async def create_chat_completion(request: Request) -> Response:
         "model": model.id,
     }
     if body.stream:
-        form = ChatChunks(head, len(run.choices), fields, echo, include_usage=usage.at_end)
+        form = ChatChunks(head, len(run.choices), fields, echo, names, include_usage=usage.at_end)
         return await stream(request, run, form, usage, context.settings.ping_interval, headers)
 
     def build(answers: list[Answer]) -> ChatResponse:
-        choices = [chat_choice(answer, fields, echo) for answer in answers]
+        choices = [chat_choice(answer, fields, echo, names) for answer in answers]
         of_prompt = fields.of_prompt(answers[0].choice)
         return ChatResponse(**head, choices=choices, usage=run.accounting.usage(), **of_prompt)
 
@@ -93,7 +96,7 @@ async def render_chat_completion(request: Request) -> Response:
     salt = prefix_salt(request, body.cache_salt)
     conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE])
     rendered = {
-        "prompt": conversation.prompt,
+        "prompt": conversation.prompt.text,
         "token_ids": conversation.token_ids,
         "count": len(conversation.token_ids),
         "max_model_len": model.info.max_seq_len,
@@ -111,7 +114,7 @@ def start_chat(
         model,
         body,
         [len(conversation.token_ids)],
-        markers=conversation.markers,
+        markers=conversation.prompt.markers,
         max_tokens=_max_tokens(body),
         logprobs=_logprobs(body),
         logprobs_param="top_logprobs" if body.top_logprobs else "logprobs",
@@ -127,7 +130,7 @@ def start_chat(
         started=started,
         n=body.n or 1,
         rules=rules,
-        guide=conversation.guide,
+        guide=conversation.form.guide,
         priority=body.priority,
         cache_salt=conversation.salt,
         timeout=requested_timeout(request, body),
@@ -165,6 +168,7 @@ class ChatChunks:
     fields: TokenFields
     echo: Sequence[Content | Reasoning] = ()
     include_usage: bool = field(kw_only=True)
+    reasoning_fields: tuple[str, ...] = ("reasoning_content",)
     frames: ChunkFrames = field(init=False)
     _opened: bool = False
 
@@ -178,7 +182,8 @@ class ChatChunks:
         self._opened = True
         of_tokens = self.fields.of_delta(TextDelta())
         opening = self._chunk(choice.index, {"role": "assistant", "content": ""}, of_tokens, more=of_prompt)
-        return opening + b"".join(self._chunk(choice.index, _delta(event), of_tokens) for event in self.echo)
+        echoed = (self._chunk(choice.index, self._event(event), of_tokens) for event in self.echo)
+        return opening + b"".join(echoed)
 
     def delta(self, choice: Choice, delta: TextDelta) -> bytes:
         if not choice.decoder.parsed and not delta.logprobs and delta.token_ids is None:
@@ -191,7 +196,7 @@ class ChatChunks:
         of_tokens = {**({"logprobs": logprobs} if logprobs else {}), **self.fields.of_delta(delta)}
         nothing = self.fields.of_delta(TextDelta())
         return b"".join(
-            self._chunk(choice.index, _delta(event), of_tokens if position == 0 else nothing)
+            self._chunk(choice.index, self._event(event), of_tokens if position == 0 else nothing)
             for position, event in enumerate(events)
         )
 
@@ -211,22 +216,34 @@ class ChatChunks:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **of_tokens}
         return self.frames.choice(choice, more)
 
+    def _event(self, event: Event) -> dict[str, Any]:
+        match event:
+            case Content(text):
+                return {"content": text}
+            case Reasoning(text):
+                return dict.fromkeys(self.reasoning_fields, text)
+            case CallStart(index, call_id, name):
+                call = {"index": index, "id": call_id, "type": "function"}
+                return {"tool_calls": [{**call, "function": {"name": name, "arguments": ""}}]}
+            case CallArguments(index, text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
-def _delta(event: Event) -> dict[str, Any]:
-    match event:
-        case Content(text):
-            return {"content": text}
-        case Reasoning(text):
-            return {"reasoning_content": text}
-        case CallStart(index, call_id, name):
-            function = {"name": name, "arguments": ""}
-            return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
-        case CallArguments(index, text):
-            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+def reasoning_fields(setting: str) -> tuple[str, ...]:
+    """The names under which reasoning is sent, by the setting `reasoning_field`."""
+    return ("reasoning_content", "reasoning") if setting == "both" else (setting,)
 
 
-def chat_choice(answer: Answer, fields: TokenFields, echo: Sequence[Content | Reasoning] = ()) -> ChatChoice:
-    """A complete choice as the response has it, with reasoning and tool calls, after what is echoed."""
+def chat_choice(
+    answer: Answer,
+    fields: TokenFields,
+    echo: Sequence[Content | Reasoning] = (),
+    names: tuple[str, ...] = ("reasoning_content",),
+) -> ChatChoice:
+    """A complete choice as the response has it, with tool calls, after what is echoed.
+
+    `names`: of the fields that reasoning is sent in.
+    """
     delta = answer.delta
     logprobs = None
     if fields.logprobs is not None:
@@ -240,8 +257,8 @@ def chat_choice(answer: Answer, fields: TokenFields, echo: Sequence[Content | Re
     message = AssistantMessage(
         role="assistant",
         content=None if calls and not content else content,
-        reasoning_content=reasoning or None,
         tool_calls=calls or None,
+        **dict.fromkeys(names, reasoning or None),
     )
     return ChatChoice(
         index=answer.choice.index,

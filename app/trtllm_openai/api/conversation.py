@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from trtllm_openai.api.context import LoadedModel
-from trtllm_openai.api.guides import check_guide, check_tool_schemas, find_guide, schema_guide
+from trtllm_openai.api.forms import AnswerForm, Strictness, answer_form
+from trtllm_openai.api.guides import check_tool_schemas
 from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import Prompt, ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
@@ -40,51 +41,59 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`prompt` is the text that the model continues, `token_ids` its tokens.
-
-    `continued`: the end of the prompt, if the answer continues the last message. `markers`: special tokens
-    whose text the output parser needs.
-    """
+    """`prompt` is what the model continues, `token_ids` its tokens. `show_reasoning`: in the answer."""
 
     model: LoadedModel
-    prompt: str
+    prompt: Prompt
     token_ids: list[int]
     tools: ToolPlan
-    guide: Guide | None
-    markers: frozenset[int]
     salt: str | None
     """That of its cache entries (`api.prefixes`)."""
-    continued: str | None = None
+    form: AnswerForm
+    show_reasoning: bool = True
+
+    @property
+    def guide(self) -> Guide | None:
+        """What constrains the answer."""
+        return self.form.guide
 
     def make_parser(self) -> ChatOutput | None:
         """The parser of one choice's reasoning and tool calls; None if it can only be plain text."""
         return self.model.chat.output(
-            self.prompt, self.tools, guided=self.guide is not None, continued=self.continued
+            self.prompt, self.tools, guided=self.form.demanded, show_reasoning=self.show_reasoning
         )
 
 
 async def prepare(
-    model: LoadedModel, body: ChatRequest, max_tokens: int | None, salt: str | None, size: int
+    model: LoadedModel,
+    body: ChatRequest,
+    max_tokens: int | None,
+    salt: str | None,
+    size: int,
+    strictness: Strictness = "auto",
 ) -> Conversation:
     """Render and tokenize a conversation; in a thread if it takes long. Raises `InvalidRequest`.
 
-    `salt`: that of `api.prefixes`. `size`: of the body in bytes.
+    `salt`: that of `api.prefixes`. `size`: of the body in bytes. `strictness`: the setting `tool_strict`.
     """
     planned = None
     if size < PREPARE_OFF_LOOP:
         with contextlib.suppress(LongRendering):
-            planned = _plan(model, body, STEPS_ON_LOOP)
+            planned = _plan(model, body, strictness, STEPS_ON_LOOP)
     if planned is None:
-        planned = await asyncio.to_thread(_plan, model, body, None)
-    tools, guide, prompt = planned
+        planned = await asyncio.to_thread(_plan, model, body, strictness, None)
+    tools, form, prompt = planned
     special = bool(body.add_special_tokens)
     token_ids = await encode(model, prompt.text, "messages", add_special_tokens=special, salt=salt)
     token_ids = truncated(body, model.info, token_ids, max_tokens)
-    return Conversation(model, prompt.text, token_ids, tools, guide, prompt.markers, salt, prompt.continued)
+    show_reasoning = body.include_reasoning is not False
+    return Conversation(model, prompt, token_ids, tools, salt, form, show_reasoning)
 
 
-def _plan(model: LoadedModel, body: ChatRequest, steps: int | None) -> tuple[ToolPlan, Guide | None, Prompt]:
-    """The tools, the guide and the prompt."""
+def _plan(
+    model: LoadedModel, body: ChatRequest, strictness: Strictness, steps: int | None
+) -> tuple[ToolPlan, AnswerForm, Prompt]:
+    """The tools, the form of the answer and the prompt."""
     tools = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     if tools.tools and model.chat.tools is None and tools.schema is None:
         raise InvalidRequest(
@@ -94,26 +103,16 @@ def _plan(model: LoadedModel, body: ChatRequest, steps: int | None) -> tuple[Too
         )
     if tools.schema is not None:
         check_tool_schemas(body.tools or [], tools.names)
-    guide = find_guide(body, model.info, body.response_format)
-    if tools.schema is not None:
-        if guide is not None:
-            raise InvalidRequest(
-                f"{guide.param} cannot be combined with a tool_choice that requires a call.", guide.param
-            )
-        # What is wrong with the whole of it is wrong with the tool, if there is only one.
-        param = tools.origins[0][1] if len(tools.origins) == 1 else "tools"
-        guide = schema_guide(tools.schema, param, tools.origins)
-        check_guide(model.info, guide)
-    return tools, guide, render(model, body, tools, steps)
+    prompt = render(model, body, tools, steps)
+    return tools, answer_form(body, model.info, model.chat, tools, prompt.thinking, strictness), prompt
 
 
-def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | None) -> Prompt:
-    """The prompt. Raises `InvalidRequest`, and `LongRendering` after so many `steps`."""
+def template_variables(model: LoadedModel, body: ChatRequest) -> dict[str, Any]:
+    """The chat template's variables; the client's own `chat_template_kwargs` win. Raises `InvalidRequest`."""
     variables: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
-        if body.reasoning_effort == "none":
-            variables["enable_thinking"] = False
+        variables["enable_thinking"] = body.reasoning_effort != "none"
     if body.documents:
         if not model.chat.knows_documents:
             raise InvalidRequest(
@@ -122,7 +121,11 @@ def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | 
                 "unsupported_parameter",
             )
         variables["documents"] = body.documents
-    variables.update(body.chat_template_kwargs or {})
+    return {**variables, **(body.chat_template_kwargs or {})}
+
+
+def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | None) -> Prompt:
+    """The prompt. Raises `InvalidRequest`, and `LongRendering` after so many `steps`."""
     continued = bool(body.continue_final_message)
     if continued and body.add_generation_prompt:
         raise InvalidRequest(
@@ -132,7 +135,7 @@ def render(model: LoadedModel, body: ChatRequest, tools: ToolPlan, steps: int | 
     return model.chat.render(
         body.messages,
         tools,
-        variables,
+        template_variables(model, body),
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=continued,
         steps=steps,

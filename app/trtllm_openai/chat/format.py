@@ -17,6 +17,7 @@ from trtllm_openai.chat.parsers.reasoning import REASONING, ReasoningSplitter
 from trtllm_openai.chat.parsers.registry import TOOL_FORMATS, detect_reasoning, detect_tools
 from trtllm_openai.chat.parsers.tool_parser import ToolParser
 from trtllm_openai.chat.template import PROMPT_LENGTH, ChatTemplate
+from trtllm_openai.chat.thinking import ThinkingState, thinking_state
 from trtllm_openai.chat.tool_prompt import without_tools
 from trtllm_openai.chat.tools import NO_TOOLS, ToolPlan
 from trtllm_openai.errors import InvalidRequest
@@ -30,12 +31,14 @@ RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "c
 class Prompt:
     """A rendered conversation. `continued`: its end, if the answer continues the last message.
 
-    `markers`: special tokens whose text the output parser needs.
+    `markers`: special tokens whose text the output parser needs. `thinking`: whether the answer begins with
+    it.
     """
 
     text: str
     continued: str | None = None
     markers: frozenset[int] = frozenset()
+    thinking: ThinkingState = "over"
 
 
 class ChatFormat:
@@ -70,11 +73,22 @@ class ChatFormat:
         tags = detect_reasoning(source) if reasoning_parser == "auto" else reasoning_parser
         self.reasoning_format = tags if tags in REASONING else None
         self.reasoning = REASONING.get(tags or "none")
-        self._channels = self.tool_format == "harmony" or bool(self.reasoning and self.reasoning.channels)
+        self.channels = self.tool_format == "harmony" or bool(self.reasoning and self.reasoning.channels)
+        """Whether the model writes reasoning, calls and content to channels that alternate."""
         self._tool_markers = tokenizer.ids_of(self.tools.markers if self.tools else ())
-        self._reasoning_markers = tokenizer.ids_of(self.reasoning.markers if self.reasoning else ())
-        if self._channels:  # also of a response without tools and reasoning
+        tags_of = self.reasoning.markers if self.reasoning else ()
+        self._reasoning_markers = tokenizer.ids_of(tags_of)
+        if self.channels:  # also of a response without tools and reasoning
             self._reasoning_markers |= tokenizer.ids_of(TOOL_FORMATS["harmony"].markers)
+        marks = (*tags_of, *(self.tools.markers if self.tools else ()))
+        self.special_marks = {
+            mark: token for mark in marks for token in tokenizer.ids_of((mark,)) & tokenizer.special_ids
+        }
+        """Ids of the special tokens among the tags and marks, by their text."""
+        self.end_of_thinking: tuple[int, ...] = (
+            tuple(tokenizer.encode(self.reasoning.end, add_special_tokens=False)) if self.reasoning else ()
+        )
+        """The tokens of the end tag of thinking."""
 
     def render(
         self,
@@ -111,42 +125,49 @@ class ChatFormat:
             adapted = self._history.adapted(shown, tools.tools)
             return render_all(adapted, partial(template.render, variables=own, steps=steps))
 
-        markers = self.visible_special_ids(tools)
+        continued: str | None = None
         if continue_final_message:
-            return Prompt(*continue_last(normal, draw, self.reasoning), markers)
-        return Prompt(draw(normal, add_generation_prompt), None, markers)
+            text, continued = continue_last(normal, draw, self.reasoning)
+        else:
+            text = draw(normal, add_generation_prompt)
+        thinking = self._thinking(text, continued)
+        if thinking == "possible" and given.get("enable_thinking") is False:
+            thinking = "over"
+        return Prompt(text, continued, self.visible_special_ids(tools), thinking)
+
+    def _thinking(self, prompt: str, continued: str | None) -> ThinkingState:
+        return "over" if self.reasoning is None else thinking_state(prompt, self.reasoning, continued)
 
     def output(
-        self, prompt: str, tools: ToolPlan, *, guided: bool, continued: str | None = None
+        self, prompt: Prompt, tools: ToolPlan, *, guided: bool, show_reasoning: bool = True
     ) -> ChatOutput | None:
         """Create the parser for the response to `prompt`; None if the response is plain text.
 
-        `continued`: the end of the prompt that the answer continues.
+        `guided`: it has a demanded form, in which thinking that is over is not searched for.
         """
-        within = opened = False
-        if self.reasoning is not None:
-            begin, end = self.reasoning.begin, self.reasoning.end
-            within = continued is not None and continued.rfind(begin) > continued.rfind(end)
-            opened = within or prompt.rstrip().endswith(begin)
+        opened = prompt.thinking == "open"
         parser: ToolParser | None = None
         if tools.schema is not None:
             make_id = self.tools.parser(()).call_id if self.tools else None
             parser = JsonArray(tools.names, make_id=make_id)
-        elif self._channels:
+        elif self.channels:
             names = tools.names if self.tool_format == "harmony" else ()
             reasons = bool(self.reasoning and self.reasoning.channels)
             parser = Harmony(names, reasons=reasons, opened=opened)
         elif tools.tools and self.tools is not None:
             parser = self.tools.parser(tools.schemas)
         splitter = None
-        if self.reasoning is not None and not self.reasoning.channels and not guided:
+        form_only = guided and prompt.thinking == "over"
+        if self.reasoning is not None and not self.reasoning.channels and not form_only:
             interrupts = self.tools.interrupts if self.tools and tools.tools else ()
+            # A prompt that ends with the begin tag is at the beginning of thinking, continued or not.
+            within = opened and not prompt.text.rstrip().endswith(self.reasoning.begin)
             splitter = ReasoningSplitter(
                 self.reasoning, opened=opened, continued=within, interrupts=interrupts
             )
         if parser is None and splitter is None:
             return None
-        return ChatOutput(splitter, parser, parallel=tools.parallel)
+        return ChatOutput(splitter, parser, parallel=tools.parallel, show_reasoning=show_reasoning)
 
     def visible_special_ids(self, tools: ToolPlan) -> frozenset[int]:
         """Special tokens that the parsers need in the text."""

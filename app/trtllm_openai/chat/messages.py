@@ -81,6 +81,8 @@ def _message(message: Message, role: str, json_path: str) -> Message:
     result = {key: value for key, value in message.items() if value is not None}
     result["role"] = role
     result["content"] = content
+    if isinstance(result.get("reasoning"), str):
+        result.setdefault("reasoning_content", result["reasoning"])
     if calls:
         result["tool_calls"] = _tool_calls(calls, f"{json_path}.tool_calls")
     else:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from trtllm_openai.chat.parsers.call_forms import rebased
 from trtllm_openai.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -19,12 +20,14 @@ class ToolPlan:
 
     `schema`: if a call is required, the schema of the whole response, an array of calls; `origins`: the JSON
     path in it of each tool's parameters, and theirs in the request. `parallel`: several calls are allowed.
+    `places`: the index of each tool in the client's list.
     """
 
     tools: tuple[Tool, ...] = ()
     schema: dict[str, Any] | None = None
     origins: tuple[tuple[str, str], ...] = ()
     parallel: bool = True
+    places: tuple[int, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,7 +66,7 @@ def plan_tools(tools: list[Tool] | None, choice: object, parallel: bool | None) 
     if mode == "required":
         schema = _calls_schema(chosen, several=several)
         origins = tuple((f".$defs.tool_{i}", f"tools[{i}].function.parameters") for i in chosen)
-    return ToolPlan(tuple(chosen.values()), schema, origins, several)
+    return ToolPlan(tuple(chosen.values()), schema, origins, several, tuple(chosen))
 
 
 def _check_tool(tool: object, json_path: str) -> str:
@@ -127,7 +130,7 @@ def _calls_schema(tools: dict[int, Tool], *, several: bool) -> dict[str, Any]:
     for index, tool in tools.items():
         function = tool["function"]
         key = f"tool_{index}"
-        definitions[key] = _rebased(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
+        definitions[key] = rebased(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
         calls.append(
             {
                 "type": "object",
@@ -143,17 +146,3 @@ def _calls_schema(tools: dict[int, Tool], *, several: bool) -> dict[str, Any]:
         "$defs": definitions,
     }
     return schema if several else {**schema, "maxItems": 1}
-
-
-def _rebased(schema: Any, root: str) -> Any:
-    """Rebase the schema's `#…` references onto `root`, its new location."""
-    if isinstance(schema, list):
-        return [_rebased(item, root) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: root + value[1:]
-        if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _rebased(value, root)
-        for key, value in schema.items()
-    }

@@ -89,6 +89,15 @@ class Settings(BaseSettings):
         description="whether temperature, top_p, top_k, min_p and repetition_penalty of the model's "
         "generation_config.json are the defaults of requests: auto if it has that file, or none",
     )
+    reasoning_field: Literal["reasoning_content", "reasoning", "both"] = Field(
+        "reasoning_content", description="field of a message under which chat sends the model's reasoning"
+    )
+    tool_strict: Literal["auto", "all", "none"] = Field(
+        "auto",
+        description="whose calls are held to the tools' schemas where a call is not required: auto is of all "
+        "tools as far as their schemas can be enforced, all refuses schemas that cannot be, none is only of "
+        "tools with strict: true; a request's own tool_strict wins",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8000, description="port to listen on; 0 picks a free one"

@@ -17,6 +17,7 @@ from trtllm_openai.generation.types import (
     Guide,
     GuideKind,
     StepOutput,
+    Thinking,
     TokenLogprobs,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "GuideKind",
     "SamplingParams",
     "StepOutput",
+    "Thinking",
     "TokenLogprobs",
 ]

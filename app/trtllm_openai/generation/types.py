@@ -14,16 +14,38 @@ DEFAULT_PRIORITY = 0.5
 GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "structural_tag"]
 
 
+class Thinking(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Thinking between two tags, which may precede the text that a guide constrains and is free itself.
+
+    `opened`: the prompt ends inside of it; else it may begin, or not. `budget`: tokens after which its end is
+    forced, as the tokens `end_ids`; None is no bound.
+    """
+
+    begin: str
+    end: str
+    end_ids: tuple[int, ...]
+    opened: bool = False
+    budget: int | None = None
+
+
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
     """A constraint on the generated text: any JSON object, or `text` as a JSON schema, a regular expression,
     EBNF (GBNF's dialect, start rule `root`) or XGrammar's structural tag. `param` is the request parameter it
     came from; `origins` are the JSON paths in `text` of what came from another one, each with that one.
+
+    `thinking`: what may precede the constrained text. `special`: ids of special tokens by their text, where
+    that is a mark in a structural tag or a tag of thinking. `endless`: the text may go on at any length, so
+    that `min_tokens` and `ignore_eos` hold beside it. `optional`: one that cannot be used is left out.
     """
 
     kind: GuideKind
     text: str = ""
     param: str = ""
     origins: tuple[tuple[str, str], ...] = ()
+    thinking: Thinking | None = None
+    special: dict[str, int] = {}
+    endless: bool = False
+    optional: bool = False
 
     @property
     def called(self) -> str:
@@ -118,7 +140,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
     log-probabilities at all. `max_prompt_logprobs` is the same for prompts. Without `sampling` the engine
-    always takes the likeliest token.
+    always takes the likeliest token. `thinking_budget`: a guide's thinking can have a budget.
     """
 
     max_logprobs: int = -1
@@ -134,6 +156,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     bad_words: bool = False
     sampling: bool = True
     guides: tuple[GuideKind, ...] = ()
+    thinking_budget: bool = False
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
@@ -45,7 +45,14 @@ class ChatRequest(SamplingFields):
     response_format: Annotated[JsonObject, RESPONSE_FORMAT] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(
-        None, description="Passed to the chat template; none also sets its enable_thinking to false."
+        None, description="Passed to the chat template; also sets its enable_thinking, to false for none."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=0), INTEGRAL] | None = Field(
+        None, description="Tokens of thinking after which its end is forced."
+    )
+    include_reasoning: bool | None = Field(None, description="false leaves the reasoning out of the answer.")
+    tool_strict: Literal["auto", "all", "none"] | None = Field(
+        None, description="Whose calls are held to the schemas of the tools. Default: the server's setting."
     )
     chat_template_kwargs: JsonObject | None = Field(
         None, description="Additional variables for the chat template."
@@ -110,12 +117,13 @@ class AssistantMessage(ResponseModel):
     content: str | None
     refusal: None = None
     reasoning_content: str | None = None
+    reasoning: str | None = Field(None, description="The same, with the setting reasoning_field.")
     tool_calls: list[ToolCall] | None = None
 
     @model_serializer(mode="wrap")
     def _omit_missing(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
         fields: JsonObject = handler(self)
-        for name in ("reasoning_content", "tool_calls"):
+        for name in ("reasoning_content", "reasoning", "tool_calls"):
             if fields[name] is None:
                 del fields[name]
         return fields

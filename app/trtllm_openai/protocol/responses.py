@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -98,6 +98,12 @@ class ResponsesRequest(CountedFields, ParameterFields):
     skip_special_tokens: bool | None = None
     structured_outputs: JsonObject | None = Field(
         None, description="One of json, regex, choice, grammar, structural_tag or json_object: true."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=0), INTEGRAL] | None = Field(
+        None, description="Tokens of thinking after which its end is forced."
+    )
+    tool_strict: Literal["auto", "all", "none"] | None = Field(
+        None, description="Whose calls are held to the schemas of the tools. Default: the server's setting."
     )
     prompt: Any = Field(None, description="Refused: there are no stored prompts.")
     max_tool_calls: int | None = Field(None, description="Of tools that OpenAI runs: without effect.")

@@ -112,7 +112,7 @@ class ChoiceDecoder:
                 delta.token_ids.append(token)
             if self._parser is not None and self._parser.in_reasoning:
                 self.reasoning_tokens += 1
-            if output.logprobs is not None:
+            if output.logprobs is not None and not (self._parser is not None and self._parser.hides):
                 delta.logprobs = delta.logprobs or []
                 delta.logprobs.append(output.logprobs[index])
                 delta.text_offsets.append(self._length)

@@ -47,6 +47,10 @@ class OutputParser(Protocol):
     def in_reasoning(self) -> bool:
         """Whether the parser is inside reasoning tags."""
 
+    @property
+    def hides(self) -> bool:
+        """Whether the parser is inside of text that is left out, with its log-probabilities."""
+
     def push(self, text: str) -> list[Event]:
         """Parse the next text. Returns the events that no later text can change."""
 

@@ -18,6 +18,7 @@ from trtllm_openai.api.time_limits import TimeLimits
 from trtllm_openai.api.token_fields import TokenFields
 from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS, ChatOutput
 from trtllm_openai.chat.parsers.reasoning import ReasoningSplitter
+from trtllm_openai.chat.parsers.written_calls import WrittenCalls
 from trtllm_openai.config import LimitSettings
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput, TokenLogprobs
 from trtllm_openai.runners import Admission, Generation, SharedCounters
@@ -50,7 +51,7 @@ METRICS = Metrics()
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     tools = draw(st.sampled_from([None, *TOOL_FORMATS]))
     form = TOOL_FORMATS[tools].form if tools else None
-    own = [form.write([("f", {"a": "} <b>", "n": 1})])] * 3 if form is not None else []
+    own = [form.write([("f", {"a": "} <b>", "n": 1})])] * 3 if isinstance(form, WrittenCalls) else []
     text = "".join(draw(st.lists(st.sampled_from([*FRAGMENTS, *own]), max_size=6)))
     return {
         "text": text,

@@ -26,8 +26,8 @@ def prepared(
 
 def test_the_tokens_are_those_of_the_prompt(demo_tokenizer: Tokenizer) -> None:
     found = prepared(demo_tokenizer)
-    assert "Hi" in found.prompt
-    assert found.token_ids == demo_tokenizer.encode(found.prompt, add_special_tokens=False)
+    assert "Hi" in found.prompt.text
+    assert found.token_ids == demo_tokenizer.encode(found.prompt.text, add_special_tokens=False)
     assert found.guide is None
     assert found.token_ids[-3:] == prepared(demo_tokenizer, truncate_prompt_tokens=3).token_ids
 
@@ -55,17 +55,18 @@ def test_each_tool_is_named_as_the_client_has_it(demo_tokenizer: Tokenizer) -> N
 def test_documents_are_the_templates(demo_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_tokenizer, "chat_template", DOCUMENTS)
     documents = [{"title": "Seoul", "text": "A city."}]
-    assert prepared(demo_tokenizer, documents=documents).prompt.startswith(
+    assert prepared(demo_tokenizer, documents=documents).prompt.text.startswith(
         "<document>Seoul: A city.</document>"
     )
-    assert prepared(demo_tokenizer, documents=[]).prompt.startswith("<role>")
+    assert prepared(demo_tokenizer, documents=[]).prompt.text.startswith("<role>")
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"documents": [{"text": "x"}]}, "documents"),
-        ({"tools": [TOOL], "tool_choice": "required", "response_format": SCHEMA_FORMAT}, "response_format"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
+        ({"tools": [TOOL], "tool_choice": "required", "min_tokens": 2}, "min_tokens"),
         ({"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
         ({"tools": [TOOL], "settings": {"tool_parser": "none"}}, "tools"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
@@ -113,7 +114,7 @@ def test_much_work_leaves_the_event_loop(
     monkeypatch.setattr(asyncio, "to_thread", seen)
     talk = [{"role": "user", "content": "Hi"}] * messages
     found = prepared(demo_tokenizer, size=size, messages=talk, truncate_prompt_tokens=5)
-    assert found.prompt.count("Hi") == messages
+    assert found.prompt.text.count("Hi") == messages
     assert (conversation._plan in work) == used
 
 

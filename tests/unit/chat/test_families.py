@@ -9,8 +9,9 @@ import pytest
 import tokenizers
 
 from tests.unit.chat.parsing import calls_of, content_of
-from trtllm_openai.chat.format import ChatFormat
+from trtllm_openai.chat.format import ChatFormat, Prompt
 from trtllm_openai.chat.parsers import REASONING, TOOL_FORMATS
+from trtllm_openai.chat.parsers.written_calls import WrittenCalls
 from trtllm_openai.chat.tools import plan_tools
 from trtllm_openai.generation import StepOutput
 from trtllm_openai.text.choice import ChoiceDecoder, TextRules
@@ -64,7 +65,7 @@ def answer(chat: ChatFormat, tokenizer: Tokenizer, text: str, tools: list[dict[s
     """The events of a response with this text, token by token."""
     plan = plan_tools(tools, None, None)
     prompt = chat.render([USER], plan)
-    parser = chat.output(prompt.text, plan, guided=False)
+    parser = chat.output(prompt, plan, guided=False)
     decoder = ChoiceDecoder(tokenizer, TextRules(visible_special_ids=prompt.markers), parser)
     events: list[Event] = []
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -86,7 +87,7 @@ def test_a_family(name: str, backend: tokenizers.Tokenizer) -> None:
     chat = ChatFormat(tokenizer, "auto", "auto")
     assert (chat.tool_format, chat.reasoning_format) == (name, tags)
     form = TOOL_FORMATS[name].form
-    assert form is not None
+    assert isinstance(form, WrittenCalls)
     events = answer(chat, tokenizer, thought + form.write([("f", {"a": "5 <b>"})]), [TOOL])
     assert calls_of(events) == [("f", {"a": "5 <b>"})]
     assert reasoning_of(events) == (["Hm"] if tags else [])
@@ -98,7 +99,7 @@ def test_a_call_ends_thinking_without_its_end_tag(name: str, backend: tokenizers
     template, _, thought = FAMILIES[name]
     tokenizer = Tokenizer(backend, chat_template=template)
     form = TOOL_FORMATS[name].form
-    assert form is not None
+    assert isinstance(form, WrittenCalls)
     text = thought.removesuffix("</think>") + form.write([("f", {"a": "x"})])
     events = answer(ChatFormat(tokenizer, "auto", "auto"), tokenizer, text, [TOOL])
     assert (reasoning_of(events), calls_of(events)) == (["Hm"], [("f", {"a": "x"})])
@@ -117,7 +118,7 @@ def test_channels_without_tools(backend: tokenizers.Tokenizer) -> None:
 def test_reasoning_within_channels_is_counted(backend: tokenizers.Tokenizer) -> None:
     template, _, _ = FAMILIES["harmony"]
     chat = ChatFormat(Tokenizer(backend, chat_template=template), "auto", "auto")
-    parser = chat.output("<|start|>assistant", plan_tools([TOOL], None, None), guided=False)
+    parser = chat.output(Prompt("<|start|>assistant"), plan_tools([TOOL], None, None), guided=False)
     assert parser is not None
     inside = []
     for piece in ("<|channel|>analysis<|message|>", "Hm", "<|end|>"):

@@ -1,10 +1,11 @@
 """One model's chat format: which template, tool calls and thinking it has, and what a prompt becomes."""
 
+import copy
 from typing import Any
 
 import pytest
 
-from trtllm_openai.chat.format import ChatFormat
+from trtllm_openai.chat.format import ChatFormat, Prompt
 from trtllm_openai.chat.tools import NO_TOOLS, plan_tools
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -55,20 +56,38 @@ def test_the_servers_own_variables_cannot_be_set(subject: ChatFormat, name: str)
 
 
 def test_plain_text_needs_no_parser(subject: ChatFormat) -> None:
-    assert subject.output("prompt", NO_TOOLS, guided=False) is None
-    assert subject.output("prompt", plan_tools([TOOL], None, None), guided=False) is not None
-    assert subject.output("prompt", plan_tools([TOOL], "required", None), guided=True) is not None
+    assert subject.output(Prompt("…"), NO_TOOLS, guided=False) is None
+    assert subject.output(Prompt("…"), plan_tools([TOOL], None, None), guided=False) is not None
+    assert subject.output(Prompt("…"), plan_tools([TOOL], "required", None), guided=True) is not None
 
 
 def test_a_configured_reasoning_format_wins_over_the_template(demo_tokenizer: Tokenizer) -> None:
     chat = ChatFormat(demo_tokenizer, "none", "think")
     assert (chat.tool_format, chat.reasoning_format) == (None, "think")
-    opened = chat.output("…<think>", NO_TOOLS, guided=False)
-    closed = chat.output("…", NO_TOOLS, guided=False)
+    opened = chat.output(Prompt("…<think>", thinking="open"), NO_TOOLS, guided=False)
+    closed = chat.output(Prompt("…", thinking="possible"), NO_TOOLS, guided=False)
     assert opened is not None
     assert closed is not None
     assert (opened.in_reasoning, closed.in_reasoning) == (True, False)
-    assert chat.output("…<think>", NO_TOOLS, guided=True) is None
+    over = Prompt("…<think></think>\n", thinking="over")
+    assert chat.output(over, NO_TOOLS, guided=True) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "end", "state"),
+    [
+        ({}, "", "possible"),
+        ({"enable_thinking": False}, "", "over"),
+        ({}, "<think>\n", "open"),
+        ({}, "<think></think>\n", "over"),
+    ],
+)
+def test_a_prompt_says_whether_thinking_begins(
+    demo_tokenizer: Tokenizer, variables: dict[str, Any], end: str, state: str
+) -> None:
+    tokenizer = copy.copy(demo_tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}" + end
+    assert ChatFormat(tokenizer, "none", "think").render([USER], variables=variables).thinking == state
 
 
 def test_thinking_that_is_continued_is_thinking(demo_tokenizer: Tokenizer) -> None:
@@ -81,11 +100,10 @@ def test_thinking_that_is_continued_is_thinking(demo_tokenizer: Tokenizer) -> No
     ):
         begun = {"role": "assistant", "content": text}
         prompt = chat.render([USER, begun], continue_final_message=True)
-        output = chat.output(prompt.text, NO_TOOLS, guided=False, continued=prompt.continued)
+        output = chat.output(prompt, NO_TOOLS, guided=False)
         assert prompt.text.endswith(f"<|im_start|>assistant\n{text}")
         assert output is not None
         assert output.in_reasoning == within
-    assert chat.output("…", NO_TOOLS, guided=False, continued=None) is not None
 
 
 def test_the_developer_is_the_system_unless_the_template_knows_it(demo_tokenizer: Tokenizer) -> None:

@@ -40,15 +40,18 @@ async def create_message(request: Request) -> Response:
     body = await read_body(request, MessagesRequest)
     context.check_model(body.model)
     model = context.loaded(body.model)
-    translation = translate(body)
-    headers = ignored_params(body, translation.left_out)
+    translation = translate(body, budgets=model.info.capabilities.thinking_budget)
     salt = prefix_salt(request, body.cache_salt)
     try:
         chat = ChatRequest.model_validate(translation.chat)
-        conversation = await prepare(model, chat, body.max_tokens, salt, request.scope[BODY_SIZE])
+        strictness = context.settings.tool_strict
+        size = request.scope[BODY_SIZE]
+        conversation = await prepare(model, chat, body.max_tokens, salt, size, strictness)
         run = start_chat(request, chat, model, conversation, started)
     except (InvalidRequest, ValidationError) as error:
         raise translation.renamed(from_exception(error)) from None
+    left_out = [*translation.left_out, *map(translation.own_name, conversation.form.left_out)]
+    headers = ignored_params(body, left_out)
     shown = body.thinking is None or body.thinking.display != "omitted"
     answer = _Answer(run, MessageWriter(new_message(model.id), shown))
     try:
@@ -78,7 +81,7 @@ async def count_tokens(request: Request) -> Response:
     body = await read_body(request, CountTokensRequest)
     context.check_model(body.model)
     model = context.loaded(body.model)
-    translation = translate(body)
+    translation = translate(body, budgets=model.info.capabilities.thinking_budget)
     try:
         chat = ChatRequest.model_validate(translation.chat)
         salt = prefix_salt(request, None)

@@ -24,9 +24,10 @@ _NAMES = {
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
     "reasoning_effort": "output_config.effort",
+    "thinking_token_budget": "thinking.budget_tokens",
     "tool_choice.function.name": "tool_choice.name",
 }
-_TOOL = re.compile(r"tools\[(\d+)\](?:\.function(?:\.(parameters|name))?)?")
+_TOOL = re.compile(r"tools\[(\d+)\](?:\.function(?:\.(parameters|name|strict))?)?")
 _NAME = re.compile(
     rf"(?<![\w.\[]){_TOOL.pattern}|(?<=')(?:{'|'.join(map(re.escape, _NAMES))})(?=['.\[])"
     r"|(?<![\w.\['])response_format(?:\.json_schema)?(?=[ .,\[])"
@@ -47,14 +48,15 @@ class Translation:
         """An error about the chat request, with the parameter as the client wrote it, in the message too."""
         if fault.param is None:
             return fault
-        fault.message = _NAME.sub(lambda found: self._own_name(found[0]), fault.message)
-        fault.param = self._own_name(fault.param)
+        fault.message = _NAME.sub(lambda found: self.own_name(found[0]), fault.message)
+        fault.param = self.own_name(fault.param)
         return fault
 
-    def _own_name(self, param: str) -> str:
+    def own_name(self, param: str) -> str:
+        """A parameter of the chat request as the client wrote it."""
         tool = _TOOL.match(param)
         if tool is not None and int(tool[1]) < len(self._tool_places):
-            own = {"parameters": ".input_schema", "name": ".name"}.get(tool[2], "")
+            own = {"parameters": ".input_schema", "name": ".name", "strict": ".strict"}.get(tool[2], "")
             return f"tools[{self._tool_places[int(tool[1])]}]{own}{param[tool.end() :]}"
         for chat_name, name in _NAMES.items():
             if param == chat_name or param.startswith((f"{chat_name}.", f"{chat_name}[")):
@@ -62,8 +64,11 @@ class Translation:
         return param
 
 
-def translate(body: CountTokensRequest) -> Translation:
-    """The equivalent chat request. Raises `InvalidRequest` that names the client's own field."""
+def translate(body: CountTokensRequest, *, budgets: bool = False) -> Translation:
+    """The equivalent chat request. `budgets`: the engine has thinking budgets; else one is left out.
+
+    Raises `InvalidRequest` that names the client's own field.
+    """
     conversation = Conversation()
     if body.system:
         conversation.add_system(body.system, "system")
@@ -84,8 +89,12 @@ def translate(body: CountTokensRequest) -> Translation:
         fields = vars(body)
         chat |= {name: fields[name] for name in _PARAMETERS}
         chat |= {"max_tokens": body.max_tokens, "stop": body.stop_sequences, "timeout": body.timeout}
-    if body.thinking is not None and body.thinking.budget_tokens is not None:
-        left_out.append("thinking.budget_tokens")
+    thinking = body.thinking
+    if thinking is not None and thinking.budget_tokens is not None and thinking.type != "disabled":
+        if budgets:
+            chat["thinking_token_budget"] = thinking.budget_tokens
+        else:
+            left_out.append("thinking.budget_tokens")
     given = {name: value for name, value in chat.items() if value is not None}
     return Translation(given, [*sorted(conversation.left_out), *left_out], places)
 

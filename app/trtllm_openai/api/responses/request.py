@@ -34,7 +34,14 @@ from trtllm_openai.protocol.responses import (
 
 Body = ResponsesRequest | InputTokensRequest | CompactRequest
 
-_PASSED = ("stop", "include_stop_str_in_output", "skip_special_tokens", "structured_outputs")
+_PASSED = (
+    "stop",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "structured_outputs",
+    "thinking_token_budget",
+    "tool_strict",
+)
 """Fields of a chat request that have the same name and meaning here."""
 
 
@@ -90,10 +97,15 @@ async def prepare_request(request: Request, body: Body, task: str | None = None)
         known = not before and not (isinstance(body.input, list) and any(map(is_reference, body.input)))
         size = max(request.scope[BODY_SIZE], 0 if known else PREPARE_OFF_LOOP)
         salt = prefix_salt(request, chat.cache_salt)
-        conversation = await prepare(model, chat, chat.max_completion_tokens, salt, size)
+        strictness = context.settings.tool_strict
+        conversation = await prepare(model, chat, chat.max_completion_tokens, salt, size, strictness)
     except (InvalidRequest, ValidationError) as error:
         raise names.error(error) from None
-    left_out = [*tools.left_out, *own.left_out]
+    left_out = [
+        *tools.left_out,
+        *own.left_out,
+        *(names.renamed(name) or name for name in conversation.form.left_out),
+    ]
     return Prepared(chat, model, conversation, names, tools, messages, left_out, compacting)
 
 

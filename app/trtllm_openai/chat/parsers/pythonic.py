@@ -19,7 +19,6 @@ FUNCTION = re.compile(r"[\w.-]*")
 LONGEST_NAME = 128
 IN_STRING = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 IN_CODE = re.compile(r"""["'()\[\]{},]""")
-CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 class Pythonic(ToolParser):
@@ -159,15 +158,13 @@ class Pythonic(ToolParser):
 
 
 def _read(source: str, position: int) -> tuple[str, Any]:
-    """Name and value of `name=literal`. Anything but a literal stays a string."""
+    """Name and value of `name=literal`, a literal of JSON or of Python. Anything else stays a string."""
     name, equals, value = source.partition("=")
     name = name.strip()
     if not equals or not name.isidentifier():
         name, value = f"argument_{position}", source
     value = value.strip()
-    if value in CONSTANTS:
-        return name, CONSTANTS[value]
-    for read in (ast.literal_eval, json.loads):  # `[true]` is JSON only
+    for read in (json.loads, ast.literal_eval):
         try:
             literal = read(value)
             json.dumps(literal, allow_nan=False)

@@ -6,26 +6,28 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from trtllm_openai.chat.parsers import formats, harmony
+from trtllm_openai.chat.parsers.call_forms import BareJsonCalls, CallForm, ListedCalls, PythonicCalls
 from trtllm_openai.chat.parsers.layout import LayoutParser
 from trtllm_openai.chat.parsers.llama_json import LlamaJson
 from trtllm_openai.chat.parsers.mistral import Mistral
 from trtllm_openai.chat.parsers.pythonic import Pythonic
 from trtllm_openai.chat.parsers.reasoning import REASONING
 from trtllm_openai.chat.parsers.tool_parser import ToolParser
-from trtllm_openai.chat.parsers.written_calls import WrittenCalls
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """A tool-call format: how calls are read, and how they are written where one is demanded.
+    """A tool-call format: how calls are read, and how they are written where a guide describes them.
 
-    `markers`: special tokens that the parser needs in the text. `form`: its grammar follows the same marks.
-    `interrupts`: special tokens that begin calls, with which models leave reasoning without its end tag.
+    `markers`: special tokens that the parser needs in the text. `form`: its grammar follows the same marks;
+    without one the model's own calls are not held to schemas, and a form cannot be demanded beside tools that
+    may be called. `interrupts`: special tokens that begin calls, with which models leave reasoning without
+    its end tag.
     """
 
     parser: Callable[[Collection[str]], ToolParser]
     markers: tuple[str, ...]
-    form: WrittenCalls | None = None
+    form: CallForm | None = None
     interrupts: tuple[str, ...] = ()
 
 
@@ -36,9 +38,9 @@ def _declared(parser: type[LayoutParser], *, interrupts: bool = False) -> ToolFo
 
 TOOL_FORMATS = {
     "hermes": _declared(formats.Hermes),
-    "llama3_json": ToolFormat(LlamaJson, LlamaJson.MARKS),
-    "mistral": ToolFormat(Mistral, (Mistral.BEGIN, *Mistral.INNER)),
-    "pythonic": ToolFormat(Pythonic, (Pythonic.BEGIN, Pythonic.END)),
+    "llama3_json": ToolFormat(LlamaJson, LlamaJson.MARKS, BareJsonCalls(LlamaJson.MARKS[0])),
+    "mistral": ToolFormat(Mistral, (Mistral.BEGIN, *Mistral.INNER), ListedCalls(Mistral.BEGIN, "[ARGS]")),
+    "pythonic": ToolFormat(Pythonic, (Pythonic.BEGIN, Pythonic.END), PythonicCalls()),
     "deepseek_v3": _declared(formats.DeepSeekV3, interrupts=True),
     "deepseek_v31": _declared(formats.DeepSeekV31, interrupts=True),
     "qwen3_coder": _declared(formats.Qwen3Coder),

@@ -174,8 +174,8 @@ class ExecutorEngine:
             extra["cache_salt_id"] = cache_salt_id(request.cache_salt)
         if request.allotted_ms is not None:
             extra["allotted_time_ms"] = datetime.timedelta(milliseconds=request.allotted_ms)
-        if request.guide is not None:
-            extra["guided_decoding_params"] = guided_decoding_params(request.guide, bindings)
+        if (guide := self._guided.guide_of(request)) is not None:
+            extra["guided_decoding_params"] = guided_decoding_params(guide, bindings)
         if request.adapter is not None:
             extra["lora_config"] = self._adapters.lora_config(request.adapter, weights=with_weights)
         return bindings.Request(

@@ -7,10 +7,13 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import msgspec
+
 from trtllm_openai.engines.base import refusal
 from trtllm_openai.engines.tensorrt_llm.guide_check import GuideChecker
+from trtllm_openai.engines.tensorrt_llm.guided import as_compiled
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation import QUEUE_FULL, GenerationRequest, StepOutput
+from trtllm_openai.generation import QUEUE_FULL, GenerationRequest, Guide, StepOutput
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
@@ -28,6 +31,11 @@ class _Waiting:
     deadline: float
     """On the monotonic clock, in seconds."""
 
+    @property
+    def optional(self) -> bool:
+        """Whether the request can do without its guide."""
+        return self.request.guide is not None and self.request.guide.optional
+
 
 class GuidedRequests:
     """Used by the engine's thread. Without a checker guides go unchecked."""
@@ -39,11 +47,17 @@ class GuidedRequests:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def guide_of(self, request: GenerationRequest) -> Guide | None:
+        """The guide that the engine is given; an optional one that goes unchecked is left out."""
+        guide = request.guide
+        unchecked = guide is None or (guide.optional and self._checker is None)
+        return None if guide is None or unchecked else as_compiled(guide)
+
     def add(self, request: GenerationRequest) -> bool:
         """Begin to check the request's guide. False if there is nothing to check: it can begin at once."""
         if request.guide is None or self._checker is None:
             return False
-        check = self._checker.check(request.guide)
+        check = self._checker.check(as_compiled(request.guide))
         self._waiting[request.request_id] = _Waiting(request, check, time.monotonic() + TIMEOUT_S)
         return True
 
@@ -64,6 +78,9 @@ class GuidedRequests:
                 error = one.check.exception()
                 if error is None:
                     ready.append(one.request)
+                elif isinstance(error, InvalidRequest) and one.optional:
+                    log.info("request %s goes without its guide: %s", request_id, error)
+                    ready.append(msgspec.structs.replace(one.request, guide=None))
                 elif isinstance(error, InvalidRequest):
                     ended.append(refusal(request_id, error))
                 else:

@@ -208,8 +208,8 @@ class LLMEngine:
             extra["stop_token_ids"] = [word[0] for word in mapped.stop_words]
         if sampling.logprobs is not None:
             extra["logprobs"] = max(sampling.logprobs, 1)  # 1 is the fewest it gives
-        if request.guide is not None:
-            extra["guided_decoding"] = _guided(request.guide, self._llmapi)
+        if (guide := self._guided.guide_of(request)) is not None:
+            extra["guided_decoding"] = _guided(guide, self._llmapi)
         return self._package.SamplingParams(
             max_tokens=sampling.max_tokens,
             end_id=mapped.end_id,

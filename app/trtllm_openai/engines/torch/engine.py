@@ -83,8 +83,9 @@ class TorchEngine:
         self._stats.prompt_tokens += sequence.prompt_tokens
 
     def _rules(self, request: GenerationRequest) -> LogitRules:
-        # With a guide, the guide alone decides where the text may end.
-        ends = self._eos.union(request.sampling.stop_token_ids) if request.guide is None else frozenset()
+        # With a guide, the guide alone decides where the text may end, unless that is anywhere.
+        free = request.guide is None or request.guide.endless
+        ends = self._eos.union(request.sampling.stop_token_ids) if free else frozenset()
         try:
             return LogitRules(
                 request.sampling,
@@ -253,6 +254,12 @@ class TorchEngine:
             error = future.exception()
             if error is None:
                 sequence.matcher = future.result()
+                sequence.matcher.apply(sequence.request.sampling)
+                self._scheduler.add(sequence)
+                continue
+            guide = sequence.request.guide
+            if isinstance(error, InvalidRequest) and guide is not None and guide.optional:
+                log.info("request %s goes without its guide: %s", request_id, error)
                 self._scheduler.add(sequence)
                 continue
             del self._live[request_id]

@@ -13,15 +13,22 @@ import logging
 import re
 import time
 from collections.abc import Sequence as Items
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from trtllm_openai.engines.torch.json_schema import SchemaError, find_keyword, prepare
-from trtllm_openai.engines.torch.structural_tag import parts, regex_terminal, structural_tag_grammar
+from trtllm_openai.engines.torch.json_schema import WHITESPACE, SchemaError, find_keyword, prepare
+from trtllm_openai.engines.torch.structural_tag import (
+    after_thinking,
+    parts,
+    regex_terminal,
+    structural_tag_grammar,
+)
+from trtllm_openai.engines.torch.thinking_budget import ThinkingBudget
 from trtllm_openai.errors import InvalidRequest
-from trtllm_openai.generation import Guide, GuideKind
+from trtllm_openai.generation import Guide, GuideKind, SamplingParams
 
 if TYPE_CHECKING:
     import llguidance
@@ -35,8 +42,6 @@ TOO_COMPLEX, UNSATISFIABLE = "guide_too_complex", "guide_unsatisfiable"
 """Error codes, and reasons in metrics."""
 BURST_MS = 100.0
 """CPU milliseconds for masks that a guide may take beyond its average."""
-WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
-"""Whitespace allowed between two JSON tokens: enough for deep indentation, but bounded."""
 LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,  # symbols; also bounds compile time
     "initial_lexer_fuel": 500_000,  # about 10 ms of regex construction
@@ -62,6 +67,9 @@ def compile_guide(
     """Compile a guide in this thread. Raises `InvalidRequest` if it cannot be used."""
     import llguidance
 
+    if guide.thinking is not None and not guide.thinking.opened:
+        # Alone as well: beside thinking that may begin, a text that nothing satisfies would go unnoticed.
+        compile_guide(tokenizer, msgspec.structs.replace(guide, thinking=None), end_ids, max_mask_ms)
     limits = llguidance.LLParserLimits(**LIMITS)
     try:
         matcher = llguidance.LLMatcher(tokenizer, _grammar(guide), log_level=0, limits=limits)
@@ -70,7 +78,10 @@ def compile_guide(
         raise InvalidRequest(f"'{param}' cannot be used: {error}.", param) from None
     except ValueError as error:
         raise _refusal(guide, str(error)) from None
-    found = GuideMatcher(matcher, end_ids, max_mask_ms)
+    budget = None
+    if guide.thinking is not None and guide.thinking.budget is not None:
+        budget = ThinkingBudget(guide.thinking, guide.special, lambda token: tokenizer.decode_bytes([token]))
+    found = GuideMatcher(matcher, end_ids, max_mask_ms, budget, guide=guide, text_bits=text_bits(tokenizer))
     if not matcher.is_error():
         # The first mask reveals unsatisfiable grammars (`root ::= root`) and warms the lexer cache.
         found.fill_mask(np.zeros(-(-tokenizer.vocab_size // 32), dtype=np.int32))
@@ -85,11 +96,26 @@ def compile_guide(
 class GuideMatcher:
     """The parser state of one guided sequence."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, end_ids: tuple[int, ...], max_mask_ms: float) -> None:
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        end_ids: tuple[int, ...],
+        max_mask_ms: float,
+        budget: ThinkingBudget | None = None,
+        *,
+        guide: Guide,
+        text_bits: np.ndarray[tuple[int], np.dtype[np.uint32]],
+    ) -> None:
         """`end_ids`: the model's end-of-sequence tokens; the matcher itself knows only the first.
 
-        `max_mask_ms`: CPU milliseconds for a token, on average, beyond the first `BURST_MS`.
+        `max_mask_ms`: CPU milliseconds for a token, on average, beyond the first `BURST_MS`. `text_bits`: a
+        bit for each token that is not special.
         """
+        self._budget = budget
+        self._endless = guide.endless
+        self._marks = tuple(guide.special.values())
+        self._text_bits = text_bits
+        self._past_end = False
         self._matcher = matcher
         self._end_ids = end_ids
         self._max_mask_ms = max_mask_ms
@@ -113,10 +139,36 @@ class GuideMatcher:
         if bits[first // 32] >> (first % 32) & 1:
             for token in others:
                 bits[token // 32] |= np.uint32(1 << (token % 32))
+        if self._marks:
+            self._check_special(bits)
+        due = self._budget.due if self._budget is not None else None
+        # In the middle of a character the end tag is not allowed yet.
+        if due is not None and bits[due // 32] >> (due % 32) & 1:
+            bits.fill(0)
+            bits[due // 32] = np.uint32(1 << (due % 32))
+
+    def _check_special(self, bits: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> None:
+        """Correct special tokens' bits: where one is allowed beside text, llguidance's mask has them all."""
+        bits &= self._text_bits
+        for token in self._marks:
+            if self._matcher.validate_tokens([token]):
+                bits[token // 32] |= np.uint32(1 << (token % 32))
+        if self._matcher.is_accepting():
+            for token in self._end_ids:
+                bits[token // 32] |= np.uint32(1 << (token % 32))
+
+    def apply(self, sampling: SamplingParams) -> None:
+        """Allow stop tokens where the text may end; with `ignore_eos` an endless text goes on after EOS."""
+        self._end_ids = (*self._end_ids, *sampling.stop_token_ids)
+        self._past_end = sampling.ignore_eos and self._endless
 
     def accept_token(self, token: int) -> bool:
         """Advance by a sampled token. Returns False after an error."""
+        if self._budget is not None:
+            self._budget.count(token)
         if token in self._end_ids:
+            if self._past_end:
+                return True
             token = self._end_ids[0]
         began = time.thread_time()
         self._matcher.consume_token(token)
@@ -191,11 +243,29 @@ def make_tokenizer(vocabulary: Items[bytes], vocab_size: int, end_ids: Items[int
     import llguidance
 
     wrapper = llguidance.TokenizerWrapper(_Vocabulary(vocabulary, vocab_size, end_ids))
-    return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=end_ids[0])
+    tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=end_ids[0])
+    text_bits(tokenizer)
+    return tokenizer
+
+
+@lru_cache(2)
+def text_bits(tokenizer: llguidance.LLTokenizer) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    """A bit for each token that has a text: special ones have none."""
+    known = np.array([bool(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)])
+    packed = np.zeros(-(-tokenizer.vocab_size // 32) * 32, dtype=bool)
+    packed[: len(known)] = known
+    return np.packbits(packed, bitorder="little").view(np.uint32)
 
 
 def _grammar(guide: Guide) -> str:
     """Convert a guide to a llguidance grammar. Raises `ValueError` with the reason if it cannot."""
+    grammar = _form(guide)
+    if guide.thinking is None:
+        return grammar
+    return after_thinking(grammar, guide.thinking, guide.special)
+
+
+def _form(guide: Guide) -> str:
     from llguidance import LLMatcher
 
     match guide.kind:
@@ -208,7 +278,7 @@ def _grammar(guide: Guide) -> str:
         case "grammar":
             return LLMatcher.grammar_from_lark(gbnf_grammar(guide.text))
         case "structural_tag":
-            return structural_tag_grammar(guide.text, gbnf_grammar)
+            return structural_tag_grammar(guide, gbnf_grammar)
 
 
 def _json_grammar(schema: str) -> str:

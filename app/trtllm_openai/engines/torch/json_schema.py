@@ -59,6 +59,10 @@ _EMPTY: dict[str, Callable[[Any], bool]] = {
 """Values with which a keyword that llguidance refuses demands nothing, so that it can be left out."""
 
 
+WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
+"""Whitespace allowed between two JSON tokens: enough for deep indentation, but bounded."""
+
+
 class SchemaError(ValueError):
     """The schema cannot be enforced; `path` locates the cause."""
 

@@ -183,6 +183,7 @@ def _engine(
             allowed_token_ids=True,
             bad_words=True,
             guides=GUIDES if vocabulary is not None else (),
+            thinking_budget=vocabulary is not None,
         ),
         tensor_parallel=settings.tensor_parallel_size,
         max_num_tokens=own.limits.max_num_tokens,

@@ -1,33 +1,44 @@
-"""Converts XGrammar's structural tags to llguidance grammars.
+"""Converts XGrammar's structural tags, and thinking that precedes a guided text, to llguidance grammars.
 
 A structural tag mixes free text with constrained parts, e.g. `<tool>{"name": …}</tool>` inside prose.
 Source of the format: https://xgrammar.mlc.ai/docs/tutorials/structural_tag.html. Supported: const_string,
 json_schema, regex, grammar, any_text, sequence, or, tag, triggered_tags, tags_with_separator.
+
+A mark can be a special token, which has no text of its own in the vocabulary: it is then allowed as that
+token and, as parsers read it too, written out. llguidance's lexer does not look ahead, so what ends free text
+is one lexeme with it, and free text where thinking may begin instead does not begin with thinking's tag.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trtllm_openai.engines.torch.json_schema import SchemaError, prepare
-from trtllm_openai.generation import GuideKind
+from trtllm_openai.engines.torch.json_schema import WHITESPACE, SchemaError, prepare
+from trtllm_openai.generation import Guide, GuideKind, Thinking
 
-FREE_TEXT = r"FREE_TEXT: /(.|\n)*/"
+ANY_TEXT = r"ANY_TEXT: /(.|\n)*/"
+SPACE = r"/[ \t\r\n]{0,8}/"
+"""White space next to the tags of thinking."""
 
 
-def structural_tag_grammar(text: str, from_gbnf: Callable[[str], str]) -> str:
+def structural_tag_grammar(guide: Guide, from_gbnf: Callable[[str], str]) -> str:
     """Convert `{"type": "structural_tag", "format": …}`. Raises `SchemaError` with the path of a fault.
 
     `from_gbnf` converts a GBNF grammar to Lark.
     """
-    tag = json.loads(text)
+    tag = json.loads(guide.text)
     if not isinstance(tag, dict) or "format" not in tag:
         raise SchemaError(".format", "it is missing")
-    builder = _Builder(from_gbnf)
+    builder = _Builder(from_gbnf, guide.special)
     start = builder.rule(tag["format"], ".format")
-    lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, FREE_TEXT])
+    thinking = guide.thinking
+    free = "FREE_TEXT: ANY_TEXT"
+    if thinking is not None and not thinking.opened:
+        free += f" & ~({SPACE} {json.dumps(thinking.begin)} ANY_TEXT)"
+    lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, ANY_TEXT, free])
     if not builder.nested:
         return lark
     grammars = [{"name": "structural_tag", "lark_grammar": lark}, *builder.nested]
@@ -54,6 +65,31 @@ def parts(text: str) -> Iterator[tuple[str, GuideKind, str]]:
                 stack += reversed(inner)
 
 
+def after_thinking(grammar: str, thinking: Thinking, special: Mapping[str, int]) -> str:
+    """`grammar`, a Lark grammar or llguidance's JSON, after thinking: of any text, up to its end tag."""
+    builder = _Builder(_no_gbnf, special)
+    thought = f"{builder.until(thinking.end, 'ANY_TEXT')} {SPACE}"
+    start = f"{thought} @form"
+    if not thinking.opened:
+        begin = [f"BEGIN: {SPACE} {json.dumps(thinking.begin)}"]
+        builder.rules += begin
+        marks = " | ".join(["BEGIN", *_token(thinking.begin, special)])
+        start = f"(({marks}) {thought})? @form"
+    lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, ANY_TEXT])
+    form = json.loads(grammar) if grammar.startswith("{") else {"grammars": [{"lark_grammar": grammar}]}
+    form["grammars"][0]["name"] = "form"
+    form["grammars"].insert(0, {"name": "thinking", "lark_grammar": lark})
+    return json.dumps(form)
+
+
+def _no_gbnf(grammar: str) -> str:
+    raise ValueError(f"{grammar!r} is not expected here")
+
+
+def _token(mark: str, special: Mapping[str, int]) -> list[str]:
+    return [f"<[{special[mark]}]>"] if mark in special else []
+
+
 def regex_terminal(pattern: str) -> str:
     r"""Convert a regular expression to a Lark terminal; `\d` and `\w` are ASCII, as in JSON Schema."""
     from llguidance import regex_to_lark
@@ -64,8 +100,10 @@ def regex_terminal(pattern: str) -> str:
 class _Builder:
     """Collects Lark rules; `rule` adds the rule of one format object and returns its name."""
 
-    def __init__(self, from_gbnf: Callable[[str], str]) -> None:
+    def __init__(self, from_gbnf: Callable[[str], str], special: Mapping[str, int]) -> None:
         self._from_gbnf = from_gbnf
+        self._special = special
+        self._marks = re.compile("|".join(map(re.escape, special))) if special else None
         self.rules: list[str] = []
         self.nested: list[dict[str, str]] = []
 
@@ -73,7 +111,7 @@ class _Builder:
         kind = form.get("type") if isinstance(form, dict) else None
         match kind:
             case "const_string":
-                return self._add(_literal(form.get("value"), f"{path}.value"))
+                return self._add(self._literal(form.get("value"), f"{path}.value") or '""')
             case "json_schema":
                 return self._add(self._json(form.get("json_schema"), f"{path}.json_schema"))
             case "regex":
@@ -109,9 +147,11 @@ class _Builder:
         if not isinstance(schema, (dict, bool)):
             raise SchemaError(path, "it must be a JSON schema")
         try:
-            return "%json " + prepare(json.dumps(schema))
+            prepared = json.loads(prepare(json.dumps(schema)))
         except SchemaError as error:
             raise SchemaError(path + error.path, str(error)) from None
+        options = {"whitespace_pattern": WHITESPACE, **prepared.get("x-guidance", {})}
+        return "%json " + json.dumps({**prepared, "x-guidance": options})
 
     def _regex(self, pattern: Any, path: str) -> str:
         if not isinstance(pattern, str):
@@ -134,13 +174,23 @@ class _Builder:
     def _tag(self, form: dict[str, Any], path: str, trigger: str = "") -> str:
         """`trigger`: the prefix of `begin` that is matched already."""
         begin, content = form.get("begin"), form.get("content")
-        first = _literal(begin, f"{path}.begin", skip=len(trigger))
-        ends = form.get("end")
-        last = [_literal(end, f"{path}.end") for end in (ends if isinstance(ends, list) else [ends])]
-        if isinstance(content, dict) and content.get("type") == "any_text" and all(last):
-            closing = " | ".join(self._add(f"FREE_TEXT {end}", lazy=True) for end in last)
-            return f"{first} ({closing})"
+        first = self._literal(begin, f"{path}.begin", skip=len(trigger))
+        given = form.get("end")
+        ends: list[Any] = given if isinstance(given, list) else [given]
+        last = [self._literal(end, f"{path}.end") or '""' for end in ends]
+        if isinstance(content, dict) and content.get("type") == "any_text" and all(ends):
+            return f"{first} ({' | '.join(self.until(end, 'FREE_TEXT') for end in ends)})"
         return f"{first} {self.rule(content, f'{path}.content')} ({' | '.join(last)})"
+
+    def until(self, mark: str, text: str) -> str:
+        """The rule of text, of the terminal `text`, up to the first `mark` and with it."""
+        written = self._add(f"{text} {json.dumps(mark, ensure_ascii=False)}", lazy=True)
+        token = _token(mark, self._special)
+        if not token:
+            return written
+        name = f"BEFORE_{len(self.rules)}"
+        self.rules.append(f"{name}: {text} & ~(ANY_TEXT {json.dumps(mark, ensure_ascii=False)} ANY_TEXT)")
+        return self._add(f"{written} | {name} {token[0]}")
 
     def _triggered(self, form: dict[str, Any], path: str) -> str:
         triggers, tags = form.get("triggers"), form.get("tags")
@@ -157,8 +207,7 @@ class _Builder:
                 raise SchemaError(f"{tag_path}.begin", "it does not start with any of the triggers")
             by_trigger.setdefault(trigger, []).append(self._add(self._tag(tag, tag_path, trigger)))
         options = [
-            f"{self._add(f'FREE_TEXT {json.dumps(trigger)}', lazy=True)} ({' | '.join(rest)})"
-            for trigger, rest in by_trigger.items()
+            f"{self.until(trigger, 'FREE_TEXT')} ({' | '.join(rest)})" for trigger, rest in by_trigger.items()
         ]
         once = f"({' | '.join(options)})"
         if form.get("stop_after_first"):
@@ -167,12 +216,19 @@ class _Builder:
 
     def _separated(self, form: dict[str, Any], path: str) -> str:
         tags = f"({' | '.join(self._elements(form, path, 'tags'))})"
-        separator = _literal(form.get("separator"), f"{path}.separator")
+        separator = self._literal(form.get("separator"), f"{path}.separator")
         whole = tags if form.get("stop_after_first") else f"{tags} ({separator} {tags})*"
         return whole if form.get("at_least_one") else f"({whole})?"
 
-
-def _literal(text: Any, path: str, skip: int = 0) -> str:
-    if not isinstance(text, str):
-        raise SchemaError(path, "it must be a string")
-    return json.dumps(text[skip:], ensure_ascii=False) if text[skip:] else ""
+    def _literal(self, text: Any, path: str, skip: int = 0) -> str:
+        """Lark for a text without its first `skip` characters; empty for an empty one."""
+        if not isinstance(text, str):
+            raise SchemaError(path, "it must be a string")
+        parts, start = [], skip
+        for mark in self._marks.finditer(text, skip) if self._marks is not None else ():
+            written = json.dumps(mark.group(), ensure_ascii=False)
+            parts += [text[start : mark.start()], f"({written} | {_token(mark.group(), self._special)[0]})"]
+            start = mark.end()
+        parts.append(text[start:])
+        parts[::2] = [json.dumps(part, ensure_ascii=False) if part else "" for part in parts[::2]]
+        return " ".join(filter(None, parts))

@@ -83,7 +83,7 @@ def test_forms(demo_tokenizer: Tokenizer, form: dict[str, Any], good: list[str],
 )
 def test_a_fault_has_its_place(form: dict[str, Any], path: str) -> None:
     with pytest.raises(SchemaError) as caught:
-        structural_tag_grammar(json.dumps({"format": form}), gbnf_grammar)
+        structural_tag_grammar(Guide("structural_tag", json.dumps({"format": form})), gbnf_grammar)
     assert caught.value.path == f".format{path}"
 
 
