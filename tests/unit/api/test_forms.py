@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tests.unit.api.served import engine_info
 from trtllm_openai.api.forms import AnswerForm, answer_form
 from trtllm_openai.chat import ChatFormat, Prompt, plan_tools
+from trtllm_openai.chat.parsers import TOOL_FORMATS
 from trtllm_openai.chat.thinking import ThinkingState
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
@@ -21,13 +22,26 @@ from trtllm_openai.text.choice import ChoiceDecoder, TextRules
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning, merged
 from trtllm_openai.text.tokenizer import Tokenizer
 
-MARKS = ["<think>", "</think>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<tool_call>", "</tool_call>"]
+FORMATS = sorted(TOOL_FORMATS.keys() - {"harmony"})
+"""All whose calls a guide describes."""
+MARKS = [
+    "<think>",
+    "</think>",
+    *dict.fromkeys(
+        mark
+        for name in FORMATS
+        for mark in TOOL_FORMATS[name].markers
+        if len(mark) > 2 and mark[0] in "<[" and mark[-1] in ">]"
+    ),
+]
+"""Those that can be tokens of their own."""
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 ALL = Capabilities(
     guides=("json_object", "json_schema", "regex", "grammar", "structural_tag"), thinking_budget=True
 )
-FORMATS = ("hermes", "llama3_json", "mistral", "pythonic")
 LONGEST = 400
+LOOSE = {"functiongemma", "gemma4", "glm45"}
+"""Formats whose arguments are not JSON: not every schema is enforced, but they are read as an object."""
 
 
 def closed(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -195,6 +209,8 @@ def test_random_answers(
     models: dict[bool, Model], tool_format: str, case: str, special: bool, chance: random.Random
 ) -> None:
     """For random tools, schemas and thinking: streamed = whole, and what is demanded holds."""
+    if TOOL_FORMATS[tool_format].interrupts and not special:
+        pytest.skip("a call ends thinking by its special token")
     model = models[special]
     chat = model.chat(tool_format)
     seen = {"calls": 0, "forms": 0, "thoughts": 0, "ended": 0}
@@ -210,7 +226,8 @@ def test_random_answers(
             fields["response_format"] = response_format
         if case == "required":
             fields["tool_choice"] = "required"
-        tokens = model.walk(form_of(chat, thinking, **fields), chance, HINTS)
+        hints = [*HINTS, *TOOL_FORMATS[tool_format].markers]
+        tokens = model.walk(form_of(chat, thinking, **fields), chance, hints)
         if tokens is None:
             continue
         seen["ended"] += 1
@@ -221,7 +238,9 @@ def test_random_answers(
         content = texts(whole, Content)
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         for name, arguments in calls:
-            jsonschema.validate(json.loads(arguments), schemas[name])
+            assert isinstance(json.loads(arguments), dict)
+            if tool_format not in LOOSE:
+                jsonschema.validate(json.loads(arguments), schemas[name])
         if not fields["parallel_tool_calls"]:
             assert len(calls) <= 1
         if case == "required":

@@ -127,9 +127,9 @@ def test_the_agents_of_a_launcher_may_end() -> None:
 
 
 def test_a_dead_daemon_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "SETTLED_S", 0.0)
     with running(ENGINE) as pid:
         watch = watch_of(pid, 3)
+        monkeypatch.setattr(ranks, "SETTLED_S", 0.0)  # now that it has started its ranks
         assert watch.look() == ""
         (daemon,) = watch._launchers.values()
         os.kill(daemon.pid, signal.SIGSTOP)  # it must not be asked by its ranks first
