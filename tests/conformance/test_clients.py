@@ -25,7 +25,6 @@ FULL = os.environ.get("CONFORMANCE") == "1"
 TOO_SMALL = "the demo model is too small"
 NO_IMAGES = "the model does not support images"
 NO_MODEL = "expects 400 without `model`; this server defaults to the served model"
-FORM_WITH_TOOLS = "a form together with a demanded call is refused"
 KNOWN = {
     "langchain-tests": {
         "test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
@@ -39,10 +38,9 @@ KNOWN = {
         "compact-missing-model": NO_MODEL,
     },
     "OpenAI Agents SDK": {
-        "chat: tools and output_type together": FORM_WITH_TOOLS,
-        "responses: tools and output_type together": FORM_WITH_TOOLS,
+        "chat: tools and output_type together": f"{TOO_SMALL}: it calls the tool again and again",
+        "responses: tools and output_type together": f"{TOO_SMALL}: it calls the tool again and again",
     },
-    "instructor": {"RESPONSES_TOOLS": FORM_WITH_TOOLS},
 }
 """Expected failures with their reasons, by client and test. Another failure fails, as does a pass here."""
 
