@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trtllm_openai.engines.torch.guides import TOO_COMPLEX, GuideLimits, compile_guide, make_tokenizer
+from trtllm_openai.engines.torch.guides import TOO_COMPLEX, GuideLimits, make_tokenizer, try_guide
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
 from trtllm_openai.processes.fork_server import Bounds, Outcome, Work
@@ -49,19 +49,19 @@ def load(setup: bytes) -> Work:
     given = _decode_setup(setup)
     tokenizer = make_tokenizer(given.vocabulary, given.vocab_size, given.end_ids)
 
-    def try_guide(body: bytes) -> bytes:
+    def work(body: bytes) -> bytes:
         try:
-            compile_guide(tokenizer, _decode_guide(body), given.end_ids, given.max_mask_ms)
+            try_guide(tokenizer, _decode_guide(body), given.end_ids, given.max_mask_ms)
         except InvalidRequest as error:
             param = error.param and error.param[:MAX_MESSAGE]
             return encode(Verdict(str(error)[:MAX_MESSAGE], param, error.code))
         return encode(Verdict())
 
-    return try_guide
+    return work
 
 
 def verdict(guide: Guide, outcome: Outcome, limits: GuideLimits) -> Verdict:
-    """What the outcome of a trial says of the guide."""
+    """The verdict on a guide, by the outcome of its trial."""
     if not outcome.ended:
         return _decode_verdict(outcome.answer)
     late = outcome.ended == "time"

@@ -61,15 +61,22 @@ class GuideLimits(msgspec.Struct, frozen=True):
     max_mask_ms: float
 
 
+def try_guide(
+    tokenizer: llguidance.LLTokenizer, guide: Guide, end_ids: tuple[int, ...], max_mask_ms: float
+) -> None:
+    """Compile a guide for the first time. Raises `InvalidRequest` if it cannot be used."""
+    if guide.thinking is not None and not guide.thinking.opened:
+        # Alone as well: beside thinking that may begin, a text that nothing satisfies would go unnoticed.
+        compile_guide(tokenizer, msgspec.structs.replace(guide, thinking=None), end_ids, max_mask_ms)
+    compile_guide(tokenizer, guide, end_ids, max_mask_ms)
+
+
 def compile_guide(
     tokenizer: llguidance.LLTokenizer, guide: Guide, end_ids: tuple[int, ...], max_mask_ms: float
 ) -> GuideMatcher:
     """Compile a guide in this thread. Raises `InvalidRequest` if it cannot be used."""
     import llguidance
 
-    if guide.thinking is not None and not guide.thinking.opened:
-        # Alone as well: beside thinking that may begin, a text that nothing satisfies would go unnoticed.
-        compile_guide(tokenizer, msgspec.structs.replace(guide, thinking=None), end_ids, max_mask_ms)
     limits = llguidance.LLParserLimits(**LIMITS)
     try:
         matcher = llguidance.LLMatcher(tokenizer, _grammar(guide), log_level=0, limits=limits)

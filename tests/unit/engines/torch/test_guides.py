@@ -14,8 +14,9 @@ from tests.unit.engines.torch.test_guide_trial import ENDLESS
 from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
-from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
-from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput
+from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer, try_guide
+from trtllm_openai.errors import InvalidRequest
+from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput, Thinking
 from trtllm_openai.text.tokenizer import Tokenizer
 
 SCHEMA = {
@@ -240,6 +241,15 @@ def test_every_end_token_is_allowed_where_the_text_may_end(demo_tokenizer: Token
         assert allowed[[0, 2, 40]].sum() == count
         assert allowed[letter]
         matcher.accept_token(letter)
+
+
+def test_a_guide_that_nothing_satisfies_is_refused_beside_thinking_too(demo_tokenizer: Tokenizer) -> None:
+    vocabulary = demo_tokenizer.vocabulary()
+    tokenizer = make_tokenizer(vocabulary, len(vocabulary), demo_tokenizer.eos_token_ids)
+    guide = Guide("grammar", "root ::= root", "p", thinking=Thinking("<think>", "</think>", (5,)))
+    with pytest.raises(InvalidRequest) as caught:
+        try_guide(tokenizer, guide, demo_tokenizer.eos_token_ids, 5.0)
+    assert caught.value.param == "p"
 
 
 def test_a_token_that_is_not_allowed_ends_the_guide_with_an_error(demo_tokenizer: Tokenizer) -> None:
