@@ -14,6 +14,7 @@ TESTED_IN = {
     "chat/parsers/layout.py": "tests/unit/chat/test_formats.py",
     "chat/parsers/head.py": "tests/unit/chat/test_formats.py",
     "chat/parsers/tagged.py": "tests/unit/chat/test_formats.py",
+    "chat/parsers/arguments_reader.py": "tests/unit/chat/test_formats.py",
     "chat/parsers/braced.py": "tests/unit/chat/test_formats.py",
     "chat/parsers/harmony.py": "tests/unit/chat/test_harmony.py",
     "chat/parsers/values.py": "tests/unit/chat/test_values.py",

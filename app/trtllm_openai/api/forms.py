@@ -17,8 +17,8 @@ import msgspec
 
 from trtllm_openai.api.guides import MAX_GUIDE, check_guide, find_guide, schema_guide
 from trtllm_openai.chat import ChatFormat, ToolPlan
-from trtllm_openai.chat.parsers.call_forms import OPTIONS, CallableTool, CallForm, json_part
-from trtllm_openai.chat.parsers.tag_forms import Part, either
+from trtllm_openai.chat.parsers.call_forms import CallableTool, CallForm, json_part
+from trtllm_openai.chat.parsers.tag_forms import OPTIONS, Part, either
 from trtllm_openai.chat.thinking import ThinkingState
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, Guide, Thinking
@@ -26,8 +26,8 @@ from trtllm_openai.generation.build import unsupported
 from trtllm_openai.protocol.chat import ChatRequest
 
 Strictness = Literal["auto", "all", "none"]
-"""Whose calls are held to schemas where a call is not required: of all tools as far as that can be done, of
-all tools, or only of those with `strict: true`."""
+"""The tools whose calls are held to their schemas where no call is required: all as far as that can be done,
+all, or only those with `strict: true`."""
 
 THINKING_BUDGET = "thinking_token_budget"
 PARAM = "param"
@@ -65,7 +65,7 @@ def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | N
     guide = find_guide(body, info, body.response_format)
     if tools.schema is None:
         return guide
-    # What is wrong with the whole of it is wrong with the tool, if there is only one.
+    # A fault of the whole schema is one of the tool, if there is only one.
     param = tools.origins[0][1] if len(tools.origins) == 1 else "tools"
     guide = schema_guide(tools.schema, param, tools.origins)
     check_guide(info, guide)

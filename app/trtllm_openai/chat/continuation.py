@@ -53,7 +53,7 @@ def check_continued(message: Message, json_path: str) -> None:
 
 
 def _before_mark(messages: list[Message], draw: Draw, field: str) -> str:
-    """What the template writes before this field of the last message."""
+    """The text that the template writes before this field of the last message."""
     mark = f"mark{secrets.token_hex(8)}"
     before, found, _ = draw([*messages[:-1], {**messages[-1], field: mark}], False).rpartition(mark)
     if not found:
@@ -65,7 +65,7 @@ def _before_mark(messages: list[Message], draw: Draw, field: str) -> str:
 
 
 def _beginning(messages: list[Message], draw: Draw, tags: ReasoningFormat, content: str) -> str:
-    """What precedes a content that has thinking tags of its own, which a template would take apart.
+    """The text before a content that has thinking tags of its own, which a template would take apart.
 
     That is the beginning of an answer, without a begin tag if the content has one.
     """

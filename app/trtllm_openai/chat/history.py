@@ -1,4 +1,4 @@
-"""What chat templates want of earlier calls, tools and thinking, where they differ from the common form.
+"""The form in which a chat template takes earlier calls, tools and thinking, if it is not the common one.
 
 Most take a call's arguments as an object; DeepSeek's add them to text, and so need text. Some write a message
 twice that has calls and empty content instead of none. gpt-oss reads one call of a message, and the key
@@ -29,7 +29,7 @@ TOOLS_VARIABLE = re.compile(r"(?<![\w.'\"])tools(?![\w'\"])")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a template wants.
+    """The form of the history that a template takes.
 
     `arguments_as_text`: a call's arguments as JSON text. `no_content`: null content beside calls, not empty
     text. `one_call`: one call in a message. `thinking`: reasoning under this key too. `tools_of_message`: the
@@ -44,6 +44,8 @@ class History:
 
     def adapted(self, messages: list[Message], tools: tuple[Tool, ...]) -> list[Message]:
         """Normalised messages as the template wants them."""
+        if self == AS_NORMALISED:
+            return messages
         result = self._with_tools(messages, tools) if tools and self.tools_of_message else messages
         if self.one_call:
             result = _one_call_each(result)
@@ -69,8 +71,12 @@ class History:
         return changed
 
 
+AS_NORMALISED = History()
+"""The form that most templates take."""
+
+
 def wanted_history(template: ChatTemplate, source: str) -> History:
-    """What the template whose source this is wants."""
+    """The form that a template with this source takes."""
     one_call, thinking = bool(ONE_CALL.search(source)), bool(THINKING.search(source))
     of_message = bool(TOOLS_OF_MESSAGE.search(source)) and not TOOLS_VARIABLE.search(_code(source))
     if "tool_calls" not in source:

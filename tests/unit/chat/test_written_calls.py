@@ -1,9 +1,8 @@
-"""What a demanded call may be: XGrammar takes what a format writes, and nothing that no tool allows."""
+"""Demanded calls: XGrammar takes those that a format writes, and none that no tool allows."""
 
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import xgrammar
 
 from tests.unit.chat.parsing import Call, calls_of, feed
 from trtllm_openai.chat.parsers import TOOL_FORMATS
+from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.tag_forms import Part, fields, json_part, text, texts
 from trtllm_openai.chat.parsers.written_calls import WrittenCalls
 
@@ -64,19 +64,9 @@ WRONG: list[list[Call]] = [
 each_format = pytest.mark.parametrize("name", FORMATS)
 
 
-@dataclass(frozen=True)
-class Tool:
-    """A tool whose arguments have a schema."""
-
-    name: str
-    schema: dict[str, Any]
-
-    @property
-    def arguments(self) -> Part:
-        return {"type": "json_schema", "json_schema": self.schema}
-
-
-TOOLS = [Tool(name, schema) for name, schema in SCHEMAS.items()]
+TOOLS = [
+    CallableTool(name, {"type": "json_schema", "json_schema": schema}) for name, schema in SCHEMAS.items()
+]
 END_TOKEN = 256
 
 

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trtllm_openai.chat.parsers.arguments_reader import ArgumentsReader
+from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.marker import could_begin, split_at
 from trtllm_openai.chat.parsers.tag_forms import (
     ANY_TEXT,
@@ -25,8 +27,7 @@ from trtllm_openai.chat.parsers.tag_forms import (
     texts,
 )
 from trtllm_openai.chat.parsers.values import as_json, string_piece, types_of
-from trtllm_openai.chat.parsers.written_calls import CallableTool
-from trtllm_openai.text.events import CallArguments, Event
+from trtllm_openai.text.events import Event
 
 NAME = re.compile(r"[^{}\[\],:\"<]+")
 VALUE = re.compile(r"[^{}\[\],\"<]+")
@@ -92,37 +93,24 @@ class BracedArguments:
         return self._any("value")
 
 
-class BracedReader:
+class BracedReader(ArgumentsReader):
     """Reads the arguments of one call, up to the brace that closes them or to another `<` than a quote."""
 
-    __slots__ = ("_after", "_bare", "_escaped", "_index", "_inside", "_open", "_quote", "started", "state")
+    __slots__ = ("_after", "_bare", "_escaped", "_inside", "_open", "_quote")
 
     def __init__(self, quote: str, index: int) -> None:
         self._quote = quote
-        self._index = index
+        super().__init__(index)
         self._open: list[str] = []  # the brackets that will close what is open
         self._after: Literal["open", "name", "value"] = "open"
         self._inside: Literal["", "string", "json", "bare"] = ""
         self._bare: list[str] = []
         self._escaped = False
-        self.started = True
         self.state: Literal["in", "done"] = "in"
 
     @property
-    def over(self) -> bool:
-        """Whether the arguments take no more text."""
-        return self.state == "done"
-
-    def push(self, text: str) -> tuple[list[Event], int]:
-        """Parse `text`. Returns the events and the number of characters consumed."""
-        pieces: list[str] = []
-        rest = text
-        while rest and not self.over:
-            before = (self._inside, len(rest))
-            rest = self._step(rest, pieces)
-            if (self._inside, len(rest)) == before:
-                break
-        return self._events(pieces), len(text) - len(rest)
+    def _place(self) -> str:
+        return self._inside
 
     def finish(self, rest: str) -> list[Event]:
         """End of the text: emit the part of a string that is there, or a last number or word."""
@@ -133,16 +121,11 @@ class BracedReader:
             self._end_bare(pieces)
         return self._events(pieces)
 
-    def _events(self, pieces: list[str]) -> list[Event]:
-        text = "".join(pieces)
-        return [CallArguments(self._index, text)] if text else []
-
     @property
     def _expects_name(self) -> bool:
         return self._open[-1:] == ["}"] and self._after != "name"
 
     def _step(self, text: str, pieces: list[str]) -> str:
-        """Parse the beginning of `text`. Returns what is left; all of it if more is needed."""
         match self._inside:
             case "string":
                 return self._in_string(text, pieces)

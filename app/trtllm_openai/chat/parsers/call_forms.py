@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trtllm_openai.chat.parsers.tag_forms import Part, either, separated, sequence, tag, text
+from trtllm_openai.chat.parsers.tag_forms import (
+    OPTIONS,
+    SHARED,
+    Part,
+    either,
+    fields,
+    separated,
+    sequence,
+    tag,
+    text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,6 @@ class CallForm(Protocol):
 
     def calls(self, tools: Sequence[CallableTool], *, parallel: bool) -> Part:
         """At least one call, and no other text."""
-
-
-OPTIONS = "x-guidance"
-"""The key of a schema under which llguidance finds its options; to others it is an unknown keyword."""
 
 
 def json_part(schema: Any) -> Part:
@@ -144,30 +150,19 @@ MAX_OPTIONAL = 12
 def _keywords(schema: dict[str, Any]) -> Part:
     """Keyword arguments of an object's schema, the required ones first; any, if it does not tell them."""
     properties = schema.get("properties", {})
-    required = [name for name in properties if name in schema.get("required", ())]
-    optional = [name for name in properties if name not in required]
+    required = schema.get("required", ())
     plain = schema.keys().isdisjoint(COMBINING) and all(name.isidentifier() for name in properties)
-    if plain and not properties and schema.get("additionalProperties") is False:
-        return text("")
-    if not plain or not properties or len(optional) > MAX_OPTIONAL:
+    if not plain or sum(name not in required for name in properties) > MAX_OPTIONAL:
         return _any_keywords()
-    shared = {key: schema[key] for key in ("$defs", "definitions", OPTIONS) if key in schema}
-    values = {name: json_part(_with(part, shared)) for name, part in properties.items()}
-    following: Part = text("")
-    first: Part = text("")
-    for name in reversed([*required, *optional]):
-        given = sequence(text(f"{name}="), values[name], following)
-        first = given if name in required else either(given, first)
-        one = sequence(text(f", {name}="), values[name])
-        following = sequence(one if name in required else either(one, text("")), following)
-    return first
+    return fields(schema, _keyword, ", ") or _any_keywords()
 
 
 COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 
 
-def _with(schema: Any, shared: dict[str, Any]) -> Any:
-    return {**shared, **schema} if isinstance(schema, dict) else schema
+def _keyword(name: str, schema: Any, root: Any) -> Part:
+    shared = {key: root[key] for key in SHARED if key in root}
+    return sequence(text(f"{name}="), json_part({**shared, **schema} if isinstance(schema, dict) else schema))
 
 
 def _any_keywords() -> Part:

@@ -18,8 +18,10 @@ Part = dict[str, Any]
 NOTHING: Part = {"type": "grammar", "grammar": 'root ::= ""'}
 ANY_TEXT: Part = {"type": "any_text"}
 DEFINITIONS = ("$defs", "definitions")
-SHARED = (*DEFINITIONS, "x-guidance")
-"""Keywords of a schema that hold in all of its parts; the last has llguidance's options."""
+OPTIONS = "x-guidance"
+"""The key of a schema under which llguidance finds its options; to others it is an unknown keyword."""
+SHARED = (*DEFINITIONS, OPTIONS)
+"""Keywords of a schema that hold in all of its parts."""
 
 
 def text(value: str) -> Part:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trtllm_openai.chat.parsers.arguments_reader import ArgumentsReader
+from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.marker import could_begin, split_at
 from trtllm_openai.chat.parsers.tag_forms import (
     ANY_TEXT,
@@ -24,8 +26,7 @@ from trtllm_openai.chat.parsers.tag_forms import (
     texts,
 )
 from trtllm_openai.chat.parsers.values import as_json, property_types, string_piece, types_of
-from trtllm_openai.chat.parsers.written_calls import CallableTool
-from trtllm_openai.text.events import CallArguments, Event
+from trtllm_openai.text.events import Event
 
 SPACE = re.compile(r"\s*")
 LONGEST_NAME = 256
@@ -80,47 +81,31 @@ class TaggedArguments:
 State = Literal["between", "name", "middle", "string", "value", "done"]
 
 
-class TaggedReader:
+class TaggedReader(ArgumentsReader):
     """Reads the arguments of one call, up to the first text that is neither a tag nor white space."""
 
     __slots__ = (
         "_form",
         "_given",
-        "_index",
         "_schema",
         "_source",
         "_started_value",
         "_types",
-        "started",
-        "state",
     )
 
     def __init__(self, form: TaggedArguments, index: int, schema: Any) -> None:
         self._form = form
-        self._index = index
+        super().__init__(index)
         self._schema = schema
         self._given = 0  # arguments
         self._source: list[str] = []  # text of a value that is not a string
         self._types: frozenset[str] = frozenset()
         self._started_value = False  # the line break before a value was met or is not there
-        self.started = True
         self.state: State = "between"
 
     @property
-    def over(self) -> bool:
-        """Whether the arguments take no more text."""
-        return self.state == "done"
-
-    def push(self, text: str) -> tuple[list[Event], int]:
-        """Parse `text`. Returns the events and the number of characters consumed."""
-        pieces: list[str] = []
-        rest = text
-        while rest and not self.over:
-            before, length = self.state, len(rest)
-            rest = self._step(rest, pieces)
-            if self.state == before and len(rest) == length:
-                break
-        return self._events(pieces), len(text) - len(rest)
+    def _place(self) -> str:
+        return self.state
 
     def finish(self, rest: str) -> list[Event]:
         """End of the text: emit the part of an argument that is there."""
@@ -131,12 +116,7 @@ class TaggedReader:
             return self._events([as_json(text, self._types)] if text.strip() else [])
         return []
 
-    def _events(self, pieces: list[str]) -> list[Event]:
-        text = "".join(pieces)
-        return [CallArguments(self._index, text)] if text else []
-
     def _step(self, text: str, pieces: list[str]) -> str:
-        """Parse the beginning of `text`. Returns what is left; all of it if more is needed."""
         match self.state:
             case "between":
                 return self._between(text, pieces)

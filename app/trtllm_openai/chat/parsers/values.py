@@ -47,7 +47,7 @@ def types_of(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
 
 
 def resolved(reference: Any, root: Any) -> Any:
-    """What `#/…` points to in `root`; None for another reference, or if there is nothing."""
+    """The value that `#/…` points to in `root`; None for another reference, or if there is nothing."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
     for part in reference[1:].split("/")[1:]:

@@ -10,25 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.tag_forms import Part, separated, sequence, tag, text
 
 NAME = "\0"
 """Stands for the tool's name in `WrittenCalls.begin`."""
-
-
-class CallableTool(Protocol):
-    """A tool that may be called."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def arguments(self) -> Part:
-        """Its arguments as a part of the type `json_schema`."""
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """The JSON schema of its arguments."""
 
 
 class WrittenArguments(Protocol):
