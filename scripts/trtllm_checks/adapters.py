@@ -18,7 +18,7 @@ OPTIMAL_ADAPTER_SIZE = 8
 STATISTICS_S = 5.0
 UNKNOWN = "no-such-adapter"
 PROMPTS = ("대한민국의 수도는", "SELECT name FROM", "Once upon a time", "def main():")
-"""What an adapter was made for is not known: it has to change the text of one of them."""
+"""An adapter's purpose is not known: it has to change the text of one of them."""
 LONG = "Nobody has asked for this before. " * 24
 EVICTED = "LoRA: one that was dropped is sent again"
 ROW_PARALLEL = ("attn_dense", "mlp_4h_to_h")

@@ -1,4 +1,4 @@
-"""What a case of abuse is, and the promises of SECURITY.md that cases are about."""
+"""The type of a case of abuse, and the promises of SECURITY.md that cases are about."""
 
 from __future__ import annotations
 

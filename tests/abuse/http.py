@@ -1,4 +1,4 @@
-"""What a client may do with HTTP itself, most of it before any key is looked at."""
+"""Abuse of HTTP itself, most of it before any key is looked at."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _trailer_header(target: Target) -> str:
 
 
 def _unfinished(target: Target, begin: bytes, more: bytes, times: int, count: int) -> str:
-    """What `count` requests get that begin and never end, and what a short request gets beside them."""
+    """The answers to `count` requests that begin and never end, and to a short request beside them."""
     with ExitStack() as stack:
         clients = [stack.enter_context(target.connect()) for _ in range(count)]
         for client in clients:

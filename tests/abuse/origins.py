@@ -1,4 +1,4 @@
-"""What a page of another origin may read, refusals too: a browser hides an answer without CORS headers."""
+"""CORS headers of answers, refusals too: a browser hides an answer without them."""
 
 from __future__ import annotations
 

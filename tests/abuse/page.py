@@ -16,7 +16,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured of a case: `sent`, `peak`, `growth` in bytes, `stop` and `gap` in seconds.
+    """Measurements of a case: `sent`, `peak`, `growth` in bytes, `stop` and `gap` in seconds.
 
     `stop`, `gap`: the least of the rounds, since other load can only increase them. `peak`: of the HTTP
     process above what it had before. `growth`: of the process that grew most, in the last round.

@@ -1,4 +1,4 @@
-"""What another client of the server sees: how long a probe waits, and a stream for its tokens.
+"""The view of another client of the server: how long a probe waits, and a stream for its tokens.
 
     python -m tests.abuse.probe PORT KEY
 

@@ -1,4 +1,4 @@
-"""What may be found in the log afterwards, and where the server's processes connected to."""
+"""The log afterwards, and the addresses that the server's processes connected to."""
 
 from __future__ import annotations
 

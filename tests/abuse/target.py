@@ -136,7 +136,7 @@ class Watcher:
         )
 
     def take(self) -> Seen:
-        """What it has seen since the last call."""
+        """Measurements since the last call."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")

@@ -1,4 +1,4 @@
-"""What one key may learn of another, or take from it."""
+"""Attempts of one key to learn of another, or to take from it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ ROUNDS = 3 if FULL else 1
 CASES = full_cases() if FULL else [case for case in cases() if case.short]
 
 LONGEST_STOP_S, LONGEST_GAP_S = 1.5, 3.0
-"""What a busy machine keeps, for bodies of up to 16 MB. docs/security.md has what was measured."""
+"""Bounds that a busy machine keeps, for bodies of up to 16 MB; docs/security.md has measurements."""
 ALLOWED_GROWTH = 16 * 2**20
 """Bytes, from the second round to the third, of a process at rest.
 
@@ -59,7 +59,7 @@ class Abused:
 
 @dataclass
 class Measured:
-    """What the rounds of a case have shown. `growth`: of the process that grew most in the latest round."""
+    """The results of a case's rounds. `growth`: of the process that grew most in the latest round."""
 
     rounds: list[Seen] = field(default_factory=list)
     peak: int = 0

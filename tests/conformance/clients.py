@@ -30,7 +30,7 @@ class Servers:
     directory: Path
 
     def environment(self) -> dict[str, str]:
-        """What the programs of this folder read."""
+        """The environment that the programs of this folder read."""
         return {
             **os.environ,
             "CONFORMANCE_URL": self.url,

@@ -23,7 +23,7 @@ from tests.e2e.scripted import CONTEXT, call, scripted
 MODEL = "scripted"
 COMMAND = "echo 4$((1 + 1)) > told.txt"
 TOLD = "42\n"
-"""What the call leaves in `told.txt`: no text of the model's says it."""
+"""The text that the call leaves in `told.txt`: no text of the model's says it."""
 BEGINNING = "I look into it."
 SAID = "The file says 42."
 PATIENCE_S = 120
@@ -55,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Turn:
-    """What an agent is driven through. `check` looks at what only this one shows."""
+    """The steps that an agent is driven through. `check` looks at what only this one shows."""
 
     name: str
     script: tuple[str, ...]

@@ -30,7 +30,7 @@ SHARED = ("openai (Python)", "openai (Node)", "@ai-sdk/openai-compatible")
 
 @dataclass
 class Result:
-    """What one client was driven through. `skipped` says why it was not."""
+    """The tests of one client. `skipped` says why it was not."""
 
     versions: str
     rows: list[Row] = field(default_factory=list)

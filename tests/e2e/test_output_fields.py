@@ -1,4 +1,4 @@
-"""What a client asks of the tokens that come out: which may, their log-probabilities, their ids."""
+"""Fields about the tokens that come out: which may, their log-probabilities, their ids."""
 
 import json
 from collections.abc import Iterator

@@ -192,7 +192,7 @@ class ChatChunks:
         logprobs = chat_logprobs(self.fields, delta.logprobs) if delta.logprobs else None
         if not events and (logprobs is not None or delta.token_ids):
             events = [Content("")]
-        # What a delta has of its tokens goes with the first of its events.
+        # The token fields of a delta go with the first of its events.
         of_tokens = {**({"logprobs": logprobs} if logprobs else {}), **self.fields.of_delta(delta)}
         nothing = self.fields.of_delta(TextDelta())
         return b"".join(

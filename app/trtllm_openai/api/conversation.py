@@ -54,7 +54,7 @@ class Conversation:
 
     @property
     def guide(self) -> Guide | None:
-        """What constrains the answer."""
+        """The constraint on the answer; None if it is free."""
         return self.form.guide
 
     def make_parser(self) -> ChatOutput | None:

@@ -20,7 +20,7 @@ MIN_LOGPROB = -9999.0
 
 @dataclass(frozen=True, slots=True)
 class TokenFields:
-    """What a request wants to know about tokens.
+    """The fields about tokens that a request asks for.
 
     `logprobs`, `prompt_logprobs`: alternatives for each token; None means no log-probabilities. `ids`: token
     ids beside the text. `as_ids`: log-probabilities name tokens as `token_id:5` instead of by their text.

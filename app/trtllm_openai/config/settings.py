@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     )
     tool_strict: Literal["auto", "all", "none"] = Field(
         "auto",
-        description="whose calls are held to the tools' schemas where a call is not required: auto is of all "
-        "tools as far as their schemas can be enforced, all refuses schemas that cannot be, none is only of "
+        description="the tools whose calls are held to their schemas where no call is required: auto is all "
+        "tools as far as their schemas can be enforced, all refuses schemas that cannot be, none is only "
         "tools with strict: true; a request's own tool_strict wins",
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every interface")

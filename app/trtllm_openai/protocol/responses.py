@@ -45,7 +45,7 @@ class ConversationFields(RequestModel):
 
 
 class CountedFields(ConversationFields):
-    """What a prompt follows from."""
+    """The fields that a prompt follows from."""
 
     tools: FailFastList[JsonObject] | None = Field(
         None, description="function, namespace and custom; tools that only OpenAI can run are left out."

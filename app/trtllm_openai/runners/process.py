@@ -194,7 +194,7 @@ class RunnerProcess(Runner):
             self._failure.message,
             healthy=self._proven,
             final=self._failure.final,
-            # What the machine refuses for now, e.g. descriptors, says nothing of a runner that worked.
+            # Something refused for now, e.g. descriptors, says nothing of a runner that worked.
             started=self.info is not None or (refused and self._worked),
         )
 

@@ -36,7 +36,7 @@ class KeyLimits:
         return cls(**values)  # type: ignore[arg-type]
 
     def words(self) -> list[str]:
-        """What `parse` reads."""
+        """The limits as words that `parse` reads."""
         values = [(name, getattr(self, name)) for name in _NAMES]
         return [f"{name}={value}" for name, value in values if value is not None]
 

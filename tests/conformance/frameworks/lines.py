@@ -1,4 +1,4 @@
-"""What the programs of this folder share. Each runs in its framework's own environment, as `python -m`.
+"""Shared by the programs of this folder. Each runs in its framework's own environment, as `python -m`.
 
 A program prints a JSON line for each feature, `{feature, ok, detail}`, as node/lines.mjs does. `URL` is a
 server with the demo model, which obeys schemas and is too small for much else. `SCRIPTED` is one whose engine

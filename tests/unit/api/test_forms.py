@@ -1,4 +1,4 @@
-"""What an answer may be: random texts that its guide allows, read by its parser, hold what was demanded."""
+"""Random texts that an answer's guide allows, read by its parser, hold what was demanded."""
 
 import json
 import random

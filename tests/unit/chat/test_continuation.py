@@ -28,7 +28,7 @@ BEFORE = {
     "instructions": "[/INST] ",
     "documents": "<role>assistant</role>",
 }
-"""What each template writes right before the content of an assistant's last message."""
+"""The text that each template writes right before the content of an assistant's last message."""
 
 
 def draw(template: ChatTemplate, messages: list[Message], begin: bool) -> str:

@@ -117,7 +117,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Plan the next step and allocate the blocks it writes to.
 
-        What a copy that finds no memory raises passes through; queues and blocks are then consistent.
+        An error of a copy that finds no memory passes through; queues and blocks are then consistent.
         """
         plan = Plan(decode=self._decoding())
         budget = self._limits.max_num_tokens - len(plan.decode)

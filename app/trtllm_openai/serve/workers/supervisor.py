@@ -198,7 +198,7 @@ class Supervisor:
             f"HTTP worker {begin.worker} {how}",
             healthy=worker is not None and worker.stable,
             final=status == CANNOT_SERVE,
-            # What the machine refuses for now (descriptors, processes) ends no server that has worked.
+            # A resource that the machine refuses for now (descriptors, processes) ends no server that worked.
             started=(worker is not None and worker.was_ready) or (refused and self._announced),
         )
 

@@ -60,7 +60,7 @@ def kill(compiler: GuideCompiler) -> None:
 
 
 def test_it_goes_on_after_the_process_was_killed(compiler: GuideCompiler) -> None:
-    """What was lost is tried by the next process; it fails if that is killed too."""
+    """A lost job is tried by the next process; it fails if that is killed too."""
     lost = compiler.compile(Guide(ENDLESS.kind, ENDLESS.text, "killed"))
     kill(compiler)
     with pytest.raises(InvalidRequest, match="it needs more than"):
