@@ -25,6 +25,7 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
@@ -116,6 +117,8 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
 
 def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Callable[[], object]:
     """The matrix product that a step with the rows of `x` runs."""
+    if 1 < len(x) <= MOST_ROWS and able(DEVICE):
+        return lambda: few_rows(x, weight, swiglu=name == "gate, up")
     if len(x) > 1:
         return lambda: F.linear(x, weight)
     if name in ("attention out", "down"):
@@ -148,9 +151,11 @@ def parts(config: ModelConfig, batch: int, context: int) -> dict[str, tuple[floa
     rope = [lambda: rope_and_store(qkv, caches[0], lengths - 1, slots, (table, table), None)]
     found["rope, cache write"] = seconds(rope), config.layers, 2 * qkv.nbytes
     if batch > 1:
-        x, both = random(batch, config.hidden_size), random(batch, 2 * config.intermediate_size)
+        x = random(batch, config.hidden_size)
         work = [lambda: add_rms_norm(x, x, *norm)]
         found["residual, norm"] = seconds(work), 2 * config.layers, 4 * x.nbytes
+    if batch > MOST_ROWS or (batch > 1 and not able(DEVICE)):
+        both = random(batch, 2 * config.intermediate_size)
         found["swiglu"] = seconds([lambda: swiglu(both)]), config.layers, both.nbytes * 3 // 2
     logits, sampler = random(batch, config.vocab_size), Sampler(config.vocab_size, batch, DEVICE)
     ints = torch.zeros(batch, dtype=torch.int32, device=DEVICE)

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from tests.gpu.test_kernels import DEVICE
-from trtllm_openai.engines.torch.cuda.inputs import Inputs, Mixed
+from trtllm_openai.engines.torch.cuda.inputs import Inputs
+from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Tiles
+from trtllm_openai.engines.torch.cuda.prefill import Chunks
 from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 BLOCK_SIZE, MOST, MAX_TOKENS, MAX_LENGTH, VOCAB = 16, 8, 256, 128, 500
+TILE_TOKENS = 4
 
 
 def sequence(name: str, length: int, first_block: int) -> Sequence:
@@ -43,33 +46,67 @@ def check(mixed: Mixed, plan: Plan) -> None:
         slots += [
             one.blocks[i // BLOCK_SIZE] * BLOCK_SIZE + i % BLOCK_SIZE for i in range(start, start + length)
         ]
-    assert mixed.rows.tokens.tolist() == tokens
-    assert mixed.rows.positions.tolist() == positions
-    assert mixed.rows.slots.tolist() == slots
-    assert mixed.chunks.row_ends.tolist()[-1] == sum(chunk.length for chunk in plan.prefill)
-    assert mixed.chunks.length_ends.tolist()[-1] == sum(chunk.start + chunk.length for chunk in plan.prefill)
+    rest = [0] * (len(mixed.rows.tokens) - len(tokens))
+    assert mixed.rows.tokens.tolist() == tokens + rest
+    assert mixed.rows.positions.tolist() == positions + rest
+    assert mixed.rows.slots.tolist() == slots + rest
+    if isinstance(mixed.attention, Chunks):
+        chunks = mixed.attention
+        assert not rest
+        assert chunks.row_ends.tolist()[-1] == sum(chunk.length for chunk in plan.prefill)
+        assert chunks.length_ends.tolist()[-1] == sum(chunk.start + chunk.length for chunk in plan.prefill)
+        pointers = [chunks.row_ends, chunks.length_ends]
+    else:
+        check_tiles(mixed.attention, parts, positions)
+        pointers = [mixed.attention.list, mixed.attention.count]
     ends, at = list(range(len(plan.decode))), len(plan.decode)
     for chunk in plan.prefill:
         at += chunk.length
         ends += [at - 1] if chunk.last else []
     assert mixed.sample_rows.tolist() == ends
     rows = mixed.rows
-    for pointer in (rows.tokens, rows.positions, rows.slots, rows.sequences, mixed.sample_rows):
+    for pointer in (rows.tokens, rows.positions, rows.slots, rows.sequences, mixed.sample_rows, *pointers):
         assert pointer.data_ptr() % 16 == 0
 
 
+def check_tiles(tiles: Tiles, parts: list[tuple[Sequence, int, int]], positions: list[int]) -> None:
+    """Each row is in one tile; a tile's rows are of one sequence, whose table has the row's number."""
+    owners = [index for index, (_, _, length) in enumerate(parts) for _ in range(length)]
+    covered: list[int] = []
+    for first, rows, table, position in tiles.list[: int(tiles.count)].tolist():
+        assert 0 < rows <= TILE_TOKENS
+        covered += range(first, first + rows)
+        assert owners[first : first + rows] == [table] * rows
+        assert positions[first : first + rows] == list(range(position, position + rows))
+    assert sorted(covered) == list(range(len(owners)))
+
+
+@pytest.mark.parametrize("padded", [0, 64])
 @pytest.mark.parametrize("decoding", [0, 1, 3])
 @pytest.mark.parametrize("chunks", [[(0, 1)], [(0, 17), (0, 6)], [(16, 5), (0, 30), (32, 7)]])
-def test_a_mixed_step(decoding: int, chunks: list[tuple[int, int]]) -> None:
+def test_a_mixed_step(decoding: int, chunks: list[tuple[int, int]], padded: int) -> None:
     sizes = (MOST, MAX_TOKENS, MAX_LENGTH, BLOCK_SIZE, VOCAB, DEVICE)
-    writing, adopting = Inputs(*sizes, shared=True), Inputs(*sizes)
+    writing = Inputs(*sizes, shared=True, most_padded=64, tile_tokens=TILE_TOKENS)
+    adopting = Inputs(*sizes, most_padded=64, tile_tokens=TILE_TOKENS)
     plan = mixed_plan(decoding, chunks)
     sampled = plan.decode + [chunk.sequence for chunk in plan.prefill if chunk.last]
-    mixed = writing.write(plan, sampled, decoding)
+    mixed = writing.write(plan, sampled, padded)
     assert mixed is not None
     check(mixed, plan)
     adopted = adopting.adopt(writing.written)
-    assert (adopted.count, adopted.samples) == (decoding, len(sampled))
+    assert (adopted.count, adopted.padded, adopted.samples) == (decoding, padded, len(sampled))
+    assert adopted.rows == [chunk.length for chunk in plan.prefill]
     assert adopted.mixed is not None
     check(adopted.mixed, plan)
     assert torch.equal(adopting.front.rows.tokens[:decoding], writing.front.rows.tokens[:decoding])
+    if padded:  # a CUDA graph holds the addresses, and finds the tables on the device
+        static = writing.padded(padded)
+        assert static.rows.tokens.data_ptr() == mixed.rows.tokens.data_ptr()
+        assert isinstance(static.attention, Tiles)
+        assert isinstance(mixed.attention, Tiles)
+        assert static.attention.list.data_ptr() == mixed.attention.list.data_ptr()
+        for inputs in (writing, adopting):
+            stride = int(inputs.front.table_stride)
+            for row, one in enumerate([*plan.decode, *(chunk.sequence for chunk in plan.prefill)]):
+                table = inputs.front.tables[row * stride :][: len(one.blocks)]
+                assert table.tolist() == one.blocks

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
+from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
@@ -153,6 +155,40 @@ def test_gemv(inputs: int, outputs: int, dtype: torch.dtype) -> None:
     gate, up = normed.chunk(2, -1)
     got = gemv(x, weight, norm=(gain, EPS), bias=bias, swiglu=True)
     assert error(got, F.silu(gate) * up) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [2, 16, 33, 64])
+@pytest.mark.parametrize(("inputs", "outputs"), [(72, 102), (1536, 520), (4096, 1536)])
+def test_few_rows(inputs: int, outputs: int, rows: int, dtype: torch.dtype) -> None:
+    if DEVICE.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies no bfloat16")
+    x, weight, bias = (
+        random(*shape, dtype=dtype) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
+    plain = x.double() @ weight.double().T
+    assert error(few_rows(x, weight), plain) < TOLERANCE[torch.bfloat16]
+    assert error(few_rows(x, weight, bias=bias), plain + bias.double()) < TOLERANCE[torch.bfloat16]
+    gate, up = (plain + bias.double()).div(inputs**0.5).chunk(2, -1)
+    scaled = weight / inputs**0.5, bias / inputs**0.5
+    got = few_rows(x, scaled[0], bias=scaled[1], swiglu=True)
+    assert error(got, F.silu(gate) * up) < 2 * TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter has no fp8 products")
+@pytest.mark.parametrize("rows", [2, 16, 33, 64])
+def test_few_rows_in_fp8(rows: int) -> None:
+    """The result is the product of the quantized values, whose rounding is not the kernel's."""
+    x, weight = random(rows, 1024, dtype=torch.bfloat16), random(768, 1024, dtype=torch.bfloat16)
+    (x8, x_scales), (weight8, scales) = quantize(x), quantize(weight)
+    left, right = x8.double() * x_scales.double(), weight8.double() * scales.double()
+    got = few_rows(x8, weight8, x_scales=x_scales, scales=scales.squeeze(1), dtype=torch.bfloat16)
+    assert error(got, left @ right.T) < TOLERANCE[torch.bfloat16]
+    gate, up = (left @ right.T / 32).chunk(2, -1)
+    got = few_rows(
+        x8, weight8, x_scales=x_scales, scales=scales.squeeze(1) / 32, swiglu=True, dtype=torch.bfloat16
+    )
+    assert error(got, F.silu(gate) * up) < 2 * TOLERANCE[torch.bfloat16]
 
 
 def test_gemv_of_scaled_weights() -> None:

@@ -19,6 +19,8 @@ from tests.unit.engines.torch.conftest import (
     request,
     run,
 )
+from trtllm_openai.engines.torch.cuda import executor
+from trtllm_openai.engines.torch.cuda.graphs import Graphs
 from trtllm_openai.errors import ConfigError
 
 LENGTHS = (1, 5, 16, 64, 130, 200)
@@ -41,6 +43,35 @@ def test_greedy_equals_generate(checkpoint: Callable[[str], Path], name: str) ->
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, pad_token_id=0
         )
         assert ours[str(i)].token_ids == out[0, len(prompt) :].tolist(), len(prompt)
+
+
+def test_prompts_by_graphs_and_by_launches_give_the_same_tokens(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole prompts, chunks and decoding in one step, with log-probabilities of prompts."""
+    found, replays = [], []
+    original = Graphs.replay
+    for pairs in (executor.MOST_PAIRS, -1):
+        monkeypatch.setattr(executor, "MOST_PAIRS", pairs)
+        engine = make_engine(checkpoint("llama"), device="cuda", max_num_tokens=96, max_batch_size=8)
+        sizes: list[int] = []
+        monkeypatch.setattr(
+            Graphs,
+            "replay",
+            lambda graphs, size, sizes=sizes: (sizes.append(size), original(graphs, size))[1],
+        )
+        requests = [
+            request(str(i), ids, max_tokens=30, prompt_logprobs=2 if i % 2 else None)
+            for i, ids in enumerate(prompts())
+        ]
+        outputs = run(engine, *requests)
+        found.append({name: one.token_ids for name, one in outputs.items()})
+        scores = outputs["3"].prompt_logprobs
+        assert scores is not None
+        assert len(scores) == LENGTHS[3]
+        replays.append(len(sizes))
+    assert found[0] == found[1]
+    assert replays[0] > replays[1]
 
 
 def test_every_parameter_in_one_batch_and_a_tight_cache(checkpoint: Callable[[str], Path]) -> None:

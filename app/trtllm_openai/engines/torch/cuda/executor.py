@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from trtllm_openai.engines.torch.cuda.graphs import Graphs
-from trtllm_openai.engines.torch.cuda.inputs import BUFFERS, Inputs, Mixed
+from trtllm_openai.engines.torch.cuda.graphs import MOST_PADDED, Graphs, ladder, mixed_ladder
+from trtllm_openai.engines.torch.cuda.inputs import BUFFERS, Inputs
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
+from trtllm_openai.engines.torch.cuda.kernels.mixed_attention import MixedAttention
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Tiles
 from trtllm_openai.engines.torch.cuda.model import CudaModel
 from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
@@ -27,6 +29,12 @@ from trtllm_openai.engines.torch.sampler import (
 from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import TokenLogprobs
+
+MOST_PAIRS = 2**24
+"""Query-key pairs of the prompts of a step that replays a graph: beyond it FlashAttention, which no graph can
+capture for varying lengths, saves more than launches cost."""
+MOST_CONTEXT = 2**13
+"""Context of a decoding sequence in such a step, since its attention is not split over programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class CudaExecutor:
         self._model, self._heads = model, config.heads
         self._scorer = _Scorer(model)
         self._width = config.heads * config.head_dim
+        self._tiled = MixedAttention(config.heads, config.kv_heads, config.head_dim, device)
+        self._most_padded = min(MOST_PADDED, limits.max_num_tokens)
         self._inputs = Inputs(
             most,
             limits.max_num_tokens,
@@ -94,6 +104,8 @@ class CudaExecutor:
             config.vocab_size,
             device,
             shared=peers is not None and peers.ranks.rank == 0,
+            most_padded=self._most_padded,
+            tile_tokens=self._tiled.tile_tokens,
         )
         self._paged = PagedDecode(config.heads, config.kv_heads, config.head_dim, most, device)
         self._sampler = Sampler(config.vocab_size, most, device)
@@ -105,20 +117,24 @@ class CudaExecutor:
         self._channel: PlanChannel | None = None
         self._cache: KVCache | None = None
         self._graphs: Graphs | None = None
+        self._mixed_graphs: Graphs | None = None
 
     def use(self, cache: KVCache) -> None:
         """Set the KV cache."""
         self._cache = cache
 
     def capture(self) -> None:
-        """Capture CUDA graphs of the decode steps. Call `use` first: graphs hold the cache's addresses."""
-        self._graphs = Graphs(self._decode, self._limits.max_batch_size)
+        """Capture CUDA graphs. Call `use` first: they hold the cache's addresses."""
+        self._mixed_graphs = Graphs(
+            lambda rows: self._mixed(self._inputs.padded(rows), 0), mixed_ladder(self._most_padded)
+        )
+        self._graphs = Graphs(self._decode, ladder(self._limits.max_batch_size), beside=self._mixed_graphs)
 
     def close(self) -> None:
         """Destroy the graphs: NCCL would wait for those that hold its communicator before destroying that."""
         if self._graphs is not None:
             torch.cuda.synchronize()
-            self._graphs = None
+            self._graphs = self._mixed_graphs = None
 
     def share(self, fd: int) -> PlanChannel:
         """Send or receive steps through the shared memory `fd` from now on."""
@@ -137,9 +153,9 @@ class CudaExecutor:
             else:
                 self._decode(step.count)
             return
-        hidden = self._mixed(step.mixed, step.count)
+        hidden = self._hidden(step.mixed, step.count, step.padded)
         first_row = step.count
-        for length, scored in zip(step.mixed.chunks.rows, step.scored, strict=True):
+        for length, scored in zip(step.rows, step.scored, strict=True):
             for start in range(0, scored, SCORED_AT_ONCE):
                 rows = torch.arange(
                     first_row + start,
@@ -155,15 +171,14 @@ class CudaExecutor:
         ends = [chunk.sequence for chunk in plan.prefill if chunk.last]
         sampled = plan.decode + ends
         count = len(plan.decode)
-        by_graph = self._graphs is not None and not plan.prefill
-        size = self._graphs.size(count) if by_graph and self._graphs else count
+        size = self._graph_rows(plan)
         mixed = self._inputs.write(plan, sampled, size)
         if self._channel is not None:
             self._channel.send(self._inputs.written)
         if mixed is None:
             logits = self._graphs.replay(size)[:count] if self._graphs else self._decode(count)
         else:
-            hidden = self._mixed(mixed, count)
+            hidden = self._hidden(mixed, count, size)
             self._score_prompts(plan, hidden, count)
             if not sampled:
                 return self._under_way([], None)
@@ -171,6 +186,25 @@ class CudaExecutor:
         if self._peers is not None and self._peers.ranks.rank:  # followers have no logits
             return self._under_way(sampled, None)
         return self._choose(logits, sampled)
+
+    def _graph_rows(self, plan: Plan) -> int:
+        """Return the rows of the CUDA graph that computes the step, 0 if none does."""
+        count, chunks = len(plan.decode), plan.prefill
+        if not chunks:
+            return self._graphs.size(count) if self._graphs else 0
+        if self._mixed_graphs is None or count + len(chunks) > self._limits.max_batch_size:
+            return 0
+        if max((sequence.computed for sequence in plan.decode), default=0) >= MOST_CONTEXT:
+            return 0
+        if sum(chunk.length * (chunk.start + chunk.length // 2) for chunk in chunks) > MOST_PAIRS:
+            return 0
+        return self._mixed_graphs.size(count + sum(chunk.length for chunk in chunks))
+
+    def _hidden(self, mixed: Mixed, count: int, padded: int) -> torch.Tensor:
+        """Compute a step with prefill chunks, by the graph of `padded` rows unless that is 0."""
+        if padded and self._mixed_graphs:
+            return self._mixed_graphs.replay(padded)
+        return self._mixed(mixed, count)
 
     def _decode(self, count: int) -> torch.Tensor:
         """Return the logits of a decode step of `count` rows."""
@@ -195,13 +229,16 @@ class CudaExecutor:
 
     def _mixed(self, mixed: Mixed, count: int) -> torch.Tensor:
         """Compute a step of `count` decode rows followed by prefill chunks; returns the hidden states."""
-        front = self._inputs.front
+        front, attention = self._inputs.front, mixed.attention
 
         def attend(qkv: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
             out = torch.empty(len(qkv), self._width, dtype=qkv.dtype, device=qkv.device)
+            if isinstance(attention, Tiles):
+                self._tiled(qkv, kv, front.tables, front.table_stride, attention.list, attention.count, out)
+                return out
             if count:
                 self._paged(qkv, kv, front.tables, front.table_stride, front.lengths, out[:count])
-            out[count:] = attend_chunks(qkv[count:], kv, mixed.chunks, self._heads).flatten(1)
+            out[count:] = attend_chunks(qkv[count:], kv, attention, self._heads).flatten(1)
             return out
 
         assert self._cache is not None

@@ -1,13 +1,19 @@
-"""CUDA graphs of decode steps, captured per batch size: one launch replaces some hundred."""
+"""CUDA graphs of steps, captured per number of rows: one launch replaces some hundred.
+
+Decode steps, and steps with prefill chunks up to `MOST_PADDED` rows: a larger one computes for longer than
+Python takes to launch its kernels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-Decode = Callable[[int], torch.Tensor]
-"""Computes a decode step of the given number of rows of the static input; returns logits [rows, vocab]."""
+MOST_PADDED = 2048
+Compute = Callable[[int], torch.Tensor]
+"""Computes a step of the given number of rows of the static input; returns a tensor [rows, …]."""
 
 
 def ladder(most: int) -> list[int]:
@@ -16,29 +22,48 @@ def ladder(most: int) -> list[int]:
     return [*(size for size in sizes if size < most), most]
 
 
-class Graphs:
-    """CUDA graphs of `decode` for all batch sizes of `ladder(most)`."""
+def mixed_ladder(most: int) -> list[int]:
+    """Rows to capture of steps with prefill chunks, up to `most`.
 
-    def __init__(self, decode: Decode, most: int) -> None:
+    Up to some 256 rows a step takes little longer than reading the weights: the sizes there may be far apart.
+    """
+    steps = ((16, 32), (32, 256), (64, 512), (128, 1024), (256, most))
+    sizes, at = [], 0
+    for width, until in steps:
+        while at < min(until, most):
+            at += width
+            sizes.append(at)
+    return [*(size for size in sizes if size < most), most]
+
+
+class Graphs:
+    """CUDA graphs of `compute` for all `sizes` (ascending). `beside`: shares the memory of these graphs."""
+
+    pool: Any
+    """Handle of the graphs' memory pool."""
+
+    def __init__(self, compute: Compute, sizes: list[int], beside: Graphs | None = None) -> None:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._sizes = ladder(most)
-        pool = None
+        self._sizes = sizes
+        self.pool = None if beside is None else beside.pool
         # Largest first, so that the smaller graphs reuse its memory pool.
         for size in reversed(self._sizes):
-            decode(size)  # warm-up: kernels must not compile during capture
+            compute(size)  # warm-up: kernels must not compile during capture
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # NCCL runs threads
-                logits = decode(size)
-            pool = pool or graph.pool()
-            self._graphs[size] = graph, logits
+            with torch.cuda.graph(
+                graph, pool=self.pool, capture_error_mode="thread_local"
+            ):  # NCCL runs threads
+                out = compute(size)
+            self.pool = self.pool or graph.pool()
+            self._graphs[size] = graph, out
 
     def size(self, rows: int) -> int:
-        """Return the smallest captured batch size for `rows`."""
-        return next(size for size in self._sizes if size >= rows)
+        """Return the smallest captured size for `rows`, 0 if there is none."""
+        return next((size for size in self._sizes if size >= rows), 0)
 
     def replay(self, size: int) -> torch.Tensor:
-        """Replay the graph of `size` rows; returns logits that the next replay overwrites."""
-        graph, logits = self._graphs[size]
+        """Replay the graph of `size` rows; returns a tensor that the next replay overwrites."""
+        graph, out = self._graphs[size]
         graph.replay()
-        return logits
+        return out

@@ -1,9 +1,9 @@
-"""Builds step inputs in pinned memory and uploads each with a single copy.
+"""Builds step inputs in pinned memory and uploads them: one copy for a decode step, two with prefill chunks.
 
 The front of the buffer has a fixed layout with all inputs of a decode step, so that CUDA graphs can hold its
-addresses. Block tables follow, then the inputs of steps with prefill chunks. Each running sequence has a
-slot number from 1 to `max_batch_size`, which indexes its last token on the device and its block table and
-sampling parameters on the host.
+addresses. Block tables follow; a region at a fixed place holds the inputs of steps with prefill chunks
+(`mixed_inputs.py`). Each running sequence has a slot number from 1 to `max_batch_size`, which indexes its
+last token on the device and its block table and sampling parameters on the host.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trtllm_openai.engines.torch.cuda import mixed_inputs
+from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Shape
 from trtllm_openai.engines.torch.cuda.model import Rows
-from trtllm_openai.engines.torch.cuda.prefill import Chunks
 from trtllm_openai.engines.torch.kv_cache import blocks_for
 from trtllm_openai.engines.torch.sampler import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, uniform
 from trtllm_openai.engines.torch.scheduler import Chunk, Plan
@@ -23,9 +24,6 @@ from trtllm_openai.engines.torch.sequence import Sequence
 HEADER = 4
 BUFFERS = 3
 """Input buffers in use at once: one step computing, one launched, one being written."""
-ALIGNED = 4
-"""The arrays of a mixed step start at multiples of this many words (16 bytes). Triton compiles a kernel once
-more, while requests wait, for each combination of aligned and unaligned pointers."""
 WORDS_PER_ROW = 13
 """int32 words per row in the front of the buffer, see `Front`."""
 
@@ -48,31 +46,25 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixed:
-    """Additional inputs of a step with prefill chunks: all rows, the chunks, and the rows to sample."""
-
-    rows: Rows
-    chunks: Chunks
-    sample_rows: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Adopted:
     """A step received from rank 0.
 
-    `count`: decode rows. `padded`: decode rows including padding. `samples`: rows to sample. `scored`: rows
-    with prompt log-probabilities, per chunk.
+    `count`: decode rows. `padded`: rows of the CUDA graph that computes the step, 0 if none does. `samples`:
+    rows to sample. `rows`: tokens of each chunk. `scored`: rows with prompt log-probabilities, per chunk.
     """
 
     count: int
     padded: int
     samples: int
+    rows: list[int]
     mixed: Mixed | None
     scored: list[int]
 
 
 class Inputs:
     """Builds step inputs. `vocab`: vocabulary size, which stands for top_k being off.
+
+    `most_padded`: rows of the largest CUDA graph with prefill chunks. `tile_tokens`: of its attention.
 
     `shared`: whether other ranks need the inputs; `written` then holds them after each `write`, as int32
     arrays.
@@ -87,14 +79,17 @@ class Inputs:
         vocab: int,
         device: torch.device,
         shared: bool = False,
+        most_padded: int = 0,
+        tile_tokens: int = 1,
     ) -> None:
         self.shared = shared
         self.written: list[np.ndarray] = []
-        self._attended = np.zeros(0, np.int32)
+        self._tile_tokens = tile_tokens
         self._most, self._block_size, self._vocab = max_batch_size, block_size, vocab
         width = blocks_for(max_length, block_size)
         self._tables_at = HEADER + WORDS_PER_ROW * max_batch_size
-        size = self._tables_at + max_batch_size * width + 5 * (max_tokens + max_batch_size) + 1024
+        self._mixed_at = -(-(self._tables_at + max_batch_size * width) // 4) * 4
+        size = self._mixed_at + mixed_inputs.most_words(max_tokens, max_batch_size, most_padded)
         self._device = torch.zeros(size + size % 2, dtype=torch.int32, device=device)
         self.most_words = size + 4 * max_batch_size + max_tokens * 4 + max_batch_size * max_length
         hosts = [
@@ -111,45 +106,80 @@ class Inputs:
         self._top_k = np.zeros(max_batch_size + 1, np.int32)
 
     def write(self, plan: Plan, sampled: list[Sequence], padded: int) -> Mixed | None:
-        """Upload a step's input; decode rows are padded to `padded`. Returns None for a pure decode step."""
+        """Upload a step's input. Returns None for a pure decode step.
+
+        `padded`: rows of the CUDA graph that computes the step, 0 if none does.
+        """
         host, words = self._hosts[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
-        self._attended = np.zeros(0, np.int32)
+        count = len(plan.decode)
         numbers = np.array([self._number(sequence) for sequence in sampled], np.int64)
         self._write_sampling(words, sampled, numbers)
-        end = self._write_decode(words, plan.decode, numbers[: len(plan.decode)], padded)
-        mixed = None
-        first = _aligned(end)
-        if plan.prefill:
-            mixed, end = self._write_mixed(words, plan, first)
+        tables = plan.prefill if padded else []
+        end = self._write_decode(
+            words, plan.decode, numbers[:count], count if plan.prefill else padded, tables
+        )
         self._device[:end].copy_(host[:end], non_blocking=True)
+        region = attended = np.zeros(0, np.int32)
+        mixed = None
+        if plan.prefill:
+            rows = [chunk.length for chunk in plan.prefill]
+            lengths = [chunk.start + chunk.length for chunk in plan.prefill]
+            shape = Shape(count, padded, len(sampled), rows, lengths)
+            region = words[self._mixed_at :]
+            front = HEADER + 9 * self._most
+            decode = [words[front + i * self._most : front + i * self._most + count] for i in (0, 1, 2, -1)]
+            used = mixed_inputs.write(region, plan, shape, decode, self._block_size, self._tile_tokens)
+            region = region[:used]
+            if not padded:
+                attended = mixed_inputs.attended_places(plan, self._block_size)
+            mixed = self._mixed(host, shape, used, attended)
         if self.shared:
-            self._describe(words[:end], plan, sampled, padded, first)
+            self._describe(words[:end], region, plan, len(sampled), padded, attended)
         return mixed
 
     def _describe(
-        self, words: np.ndarray, plan: Plan, sampled: list[Sequence], padded: int, first: int
+        self,
+        words: np.ndarray,
+        region: np.ndarray,
+        plan: Plan,
+        samples: int,
+        padded: int,
+        attended: np.ndarray,
     ) -> None:
         chunks = plan.prefill
-        header = np.array([len(plan.decode), padded, first, len(sampled)], np.int32)
+        header = np.array([len(plan.decode), padded, samples], np.int32)
         rows = np.array([chunk.length for chunk in chunks], np.int32)
         lengths = np.array([chunk.start + chunk.length for chunk in chunks], np.int32)
         scored = np.array([scored_rows(chunk) for chunk in chunks], np.int32)
-        self.written = [header, words, rows, lengths, scored, self._attended]
+        self.written = [header, words, region, rows, lengths, scored, attended]
 
     def adopt(self, written: list[np.ndarray]) -> Adopted:
         """Upload the input in `written`, received from rank 0."""
-        header, given, rows, lengths, scored, attended = written
-        count, padded, first, samples = header.tolist()
+        header, given, region, rows, lengths, scored, attended = written
+        count, padded, samples = header.tolist()
         host, words = self._hosts[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
         words[: len(given)] = given
         self._device[: len(given)].copy_(host[: len(given)], non_blocking=True)
         mixed = None
         if len(rows):
-            places = self._to_device(attended) if len(attended) else None
-            mixed = self._mixed_views(first, count, rows.tolist(), lengths.tolist(), samples, places)
-        return Adopted(count, padded, samples, mixed, scored.tolist())
+            shape = Shape(count, padded, samples, rows.tolist(), lengths.tolist())
+            words[self._mixed_at : self._mixed_at + len(region)] = region
+            mixed = self._mixed(host, shape, len(region), attended)
+        return Adopted(count, padded, samples, rows.tolist(), mixed, scored.tolist())
+
+    def _mixed(self, host: torch.Tensor, shape: Shape, used: int, attended: np.ndarray) -> Mixed:
+        """Upload the region of steps with prefill chunks; returns views of it."""
+        at = self._mixed_at
+        self._device[at : at + used].copy_(host[at : at + used], non_blocking=True)
+        # Cached positions of earlier chunks may exceed the buffer: rare, so they get a copy of their own.
+        places = self._to_device(attended) if len(attended) else None
+        return mixed_inputs.views(self._device[at:], shape, places)
+
+    def padded(self, rows: int) -> Mixed:
+        """Views of the inputs of a step with prefill chunks that is padded to `rows`, for capturing it."""
+        return mixed_inputs.views(self._device[self._mixed_at :], Shape(0, rows, 0, [], []), None)
 
     def _number(self, sequence: Sequence) -> int:
         number = self._numbers.get(sequence)
@@ -183,13 +213,21 @@ class Inputs:
         words[at : at + count] = numbers
 
     def _write_decode(
-        self, words: np.ndarray, sequences: list[Sequence], numbers: np.ndarray, padded: int
+        self,
+        words: np.ndarray,
+        sequences: list[Sequence],
+        numbers: np.ndarray,
+        padded: int,
+        chunks: list[Chunk],
     ) -> int:
+        """Write the decode rows, and block tables of them and of `chunks`; returns the words used."""
         most, count = self._most, len(sequences)
         longest = 1
         for sequence, number in zip(sequences, numbers.tolist(), strict=True):
             self._update_table(number, sequence.blocks)
             longest = max(longest, len(sequence.blocks))
+        tables = [np.array(chunk.sequence.blocks) for chunk in chunks]
+        longest = max([longest, *map(len, tables)])
         positions = np.array([sequence.computed for sequence in sequences], np.int64)
         tokens = [
             sequence.tokens[sequence.computed] if sequence.computed < len(sequence.tokens) else -1
@@ -207,7 +245,11 @@ class Inputs:
         words[0] = longest
         at = self._tables_at
         words[at : at + count * longest].reshape(count, longest)[:] = self._tables[numbers, :longest]
-        return at + max(count, 1) * longest
+        at += count * longest
+        for table in tables:
+            words[at : at + len(table)] = table
+            at += longest
+        return at if count or tables else at + longest
 
     def _update_table(self, number: int, blocks: list[int]) -> None:
         """Copy new blocks to the table. A block list only grows; after preemption it is a new list."""
@@ -218,68 +260,11 @@ class Inputs:
             self._tables[number, known : len(blocks)] = blocks[known:]
             self._known[number] = (blocks, len(blocks))
 
-    def _write_mixed(self, words: np.ndarray, plan: Plan, first: int) -> tuple[Mixed, int]:
-        size, count = self._block_size, len(plan.decode)
-        front = HEADER + 9 * self._most
-        decode = [words[front + i * self._most : front + i * self._most + count] for i in range(3)]
-        tokens, positions, slots = [decode[0]], [decode[1]], [decode[2]]
-        sample_rows = list(range(count))
-        starts, places = count, []
-        for chunk in plan.prefill:
-            sequence, stop = chunk.sequence, chunk.start + chunk.length
-            at = np.arange(stop)
-            where = np.array(sequence.blocks)[at // size] * size + at % size
-            tokens.append(np.array(sequence.tokens[chunk.start : stop]))
-            positions.append(at[chunk.start :])
-            slots.append(where[chunk.start :])
-            places.append(where)
-            starts += chunk.length
-            if chunk.last:
-                sample_rows.append(starts - 1)
-        rows = [chunk.length for chunk in plan.prefill]
-        lengths = [chunk.start + chunk.length for chunk in plan.prefill]
-        parts = [np.concatenate(part) for part in (tokens, positions, slots)]
-        numbers = np.zeros(starts, np.int32)
-        numbers[:count] = words[front - self._most : front - self._most + count]
-        parts += [numbers, np.cumsum([0, *rows]), np.cumsum([0, *lengths]), np.array(sample_rows)]
-        again = any(chunk.start for chunk in plan.prefill)
-        end = first
-        for part in parts:
-            words[end : end + len(part)] = part
-            end = _aligned(end + len(part))
-        # Cached positions of earlier chunks may exceed the buffer: rare, so they get a copy of their own.
-        attended = None
-        if again:
-            self._attended = np.concatenate(places).astype(np.int32)
-            attended = self._to_device(self._attended)
-        return self._mixed_views(first, count, rows, lengths, len(sample_rows), attended), end
-
     def _to_device(self, values: np.ndarray) -> torch.Tensor:
         device = self._device.device
         host = torch.from_numpy(values)
         host = host.pin_memory() if device.type == "cuda" else host
         return host.to(device, non_blocking=True)
-
-    def _mixed_views(
-        self,
-        at: int,
-        count: int,
-        rows: list[int],
-        lengths: list[int],
-        samples: int,
-        attended: torch.Tensor | None,
-    ) -> Mixed:
-        """Return device views of the arrays that `_write_mixed` wrote at offset `at`."""
-        total, ends = count + sum(rows), len(rows) + 1
-        views = []
-        for size in (total, total, total, total, ends, ends, samples):
-            views.append(self._device[at : at + size])
-            at = _aligned(at + size)
-        return Mixed(
-            Rows(views[0], views[1], views[2], views[3]),
-            Chunks(rows, lengths, views[4], views[5], attended),
-            views[6],
-        )
 
     def _views(self) -> Front:
         most, at = self._most, HEADER
@@ -303,10 +288,6 @@ class Inputs:
             lengths,
             self._device[self._tables_at :],
         )
-
-
-def _aligned(at: int) -> int:
-    return -(-at // ALIGNED) * ALIGNED
 
 
 def scored_rows(chunk: Chunk) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
+from trtllm_openai.engines.torch.cuda.graphs import MOST_PADDED
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.scheduler import Chunk, Limits, Plan
@@ -24,17 +27,24 @@ def free_after_peak(
     small = KVCache(config, 1, limits.block_size, dtype, device)
     small.layers = small.layers[:1] * config.layers
     executor.use(small)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    plan = _largest(limits, max_length)
-    executor.launch(plan).collect()
-    peak = torch.cuda.max_memory_allocated(device) - before
-    for chunk in plan.prefill:
-        chunk.sequence.blocks = []  # releases their slot numbers
+    peak = _peak(executor, _largest(limits, max_length), device)
+    # Graphs keep the memory of the largest of them.
+    padded = replace(limits, max_num_tokens=min(MOST_PADDED, limits.max_num_tokens))
+    peak += _peak(executor, _largest(padded, max_length), device)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free - peak))
+
+
+def _peak(executor: CudaExecutor, plan: Plan, device: torch.device) -> int:
+    """Run a step and return the bytes that it allocates at its peak."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    executor.launch(plan).collect()
+    for chunk in plan.prefill:
+        chunk.sequence.blocks = []  # releases their slot numbers
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _largest(limits: Limits, max_length: int) -> Plan:

@@ -1,7 +1,7 @@
 """The Llama family's decoder on an NVIDIA GPU, in as few kernels as possible.
 
-A single row uses matrix-vector kernels with a layer's small operations fused in; more rows use cuBLAS, with
-fused kernels between the matrix products.
+A single row uses matrix-vector kernels with a layer's small operations fused in; up to 64 rows use a kernel
+with SwiGLU fused in (on Hopper), more rows cuBLAS, with fused kernels between the matrix products.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ class CudaModel:
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             qkv = layer.qkv.after_norm(x, delta, layer.attention_norm, self._eps, peers)
             delta = layer.attention_out(self._attention(qkv, kv, layer, rows, attend))
-            gate_up = layer.gate_up.after_norm(x, delta, layer.mlp_norm, self._eps, peers)
-            delta = layer.down.after_swiglu(gate_up)
+            own = layer.gate_up.own_kernel(len(x))
+            gate_up = layer.gate_up.after_norm(x, delta, layer.mlp_norm, self._eps, peers, swiglu=own)
+            delta = layer.down(gate_up) if own else layer.down.after_swiglu(gate_up)
         if delta is None:
             return x
         return x.add_(delta) if peers is None else peers.add(x, delta)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from trtllm_openai.engines.torch.cuda.graphs import MOST_PADDED
 from trtllm_openai.engines.torch.cuda.kernels.exchange import Norm, add_sum
 from trtllm_openai.engines.torch.cuda.kernels.gather import TILE, gather
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import Ranks
 
-ONE_SHOT_BYTES = 2**21
-"""Maximum size of a one-shot all-reduce, in which ranks send whole parts; NCCL is faster for larger ones."""
+ONE_SHOT_BYTES = {2: 2**24}
+"""Maximum size of a one-shot all-reduce, by number of ranks. Ranks send whole parts, to all others: for two
+that is the least that can be sent."""
+ONE_SHOT_BYTES_OF_MORE = 2**21
+"""The same for more ranks: beyond it NCCL sends less."""
 TAGGED_BYTES = 2**19
 """Up to this size, tagged values, which take twice the bytes, are faster than flags."""
 
@@ -40,6 +44,11 @@ class _Shared:
             self._mapped.append(storage)
             addresses.append(storage.data_ptr())
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
+        # PyTorch would keep the memory until its readers have released it, which a process that is ended does
+        # not do. Here all ranks end together.
+        dist.barrier(device_ids=[device.index or 0])
+        counter = handles[ranks.rank][4:6]
+        torch.UntypedStorage._release_ipc_counter_cuda(*counter)
 
 
 class _Sums:
@@ -86,7 +95,8 @@ class Peers:
         ranks = self.ranks
         self._each = -(-self._vocabulary // ranks.size)
         row = width * dtype.itemsize
-        self.rows = max(1, min(rows, ONE_SHOT_BYTES // row))
+        most = ONE_SHOT_BYTES.get(ranks.size, ONE_SHOT_BYTES_OF_MORE)
+        self.rows = max(1, min(max(rows, MOST_PADDED), most // row))
         few = min(rows, TAGGED_BYTES // row) if dtype == torch.bfloat16 else 0
         self._few = _Sums(few, width, dtype, True, ranks, device) if few else None
         self._many = _Sums(self.rows, width, dtype, False, ranks, device)

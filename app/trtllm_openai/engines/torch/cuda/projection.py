@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
@@ -29,10 +30,14 @@ class Projection:
             self._scales = scales.squeeze(1)
         self._weight = weight
 
+    def own_kernel(self, rows: int) -> bool:
+        """Whether `rows` rows are few enough for our own kernel, which can apply SwiGLU too."""
+        return rows <= MOST_ROWS and self._weight.itemsize <= 2 and able(self._weight.device)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._scales is None:
-            return F.linear(x, self._weight, self._bias)
-        return self._scaled(*quantize(x))
+            return self._product(x)
+        return self._product(*quantize(x))
 
     def after_norm(
         self,
@@ -41,21 +46,26 @@ class Projection:
         gain: torch.Tensor,
         eps: float,
         peers: Peers | None = None,
+        *,
+        swiglu: bool = False,
     ) -> torch.Tensor:
-        """Apply to rms_norm(x + delta) * gain; adds `delta` to `x` in place, all-reduced over `peers`."""
+        """Apply to rms_norm(x + delta) * gain; adds `delta` to `x` in place, all-reduced over `peers`.
+
+        `swiglu`: the result's halves are gate and up; returns silu(gate) * up. Only if `own_kernel`.
+        """
         if peers is None or delta is None:
             if self._scales is None:
-                return F.linear(add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
-            return self._scaled(*add_rms_norm_fp8(x, delta, gain, eps))
+                return self._product(add_rms_norm(x, delta, gain, eps), swiglu=swiglu)
+            return self._product(*add_rms_norm_fp8(x, delta, gain, eps), swiglu=swiglu)
         if self._scales is None:
-            return F.linear(peers.add_rms_norm(x, delta, gain, eps), self._weight, self._bias)
-        return self._scaled(*peers.add_rms_norm_fp8(x, delta, gain, eps))
+            return self._product(peers.add_rms_norm(x, delta, gain, eps), swiglu=swiglu)
+        return self._product(*peers.add_rms_norm_fp8(x, delta, gain, eps), swiglu=swiglu)
 
     def after_swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
         """Apply to silu(gate) * up, the halves of `gate_up` [rows, 2 in]."""
         if self._scales is None:
-            return F.linear(swiglu(gate_up), self._weight, self._bias)
-        return self._scaled(*swiglu_fp8(gate_up))
+            return self._product(swiglu(gate_up))
+        return self._product(*swiglu_fp8(gate_up))
 
     def one(
         self,
@@ -70,8 +80,23 @@ class Projection:
             x, self._weight, scales=self._scales, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend
         )
 
-    def _scaled(self, x: torch.Tensor, row_scales: torch.Tensor) -> torch.Tensor:
-        assert self._scales is not None
+    def _product(
+        self, x: torch.Tensor, row_scales: torch.Tensor | None = None, *, swiglu: bool = False
+    ) -> torch.Tensor:
+        """Multiply with the weights; `row_scales` [rows, 1] belong to fp8 rows."""
+        if self.own_kernel(len(x)):
+            return few_rows(
+                x,
+                self._weight,
+                x_scales=row_scales,
+                scales=self._scales,
+                bias=self._bias,
+                swiglu=swiglu,
+                dtype=self._dtype,
+            )
+        if self._scales is None:
+            return F.linear(x, self._weight, self._bias)
+        assert row_scales is not None
         out: torch.Tensor = torch._scaled_mm(
             x, self._weight.t(), row_scales, self._scales.unsqueeze(0), out_dtype=self._dtype
         )

@@ -6,11 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
 from trtllm_openai.engines.torch.cuda.kernels.norm import FP8_MAX, SMALLEST_SCALE
 
 
 @triton.jit
-def _quantize(x, out, scales, width, BLOCK: tl.constexpr):
+def _quantize(x, out, scales, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     inside = offsets < width
@@ -26,5 +28,6 @@ def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(width)
-    _quantize[(rows,)](x, out, scales, width, BLOCK=block, num_warps=min(16, max(1, block // 512)))
+    warps = min(16, max(1, block // 512))
+    _quantize[(rows,)](x, out, scales, width, BLOCK=block, num_warps=warps, **dependent())
     return out, scales

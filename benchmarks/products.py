@@ -1,0 +1,164 @@
+"""Matrix products of 2 to 64 rows on a GPU: `kernels.few_rows` by tile, beside cuBLAS and `_scaled_mm`.
+
+Each time is that of RMSNorm and the product in a CUDA graph, over several matrices in turn, since a single
+one might stay in L2. `bound` is the bytes of the weights over the bandwidth of a matrix-vector product.
+SwiGLU is part of the product of gate and up.
+
+    python benchmarks/products.py --model DIR [--ranks 1 2] [--rows 4 16 32 64] [--quantization fp8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+import triton
+
+from benchmarks.gpu import DTYPE, ceilings, random, seconds
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, few_rows
+from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
+from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
+from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
+from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
+
+COPIES = 6
+Product = tuple[str, int, int, bool]
+"""Name, inputs, outputs (of gate and up: of one of them), whether it is gate and up."""
+
+
+def products(config: ModelConfig, ranks: int) -> list[Product]:
+    dim, hidden, inner = config.head_dim, config.hidden_size, config.intermediate_size // ranks
+    heads, kv_heads = config.heads // ranks, max(1, config.kv_heads // ranks)
+    return [
+        ("qkv", hidden, (heads + 2 * kv_heads) * dim, False),
+        ("out", heads * dim, hidden, False),
+        ("gate_up", hidden, inner, True),
+        ("down", inner, hidden, False),
+        ("head", hidden, config.vocab_size // ranks, False),
+    ]
+
+
+def tiles(itemsize: int) -> list[Tile]:
+    """Candidates; `inputs` are given for two bytes a weight."""
+    sizes = [
+        *itertools.product([16, 32], [128, 256], [4], [3, 5]),
+        *itertools.product([64], [64, 128, 256], [4], [3, 4, 6]),
+        *itertools.product([128], [64, 128], [4, 8], [3, 4]),
+    ]
+    return [Tile(outputs, inputs * 2 // itemsize, warps, stages) for outputs, inputs, warps, stages in sizes]
+
+
+class Case:
+    """One product of `rows` rows, with everything that is timed for it."""
+
+    def __init__(self, product: Product, rows: int, fp8: bool) -> None:
+        _, inputs, outputs, self.swiglu = product
+        self.x, self.gain = random(rows, inputs), random(inputs)
+        self.weights, self.scales = [], []
+        for _ in range(COPIES):
+            weight, scale = random((1 + self.swiglu) * outputs, inputs), None
+            if fp8:
+                weight, scale = quantize(weight)
+                scale = scale.squeeze(1)
+            self.weights.append(weight)
+            self.scales.append(scale)
+
+    def library(self, index: int) -> torch.Tensor:
+        weight, scales = self.weights[index], self.scales[index]
+        if scales is None:
+            out = F.linear(add_rms_norm(self.x, None, self.gain, 1e-5), weight)
+        else:
+            x, x_scales = add_rms_norm_fp8(self.x, None, self.gain, 1e-5)
+            out = torch._scaled_mm(x, weight.t(), x_scales, scales.unsqueeze(0), out_dtype=DTYPE)
+        return swiglu(out) if self.swiglu else out
+
+    def ours(self, index: int, tile: Tile | None) -> torch.Tensor:
+        weight, scales = self.weights[index], self.scales[index]
+        if scales is None:
+            x, x_scales = add_rms_norm(self.x, None, self.gain, 1e-5), None
+        else:
+            x, x_scales = add_rms_norm_fp8(self.x, None, self.gain, 1e-5)
+        return few_rows(
+            x, weight, x_scales=x_scales, scales=scales, swiglu=self.swiglu, dtype=DTYPE, tile=tile
+        )
+
+    def timed(self, candidates: list[Tile]) -> list[tuple[float, Tile | None]]:
+        """Microseconds of each tile, fastest first."""
+        if not candidates:
+            return [(time(partial(self.ours, tile=None)), None)]
+        got: list[tuple[float, Tile | None]] = []
+        for tile in candidates:
+            with contextlib.suppress(triton.runtime.errors.OutOfResources):
+                got.append((time(partial(self.ours, tile=tile)), tile))
+        return sorted(got, key=lambda one: one[0])
+
+
+def time(call: Callable[[int], object]) -> float:
+    """Microseconds of one call."""
+    return 1e6 * seconds([partial(call, index) for index in range(COPIES)])
+
+
+def compile_case(case: tuple[Product, int, bool, list[Tile]]) -> None:
+    """Run every tile once, which leaves its code in Triton's cache."""
+    product, rows, fp8, candidates = case
+    one = Case(product, rows, fp8)
+    for tile in candidates:
+        with contextlib.suppress(triton.runtime.errors.OutOfResources):  # the timing skips it as well
+            one.ours(0, tile)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1])
+    parser.add_argument("--rows", type=int, nargs="+", default=[4, 16, 32, 64])
+    parser.add_argument("--quantization", choices=["none", "fp8"], default="none")
+    parser.add_argument("--best", action="store_true", help="only the tile that the server uses")
+    parser.add_argument("--processes", type=int, default=12, help="that compile")
+    args = parser.parse_args()
+    fp8 = args.quantization == "fp8"
+    config = read_config(args.model)
+    candidates = [] if args.best else tiles(1 if fp8 else 2)
+    cases = [
+        (product, rows, fp8, candidates)
+        for ranks in args.ranks
+        for product in products(config, ranks)
+        for rows in args.rows
+    ]
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        pool.map(compile_case, cases, chunksize=1)
+    bandwidth, _ = ceilings()
+    print(f"{torch.cuda.get_device_name()}, {bandwidth / 1e12:.2f} TB/s; µs, the kernel before it included")
+    print("| product | in → out | rows | bound | library | ours | tile | others |\n|" + " --- |" * 8)
+    for product, rows, _, _ in cases:
+        name, inputs, outputs, pair = product
+        case = Case(product, rows, fp8)
+        got = case.timed(candidates)
+        bound = 1e6 * case.weights[0].nbytes / bandwidth
+        others = ", ".join(f"{micro:.1f} {_text(tile)}" for micro, tile in got[1:5])
+        print(
+            f"| {name} | {inputs} → {outputs * (1 + pair)} | {rows} | {bound:.1f}"
+            f" | {time(case.library):.1f} | {got[0][0]:.1f} | {_text(got[0][1])} | {others} |",
+            flush=True,
+        )
+        torch.cuda.empty_cache()
+
+
+def _text(tile: Tile | None) -> str:
+    return "the server's" if tile is None else f"{tile.outputs}x{tile.inputs} w{tile.warps} s{tile.stages}"
+
+
+if __name__ == "__main__":
+    main()
