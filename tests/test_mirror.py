@@ -74,6 +74,7 @@ TESTED_IN = {
     "engines/torch/followers.py": "tests/unit/engines/torch/test_parallel.py",
     # These need a GPU: each kernel against a float64 reference ...
     "engines/torch/cuda/kernels/attention.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/few_rows.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/gemv.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/launch.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/norm.py": "tests/gpu/test_kernels.py",
@@ -81,7 +82,9 @@ TESTED_IN = {
     "engines/torch/cuda/kernels/sampling.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/swiglu.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/inputs.py": "tests/gpu/test_inputs.py",
+    "engines/torch/cuda/mixed_inputs.py": "tests/gpu/test_inputs.py",
     "engines/torch/cuda/prefill.py": "tests/gpu/test_prefill.py",
+    "engines/torch/cuda/kernels/mixed_attention.py": "tests/gpu/test_prefill.py",
     # ... what exchanges data between GPUs on several of them ...
     "engines/torch/cuda/kernels/arrival.py": "tests/gpu/test_parallel.py",
     "engines/torch/cuda/kernels/exchange.py": "tests/gpu/test_parallel.py",
