@@ -106,6 +106,27 @@ def test_the_numbers_are_those_of_the_whole_server(server: RunningServer) -> Non
     assert server.metric("http_requests_total") >= before[1] + 40
 
 
+def test_the_status_is_that_of_the_whole_server(server: RunningServer) -> None:
+    slow = {"prompt": "Hi", "max_tokens": 100, "timeout": 0.001}
+    headers = {"connection": "close"}  # each on whichever worker
+
+    def timed_out() -> dict[str, int]:
+        httpx.post(server.url + TEXT, json=slow, headers=headers, timeout=60)
+        failures = httpx.get(f"{server.url}/status", headers=headers, timeout=60).json()["failures"]
+        found = [one for one in failures if one["what"] == f"POST {TEXT}" and one["status"] == 504]
+        return {one["process"]: one["count"] for one in found}
+
+    server.wait(lambda: len(timed_out()) == 2, 30)
+    before = timed_out()
+    assert all(re.fullmatch(r"http-\d+", process) for process in before)
+    assert sum(timed_out().values()) == sum(before.values()) + 1, "whichever worker was asked"
+    server.wait(lambda: len(httpx.get(f"{server.url}/status").json()["samples"]["at"]) > 1, 20)
+    status = httpx.get(f"{server.url}/status").json()
+    assert (status["workers"], len(status["runners"])) == (2, 2)
+    assert status["samples"]["sequences"] == sorted(status["samples"]["sequences"])
+    assert status["samples"]["sequences"][-1] >= sum(before.values())
+
+
 def test_stored_responses_are_found_by_other_workers(server: RunningServer) -> None:
     made: list[dict[str, Any]] = []
     for _ in range(6):
@@ -241,6 +262,8 @@ def test_a_runner_that_dies_is_replaced_for_every_worker(server: RunningServer) 
     os.kill(server.processes("trtllm_openai.engine_host")[0], signal.SIGKILL)
     server.wait(lambda: server.metric("runner_restarts_total") == restarts + 1, 20)
     server.wait(lambda: server.metric("runners_ready") == 2, 20)
+    failures = httpx.get(f"{server.url}/status").json()["failures"]
+    assert any(one["process"] == "supervisor" and "runner 0 failed" in one["reason"] for one in failures)
     for _ in range(8):
         assert httpx.post(server.url + TEXT, json={"prompt": "Hi", "max_tokens": 1}).status_code == 200
 

@@ -335,6 +335,7 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
         paths = (
             "/v1/models",
             "/metrics",
+            "/status",
             "/admin/runners",
             "/docs",
             "/openapi.json",

@@ -33,7 +33,7 @@ ALWAYS_OPEN = frozenset({"/", "/health/live"})
 HEALTH_PATHS = ALWAYS_OPEN | {"/health", "/health/ready", "/health/startup"}
 SINGLE = "api_key"
 """Name of the key that is a setting."""
-ADMIN_PATHS = ("/metrics", "/admin")
+ADMIN_PATHS = ("/metrics", "/status", "/admin")
 RECHECK = 1.0
 """Minimum seconds between two checks of the file's modification time."""
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})(?P<limits>(\s+\S+)*)")

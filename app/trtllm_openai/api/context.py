@@ -19,6 +19,8 @@ from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import EngineInfo
 from trtllm_openai.generation.build import supported_defaults
 from trtllm_openai.runners import Admission, SequencePool
+from trtllm_openai.telemetry.failures import Failures
+from trtllm_openai.telemetry.history import Overview
 from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.traces import Tracer
 from trtllm_openai.telemetry.values import Snapshot
@@ -81,6 +83,10 @@ class ServerContext:
     """The model's name on the wire; the configured model until the checkpoint is resolved."""
     merged_metrics: Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
     """Merges the metrics of all HTTP processes; its argument gives those of this one."""
+    overview: Callable[[], Awaitable[Overview]]
+    """The last minutes of the whole server: samples of its metrics, and failures."""
+    failures: Failures
+    """The latest failures of this process."""
     others_behind: Callable[[], bool] = bool
     """Whether another HTTP process, which clients may reach as well, is not ready yet."""
     tracer: Tracer | None = None

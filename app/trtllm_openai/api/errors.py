@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from trtllm_openai.errors import ClientDisconnected, InvalidRequest, Overloaded, PoolError, ShuttingDown
 from trtllm_openai.generation.parameters import BY_NAME
@@ -202,19 +203,22 @@ def _without_union_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(part for part in loc if not _is_tag(part))
 
 
-def answer_to(error: Exception) -> Response:
-    """The HTTP response for any exception of the request path."""
+def answer_to(error: Exception, scope: Scope) -> Response:
+    """The HTTP response for any exception of the request path; the request's record gets its code."""
     if isinstance(error, (ClientDisconnected, ClientDisconnect)):
         return Response(status_code=CLIENT_CLOSED_REQUEST)  # for the log and the metrics; the client is gone
-    return from_exception(error).response()
+    fault = from_exception(error)
+    if (record := scope.get("state", {}).get("record")) is not None:
+        record.code = fault.code or fault.type
+    return fault.response()
 
 
 def install(app: FastAPI) -> None:
     """Register handlers so that every error of `app` follows the contract."""
     # Coroutines, because Starlette runs plain functions in a thread pool.
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return answer_to(error)
+    async def answer(request: Request, error: Exception) -> Response:
+        return answer_to(error, request.scope)
 
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -46,7 +46,7 @@ class DirectRoutes:
         try:
             response = await route.endpoint(Request(scope, receive))
         except Exception as error:
-            response = answer_to(error)
+            response = answer_to(error, scope)
         await response(scope, receive, send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -34,7 +34,7 @@ from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 REQUEST_ID = b"x-request-id"
 ANTHROPIC_REQUEST_ID = b"request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_QUIET = ("/metrics", "/health", "/health/live", "/health/ready")
+_QUIET = ("/metrics", "/health", "/health/live", "/health/ready", "/status")
 _SLASHES = re.compile(r"//+")
 
 
@@ -99,6 +99,7 @@ class RequestLayer:
                 refusal = too_large(self._max_body_bytes)
             if refusal is not None:
                 self._metrics.rejected.labels(refusal.code or "unavailable").inc()
+                record.code = refusal.code or refusal.type
                 await refusal.response()(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive_bounded, send_with_id)
@@ -116,6 +117,7 @@ class RequestLayer:
     def _report(self, record: RequestRecord, scope: Scope) -> None:
         """Count it, log it, trace it."""
         self._metrics.requests.labels(record.route, record.method, str(record.status)).inc()
+        self._context.failures.add_request(record)
         if not record.detached:
             record.log(logging.DEBUG if record.route in _QUIET else logging.INFO)
         tracer = self._context.tracer

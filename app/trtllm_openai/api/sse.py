@@ -278,5 +278,5 @@ class SseResponse(Response):
                 writer.close()
             source.close()
         if writer.refusal is not None:
-            await answer_to(writer.refusal)(scope, receive, send)
+            await answer_to(writer.refusal, scope)(scope, receive, send)
             state["complete"] = True

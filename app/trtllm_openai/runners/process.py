@@ -74,6 +74,10 @@ class RunnerProcess(Runner):
         self._drainer: asyncio.Task[None] | None = None
 
     @property
+    def gpus(self) -> str | None:
+        return self._spec.gpus
+
+    @property
     def pid(self) -> int | None:
         return self._handle.pid if self._handle is not None else None
 

@@ -83,12 +83,18 @@ class Runner(ABC):
             loaded=0.0 if gone else self.loaded if loading else 1.0,
             pid=self.pid,
             sequences=self.sequences,
+            gpus=self.gpus,
             endpoint=self.endpoint,
         )
 
     @property
     def pid(self) -> int | None:
         """Process id of the runner, if known."""
+        return None
+
+    @property
+    def gpus(self) -> str | None:
+        """The GPUs that it was given, if known."""
         return None
 
     @property

@@ -84,6 +84,8 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     sequences: int = 0
     """Live sequences on it."""
+    gpus: str | None = None
+    """Its CUDA_VISIBLE_DEVICES; None where the server does not choose."""
     endpoint: Endpoint | None = None
     """How to reach it, while it may be reached."""
 

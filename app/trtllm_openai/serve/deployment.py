@@ -11,6 +11,8 @@ from trtllm_openai.config import Settings
 from trtllm_openai.runners import SequencePool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.model import ServedModel, open_served_model
+from trtllm_openai.telemetry.failures import Failure
+from trtllm_openai.telemetry.history import History, Overview
 from trtllm_openai.telemetry.values import Snapshot
 
 
@@ -25,6 +27,8 @@ class Deployment(Protocol):
     """Start of the server, in Unix seconds."""
     counters: SharedCounters
     """Counters that all HTTP processes share."""
+    history: History | None
+    """Where this process keeps samples of its metrics; None if another one keeps those of all."""
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
@@ -37,6 +41,12 @@ class Deployment(Protocol):
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         """Metrics of all HTTP processes; `own` returns those of this one."""
+
+    def serve_failures(self, own: Callable[[], list[Failure]]) -> None:
+        """Register what gives the latest failures of this process."""
+
+    async def overview(self) -> Overview:
+        """Samples and failures of all HTTP processes."""
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """Register the handler of other processes' operations on responses that this process stores."""
@@ -56,6 +66,8 @@ class SingleProcess:
     def __init__(self) -> None:
         self.created = int(time.time())
         self.counters = SharedCounters.alone()
+        self.history: History | None = History()
+        self._failures: Callable[[], list[Failure]] = list
 
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
@@ -64,6 +76,13 @@ class SingleProcess:
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         return own()
+
+    def serve_failures(self, own: Callable[[], list[Failure]]) -> None:
+        self._failures = own
+
+    async def overview(self) -> Overview:
+        assert self.history is not None
+        return Overview(self.history.samples, self._failures())
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         """Nothing to do: there is no other process."""

@@ -21,6 +21,7 @@ from trtllm_openai.generation import EngineStats
 from trtllm_openai.processes.memory import keep_releasing
 from trtllm_openai.runners import Admission
 from trtllm_openai.serve.deployment import Deployment, SingleProcess
+from trtllm_openai.telemetry.failures import FailureHandler, Failures
 from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot
 from trtllm_openai.telemetry.traces import make_tracer
 
@@ -51,6 +52,8 @@ class InferenceService:
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         metrics = metrics or Metrics()
+        failures = Failures(f"http-{self.deployment.worker}" if self.deployment.worker else "http")
+        self.deployment.serve_failures(failures.recent)
         # One body of the largest size fits, whatever the share of this process.
         share = max(settings.max_receiving_bytes // self.deployment.workers, settings.max_body_bytes)
         self.context = ServerContext(
@@ -63,14 +66,22 @@ class InferenceService:
             created=self.deployment.created,
             model_id=settings.served_model_name or settings.model,
             merged_metrics=self.deployment.merged_metrics,
+            overview=self.deployment.overview,
+            failures=failures,
             others_behind=lambda: self.deployment.counters.others_behind,
             tracer=make_tracer(settings),
         )
         metrics.watch_pool(self._snapshot)
+        self._failure_handler: FailureHandler | None = None
 
     def start(self) -> None:
         """Begin start-up in the background."""
+        self._failure_handler = FailureHandler(self.context.failures)
         self._tasks = [asyncio.create_task(self._start()), asyncio.create_task(keep_releasing())]
+        if self.deployment.history is not None:
+            self._tasks.append(
+                asyncio.create_task(self.deployment.history.keep(self.context.metrics.snapshot))
+            )
 
     def drain(self) -> None:
         """Report not ready from now on, and reject new requests; running ones go on."""
@@ -90,6 +101,8 @@ class InferenceService:
             await self.context.pool.stop()
         if self.context.tracer is not None:
             await asyncio.to_thread(self.context.tracer.close)
+        if self._failure_handler is not None:
+            self._failure_handler.close()
 
     async def _start(self) -> None:
         try:

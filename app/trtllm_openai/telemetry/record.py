@@ -60,6 +60,8 @@ class RequestRecord:
     status: int = 0
     model: str = ""
     """Id of the model that a generating request reached."""
+    code: str = ""
+    """Code of the error that the request was answered with, if any."""
     begun: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     trace_context: dict[str, str] = field(default_factory=dict)

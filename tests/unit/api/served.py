@@ -127,7 +127,7 @@ class Served:
 
     def __init__(self, tokenizer: Tokenizer, text: str = "Hello world", **settings: Any) -> None:
         chosen = Settings(**{"engine": "synthetic", **settings})
-        service = InferenceService(chosen)
+        self.service = service = InferenceService(chosen)
         self.pool = FakePool(tokenizer, text)
         self.context: ServerContext = service.context
         self.context.tokenizer = tokenizer

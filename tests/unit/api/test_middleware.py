@@ -13,6 +13,7 @@ from trtllm_openai.api.errors import ApiError
 from trtllm_openai.api.middleware import RequestLayer, clean_path
 from trtllm_openai.config import LimitSettings, Settings
 from trtllm_openai.runners import Admission, SharedCounters
+from trtllm_openai.telemetry.failures import Failures
 from trtllm_openai.telemetry.metrics import Metrics, render
 
 
@@ -65,6 +66,7 @@ def call(
         metrics=metrics,
         draining=draining,
         tracer=None,
+        failures=Failures("http"),
         admission=Admission(LimitSettings(), lambda _: None, SharedCounters.alone()),
     )
     asyncio.run(RequestLayer(app, service, keys)(scope, receive, send))

@@ -100,7 +100,7 @@ class Subject:
         self.history: list[tuple[Phase, str]] = []
         self.adopted: list[str] = []
         self.runner = RunnerProcess(
-            msgspec.structs.replace(spec(), index=2),
+            msgspec.structs.replace(spec(), index=2, gpus="4,5"),
             self.launcher,
             self._adopt,
             lambda: self.history.append((self.runner.phase, self.runner.reason)),
@@ -168,6 +168,7 @@ def test_loading_then_ready_with_the_facts_of_the_engine(tmp_path: Path) -> None
             await until(lambda: subject.runner.phase is Phase.LOADING)
             assert (subject.runner.reason, subject.runner.state().loaded) == ("weights", 0.5)
             assert subject.runner.pid == 4711
+            assert subject.runner.state().gpus == "4,5"
             await subject.ready()
             assert subject.runner.info == INFO
             assert [phase for phase, _ in subject.history] == [Phase.STARTING, Phase.LOADING, Phase.READY]

@@ -55,6 +55,14 @@ class WantMetrics(msgspec.Struct, tag="metrics", array_like=True):
     """To the supervisor: the merged `Snapshot` of all workers. To a worker: its own."""
 
 
+class WantOverview(msgspec.Struct, tag="overview", array_like=True):
+    """To the supervisor: the `Overview` of the whole server."""
+
+
+class WantFailures(msgspec.Struct, tag="failures", array_like=True):
+    """To a worker: its list of `Failure`s."""
+
+
 class WantRunners(msgspec.Struct, tag="want_runners", array_like=True):
     """To the supervisor: its `RunnerReport`."""
 
@@ -75,7 +83,7 @@ class WantStored(msgspec.Struct, tag="stored", array_like=True):
     key: str
 
 
-Question = WantMetrics | WantRunners | WantRestart | WantStored
+Question = WantMetrics | WantOverview | WantFailures | WantRunners | WantRestart | WantStored
 
 
 class Ask(msgspec.Struct, tag="ask", array_like=True):

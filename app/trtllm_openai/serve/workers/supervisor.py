@@ -30,12 +30,16 @@ from trtllm_openai.serve.workers.messages import (
     Question,
     Report,
     RunnerUnresponsive,
+    WantFailures,
     WantMetrics,
+    WantOverview,
     WantRestart,
     WantRunners,
     WantStored,
 )
 from trtllm_openai.serve.workers.process import WorkerProcess
+from trtllm_openai.telemetry.failures import Failure, FailureHandler, Failures, latest
+from trtllm_openai.telemetry.history import History, Overview
 from trtllm_openai.telemetry.metrics import DEFINITIONS
 from trtllm_openai.telemetry.values import Snapshot, merged, totals
 
@@ -73,6 +77,8 @@ class Supervisor:
         self._model: ServedModel[RunnerPool] | None = None
         self._converting = Converting(0.0, "starting")
         self._gone: Snapshot = {}  # metrics of workers that have ended
+        self._history = History()
+        self._failures = Failures("supervisor")
         self._over = asyncio.Event()
         self.failure = ""
         """Reason of a failure; empty after a signal."""
@@ -86,12 +92,15 @@ class Supervisor:
         for keeper in keepers:
             keeper.add_done_callback(self._kept)
         opening = asyncio.create_task(self._open())
+        sampling = asyncio.create_task(self._history.keep(self._reported))
+        failures = FailureHandler(self._failures)
         await self._over.wait()
         self._end_workers()
         _, late = await asyncio.wait(keepers, timeout=self._settings.drain_timeout + KILL_AFTER_S)
-        for task in (*late, opening):
+        for task in (*late, opening, sampling):
             task.cancel()
-        await asyncio.gather(*keepers, opening, return_exceptions=True)
+        await asyncio.gather(*keepers, opening, sampling, return_exceptions=True)
+        failures.close()
         self._listener.close()
         if self._model is not None:
             await self._model.pool.stop()
@@ -247,6 +256,9 @@ class Supervisor:
             case WantMetrics():
                 snapshots = await asyncio.gather(*map(self._counted, self._present()))
                 return merged([self._gone, *snapshots], DEFINITIONS)
+            case WantOverview():
+                every = await asyncio.gather(*map(self._failed, self._present()))
+                return Overview(self._history.samples, latest([self._failures.recent(), *every]))
             case WantStored(owner):
                 for worker in self._present():
                     if worker.name == owner:
@@ -268,3 +280,14 @@ class Supervisor:
             return await worker.channel.ask(WantMetrics(), Snapshot, METRICS_TIMEOUT_S)
         except Unanswered:
             return worker.counted
+
+    def _reported(self) -> Snapshot:
+        """The merged metrics of the workers' latest reports."""
+        return merged([self._gone, *(worker.counted for worker in self._present())], DEFINITIONS)
+
+    async def _failed(self, worker: WorkerProcess) -> list[Failure]:
+        """A worker's failures; none if it does not respond."""
+        try:
+            return await worker.channel.ask(WantFailures(), list[Failure], METRICS_TIMEOUT_S)
+        except Unanswered:
+            return []

@@ -25,11 +25,15 @@ from trtllm_openai.serve.workers.messages import (
     Question,
     Report,
     RunnerUnresponsive,
+    WantFailures,
     WantMetrics,
+    WantOverview,
     WantRestart,
     WantRunners,
     WantStored,
 )
+from trtllm_openai.telemetry.failures import Failure
+from trtllm_openai.telemetry.history import History, Overview
 from trtllm_openai.telemetry.values import Snapshot
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -45,6 +49,7 @@ class Worker:
         self.workers = begin.workers
         self.created = begin.created
         self.counters = SharedCounters.attach(begin.counters, begin.workers, begin.row)
+        self.history: History | None = None
         self.supervisor_gone = asyncio.Event()
         """Set when the supervisor has ended: this process has to end too."""
         self._row = begin.row
@@ -54,6 +59,7 @@ class Worker:
         self._opened: asyncio.Future[Opened] | None = None
         self._converting: Callable[[float, str], None] = lambda *_: None
         self._stored: StoredAnswer | None = None
+        self._failures: Callable[[], list[Failure]] = list
         self._listening: asyncio.Task[None] | None = None
 
     async def open_model(
@@ -74,6 +80,12 @@ class Worker:
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         # No fallback to `own`: a partial sum would look like a counter reset.
         return await self._ask_supervisor(WantMetrics(), Snapshot)
+
+    def serve_failures(self, own: Callable[[], list[Failure]]) -> None:
+        self._failures = own
+
+    async def overview(self) -> Overview:
+        return await self._ask_supervisor(WantOverview(), Overview)
 
     def serve_stored_responses(self, answer: StoredAnswer) -> None:
         self._stored = answer
@@ -124,6 +136,8 @@ class Worker:
         match question:
             case WantMetrics():
                 return self._snapshot()
+            case WantFailures():
+                return self._failures()
             case WantStored(_, operation, response_id, key) if self._stored is not None:
                 return await self._stored(operation, response_id, key)
         raise Unanswered
