@@ -73,6 +73,9 @@ def test_the_wheel_holds_one_package(wheel: Path) -> None:
     assert "trtllm_openai/py.typed" in names
     sources = {str(path.relative_to(PACKAGE_ROOT)) for path in PACKAGE_ROOT.glob("trtllm_openai/**/*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+    page = {str(path.relative_to(PACKAGE_ROOT)) for path in PACKAGE_ROOT.glob("trtllm_openai/web/*")}
+    assert page
+    assert page <= set(names)
 
 
 @pytest.fixture(params=["python -m trtllm_openai", "trtllm-openai"])

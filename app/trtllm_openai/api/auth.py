@@ -21,6 +21,7 @@ from pathlib import Path
 
 from starlette.datastructures import Headers
 
+from trtllm_openai.api import web
 from trtllm_openai.api.errors import ApiError
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
@@ -56,7 +57,8 @@ def make_key(name: str, scopes: str) -> tuple[str, str]:
 
 def open_paths(settings: Settings) -> frozenset[str]:
     """The paths that need no key."""
-    return HEALTH_PATHS if settings.open_health else ALWAYS_OPEN
+    health = HEALTH_PATHS if settings.open_health else ALWAYS_OPEN
+    return health | web.paths() if settings.web else health
 
 
 def keys_of(settings: Settings) -> Keys | None:

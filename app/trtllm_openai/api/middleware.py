@@ -34,7 +34,7 @@ from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 REQUEST_ID = b"x-request-id"
 ANTHROPIC_REQUEST_ID = b"request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_QUIET = ("/metrics", "/health", "/health/live", "/health/ready", "/status")
+_QUIET = ("/metrics", "/health", "/health/live", "/health/ready", "/status", "/web/{name}")
 _SLASHES = re.compile(r"//+")
 
 

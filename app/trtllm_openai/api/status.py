@@ -1,4 +1,6 @@
-"""GET /status: the server at a glance. Needs the scope admin where keys are set, as /metrics does."""
+"""GET /status: the server at a glance, for the status view of the page at `/`. Needs the scope admin where
+keys are set, as /metrics does.
+"""
 
 from __future__ import annotations
 

@@ -141,6 +141,10 @@ class Settings(BaseSettings):
         "the environment variable TRTLLM_OPENAI_API_KEY, as other users of the machine see the "
         "flag in the list of processes",
     )
+    web: bool = Field(
+        True,
+        description="serve a page for browsers at /: chat, and the server's status; its files need no key",
+    )
     open_health: bool = Field(
         True,
         description="answer /health, /health/ready and /health/startup without an API key, as /health/live "

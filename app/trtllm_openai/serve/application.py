@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trtllm_openai import __version__
-from trtllm_openai.api import admin, chat, completions, errors, health, models, openapi, status, tokens
+from trtllm_openai.api import admin, chat, completions, errors, health, models, openapi, status, tokens, web
 from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
@@ -93,6 +93,8 @@ def create_app(service: InferenceService) -> Application:
     )
     app.state.context = context
     app.state.responses = stored_responses
+    if settings.web:
+        app.include_router(web.router)
     for module in (completions, chat, responses, compact, messages, tokens, models, health, status, admin):
         app.include_router(module.router)
     errors.install(app)

@@ -83,8 +83,15 @@ def test_keys_of_the_settings(tmp_path: Path) -> None:
 
 def test_probes_need_no_key_unless_told_so() -> None:
     probes = {"/", "/health", "/health/live", "/health/ready", "/health/startup"}
-    assert open_paths(Settings()) == probes
-    assert open_paths(Settings(open_health=False)) == {"/", "/health/live"}
+    assert open_paths(Settings(web=False)) == probes
+    assert open_paths(Settings(web=False, open_health=False)) == {"/", "/health/live"}
+
+
+def test_the_files_of_the_page_need_no_key() -> None:
+    files = open_paths(Settings()) - open_paths(Settings(web=False))
+    assert files
+    assert files == open_paths(Settings(open_health=False)) - {"/", "/health/live"}
+    assert all(path.startswith("/web/") for path in files)
 
 
 @pytest.mark.parametrize(
