@@ -4,7 +4,7 @@ import { h, svg } from "./dom.js";
 import { clock, number, seconds, short, t } from "./i18n.js";
 
 const HEIGHT = 150;
-const MARGIN = { top: 8, right: 4, bottom: 20, left: 40 };
+const MARGIN = { top: 8, right: 4, bottom: 20, left: 52 };
 const WINDOW_S = 900;
 const LEAST_COLUMNS = 9; // of a histogram
 
