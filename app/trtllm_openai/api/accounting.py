@@ -118,7 +118,14 @@ class Accounting:
         total = self._keep_record("", timings)
         metrics.request_prompt_tokens.observe(self.prompt_tokens)
         metrics.request_generation_tokens.observe(total)
+        choices = self._choices
+        metrics.request_n.observe(len(choices) // sum(choice.first for choice in choices))
+        metrics.request_max_tokens.observe(choices[0].request.sampling.max_tokens)
+        metrics.request_longest_choice_tokens.observe(
+            max(choice.decoder.completion_tokens for choice in choices)
+        )
         if timings is not None:
+            metrics.inference_time.observe(timings.prefill + timings.decode)
             metrics.prefill_time.observe(timings.prefill)
             metrics.decode_time.observe(timings.decode)
             tokens = total / len(self._choices)

@@ -47,7 +47,15 @@ class ActiveRun(Protocol):
 
     @property
     def live(self) -> int:
-        """Number of its sequences that an engine works on."""
+        """Number of its sequences that an engine works on, or has queued."""
+
+    @property
+    def begun(self) -> int:
+        """How many of them an engine has begun with."""
+
+    @property
+    def adapter(self) -> str | None:
+        """The LoRA adapter of its sequences; None if they use none."""
 
 
 @dataclass(frozen=True, slots=True)

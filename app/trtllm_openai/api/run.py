@@ -90,6 +90,17 @@ class RequestRun:
         return len(self._generation.live)
 
     @property
+    def adapter(self) -> str | None:
+        """The LoRA adapter of its sequences."""
+        return self.choices[0].request.adapter
+
+    @property
+    def begun(self) -> int:
+        """How many of the live sequences the engine has begun with."""
+        live = self._generation.live
+        return sum(choice.begun and choice.request.request_id in live for choice in self.choices)
+
+    @property
     def guided(self) -> bool:
         """Whether the engine may still reject the request: only it can compile a grammar."""
         return self.choices[0].request.guide is not None

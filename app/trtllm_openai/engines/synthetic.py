@@ -74,6 +74,7 @@ class SyntheticEngine:
         self._banned = frozenset(eos_token_ids)
         self._script = cycle([[*tokens, *eos_token_ids[:1]] for tokens in script] or [[]])
         self._stats = EngineStats()
+        self._prefilled = 0  # prompt tokens of sequences that began since the last step with tokens
 
     def submit(self, request: GenerationRequest) -> None:
         total = len(request.prompt_token_ids) + request.sampling.max_tokens
@@ -106,6 +107,7 @@ class SyntheticEngine:
             sequence.due = now + self._settings.ttft
             sequence.queued_ms = (now - sequence.submitted) * 1000 + sequence.request.waited_ms
             self._running[sequence.request.request_id] = sequence
+            self._prefilled += len(sequence.request.prompt_token_ids)
             if self._settings.ttft >= SLOW_TTFT_S:
                 outputs.append(StepOutput(sequence.request.request_id, [], queued_ms=sequence.queued_ms))
                 sequence.queued_ms = None
@@ -114,7 +116,11 @@ class SyntheticEngine:
             if wait > 0:
                 time.sleep(min(wait, timeout))
                 now = time.monotonic()
-        outputs += [self._advance(sequence) for sequence in self._running.values() if sequence.due <= now]
+        advanced = [self._advance(sequence) for sequence in self._running.values() if sequence.due <= now]
+        if advanced:
+            self._stats.count_step(self._prefilled + len(advanced))
+            self._prefilled = 0
+        outputs += advanced
         for output in outputs:
             if output.finish_reason:
                 self._running.pop(output.request_id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Annotated, Literal
 
 import msgspec
@@ -189,14 +190,20 @@ GUIDE_COMPILE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 """CPU seconds: upper bounds of `EngineStats.guide_compile_counts`, which has one more."""
 
 
+STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Tokens: upper bounds of `EngineStats.step_token_counts`, which has one more. They are vLLM's."""
+
+
 class EngineStats(msgspec.Struct):
     """Gauges (sequences, KV blocks) and totals since the engine started (the rest).
 
+    `deferred`: those of `waiting` that wait for something else than room, such as a guide that is compiled.
     `guides_refused`: by error code. `guides_ended`: guides that failed while the text was made, by reason.
     """
 
     waiting: int = 0
     running: int = 0
+    deferred: int = 0
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
     steps: int = 0
@@ -210,6 +217,14 @@ class EngineStats(msgspec.Struct):
     guide_compile_seconds: float = 0.0
     guide_mask_seconds: float = 0.0
     adapters_sent_again: int = 0
+    preemptions: int = 0
+    step_token_counts: list[int] = msgspec.field(default_factory=lambda: [0] * 14)
+    step_tokens: int = 0
+
+    def count_step(self, tokens: int) -> None:
+        """Count a step that computed `tokens` tokens: of prompts and generated ones."""
+        self.step_token_counts[bisect_left(STEP_TOKEN_BOUNDS, tokens)] += 1
+        self.step_tokens += tokens
 
     def add(self, other: EngineStats) -> None:
         """Add the statistics of another engine."""

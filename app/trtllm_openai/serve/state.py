@@ -158,4 +158,15 @@ class InferenceService:
             moved=context.pool.moved,
             orphaned=context.pool.live - sum(run.live for run in context.runs),
             not_begun=context.admission.waiting,
+            info=context.engine_info,
+            adapters=self._adapter_sequences(),
         )
+
+    def _adapter_sequences(self) -> dict[str, tuple[int, int]]:
+        """Sequences of each LoRA adapter of this process: those that were begun, and those that wait."""
+        found = dict.fromkeys(self.settings.adapters, (0, 0))
+        for run in self.context.runs if found else ():
+            if run.adapter is not None:
+                running, waiting = found[run.adapter]
+                found[run.adapter] = running + run.begun, waiting + run.live - run.begun
+        return found

@@ -1,11 +1,18 @@
-"""Aliases of metrics with vLLM's names and labels, for dashboards made for vLLM; derived at scrape time.
+"""Aliases of metrics with vLLM's names and labels, derived at scrape time: for dashboards made for vLLM and
+for endpoint pickers of inference gateways.
 
-If vLLM renamed a metric, both names are exposed. Semantics are this server's: inter-token latency is measured
-per choice, and a request with several choices counts once for each.
+If vLLM renamed a metric, both names are exposed. vLLM's label `engine` is not there: the numbers are those of
+all runners. Semantics are this server's: inter-token latency is measured per choice, and a request with
+several choices counts once for each in `request_success`.
+
+Names, labels and buckets: vllm/v1/metrics/loggers.py. What an endpoint picker reads:
+gateway-api-inference-extension, docs/proposals/003-model-server-protocol.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -28,7 +35,15 @@ _SAME = {
     "request_decode_time_seconds": "decode_time_seconds",
     "request_prompt_tokens": "request_prompt_tokens",
     "request_generation_tokens": "request_generation_tokens",
+    "request_inference_time_seconds": "inference_time_seconds",
+    "request_params_n": "request_n",
+    "request_params_max_tokens": "request_max_tokens",
+    "request_max_num_generation_tokens": "request_longest_choice_tokens",
+    "iteration_tokens_total": "step_tokens",
+    "num_preemptions": "preemptions",
 }
+_UP_TO_LONGEST = frozenset({"request_params_max_tokens", "request_max_num_generation_tokens"})
+"""Histograms of which vLLM's last bound is the longest sequence, or the next below it of 1, 2, 5, 10 …"""
 _FINISHED = {"stop": "stop", "tool_calls": "stop", "length": "length"}
 """Maps our finish reasons to vLLM's; every other one is abort."""
 
@@ -44,8 +59,11 @@ def aliases(
         definition = replace(
             definitions[ours], name=f"vllm:{name}", help=f"Alias of {ours}", labels=("model_name",)
         )
-        yield definition, [Series(model, series.value, series.buckets) for series in snapshot[ours]]
-    used, total = (snapshot[name][0].value for name in ("kv_blocks_used", "kv_blocks_total"))
+        every = [Series(model, series.value, series.buckets) for series in snapshot[ours]]
+        if name in _UP_TO_LONGEST:
+            definition, every = _cut(definition, every, _value(snapshot, "max_sequence_tokens"))
+        yield definition, every
+    used, total = _value(snapshot, "kv_blocks_used"), _value(snapshot, "kv_blocks_total")
     for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
         share = Definition(f"vllm:{name}", "gauge", "KV cache usage, 0 to 1", ("model_name",))
         yield share, [Series(model, used / total if total else 0.0)]
@@ -56,3 +74,53 @@ def aliases(
         "vllm:request_success", "counter", "Alias of sequences", ("model_name", "finished_reason")
     )
     yield success, [Series([*model, reason], count) for reason, count in reasons.items()]
+    yield _waiting_by_reason(snapshot, model)
+    if (block := _value(snapshot, "kv_block_tokens")) and total:
+        cache = Definition(
+            "vllm:cache_config_info",
+            "gauge",
+            "Always 1; tokens of a KV cache block and number of blocks are in the labels",
+            ("block_size", "num_gpu_blocks"),
+        )
+        yield cache, [Series([str(int(block)), str(int(total))], 1)]
+    if snapshot["adapter_sequences_running"]:
+        yield _adapters(snapshot)
+
+
+def _value(snapshot: Snapshot, name: str) -> float:
+    return snapshot[name][0].value
+
+
+def _cut(definition: Definition, every: list[Series], longest: float) -> tuple[Definition, list[Series]]:
+    """A histogram without the bounds above `longest`; all of them stay while that is not known."""
+    kept = bisect_right(definition.bounds, longest) if longest else len(definition.bounds)
+    series = [Series(one.labels, one.value, [*one.buckets[:kept], sum(one.buckets[kept:])]) for one in every]
+    return replace(definition, bounds=definition.bounds[:kept]), series
+
+
+def _waiting_by_reason(snapshot: Snapshot, model: list[str]) -> tuple[Definition, list[Series]]:
+    definition = Definition(
+        "vllm:num_requests_waiting_by_reason",
+        "gauge",
+        "Waiting sequences: for room (capacity), or for something else, such as a guide (deferred)",
+        ("model_name", "reason"),
+    )
+    waiting, deferred = _value(snapshot, "requests_waiting"), _value(snapshot, "requests_deferred")
+    by_reason = {"capacity": max(waiting - deferred, 0.0), "deferred": deferred}
+    return definition, [Series([*model, reason], count) for reason, count in by_reason.items()]
+
+
+def _adapters(snapshot: Snapshot) -> tuple[Definition, list[Series]]:
+    """vLLM's way to tell adapters: lists of names as labels, and the time as the value."""
+    running, waiting = (
+        ",".join(sorted(series.labels[0] for series in snapshot[name] if series.value))
+        for name in ("adapter_sequences_running", "adapter_sequences_waiting")
+    )
+    definition = Definition(
+        "vllm:lora_requests_info",
+        "gauge",
+        "Time of the scrape in Unix seconds; adapters with running and with waiting sequences are labels",
+        ("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
+    )
+    most = str(len(snapshot["adapter_sequences_running"]))
+    return definition, [Series([most, waiting, running], time.time())]

@@ -132,3 +132,18 @@ def test_close_says_why_and_leaves_the_queue(request_: Request) -> None:
         3,
         ["stop"],
     )
+
+
+def test_a_complete_request_is_measured_as_vllm_does(request_: Request) -> None:
+    request_.accounting.begin(request_.choices[0], StepOutput("0", [], queued_ms=200.0))
+    request_.accounting.observe_output(request_.accounting.started + 0.5)
+    request_.feed(0, 3, 1.0)
+    request_.feed(1, 5, 1.0)
+    request_.accounting.complete()
+    metrics, generation = request_.metrics, request_.record.generation
+    assert (metrics.request_n.sum, sum(metrics.request_n.buckets)) == (2, 1)
+    assert (metrics.request_max_tokens.sum, sum(metrics.request_max_tokens.buckets)) == (9, 1)
+    assert metrics.request_longest_choice_tokens.sum == 5
+    assert generation is not None
+    assert generation.timings is not None
+    assert metrics.inference_time.sum == pytest.approx(0.3 + generation.timings.decode)

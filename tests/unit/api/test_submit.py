@@ -126,3 +126,26 @@ def test_a_model_id_chooses_the_adapter(demo_tokenizer: Tokenizer, path: str, bo
     assert 'trtllm_openai_model_requests_total{model_name="sql"} 1.0' in counted
     assert 'trtllm_openai_model_requests_total{model_name="base"} 2.0' in counted
     assert served.post(path, {**body, "model": "SQL"}).status_code == 404
+
+
+def test_sequences_of_an_adapter_are_counted_by_who_has_begun(demo_tokenizer: Tokenizer) -> None:
+    settings = {"lora_adapters": {"sql": "/adapters/sql", "idle": "/adapters/idle"}}
+    served = Served(demo_tokenizer, engine="tensorrt_llm", served_model_name="base", tensorrt_llm=settings)
+    served.pool.hold = True
+
+    def counts() -> dict[str, tuple[float, float]]:
+        snapshot = served.context.metrics.snapshot()
+        running, waiting = snapshot["adapter_sequences_running"], snapshot["adapter_sequences_waiting"]
+        return {one.labels[0]: (one.value, other.value) for one, other in zip(running, waiting, strict=True)}
+
+    async def main() -> None:
+        base = start_run(served.context, served.context.loaded(), spec([[1]]))
+        run = start_run(served.context, served.context.loaded("sql"), spec([[1, 2]], n=3))
+        assert counts() == {"sql": (0, 3), "idle": (0, 0)}
+        run.choices[0].begun = True
+        assert counts() == {"sql": (1, 2), "idle": (0, 0)}
+        run.close()
+        base.close()
+        assert counts() == {"sql": (0, 0), "idle": (0, 0)}
+
+    asyncio.run(main())

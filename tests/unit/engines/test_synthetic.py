@@ -121,3 +121,13 @@ def test_pace() -> None:
 def test_too_long_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="exceed"):
         engine(max_seq_len=4).submit(request(max_tokens=2))
+
+
+def test_a_step_counts_its_tokens_and_the_prompts_that_began() -> None:
+    subject = engine()
+    subject.submit(request("a", max_tokens=2, prompt=20))
+    subject.submit(request("b", max_tokens=3, prompt=5))
+    run(subject)
+    counts = subject.stats().step_token_counts
+    assert counts == [1, 1, 0, 1, *[0] * 10], "steps of 27, 2 and 1 tokens"
+    assert subject.stats().step_tokens == 30

@@ -28,7 +28,8 @@ def test_a_model_that_is_not_there_fails_with_its_reason() -> None:
 
 def test_drain_and_interrupt() -> None:
     class Run:
-        live = 1
+        live = begun = 1
+        adapter = None
         errors = 0
 
         def interrupt(self, error: Exception) -> None:

@@ -20,7 +20,15 @@ def filled(scale: int = 1) -> Metrics:
     metrics = Metrics()
     stats = EngineStats(running=3, waiting=2, kv_blocks_used=25, kv_blocks_total=100, steps=7)
     stats.guides_refused, stats.guides_ended = {"invalid_value": 1}, {"no_token_possible": 1}
-    pool = PoolSnapshot(stats, runners=1, ready=1, not_begun=4 * scale, build=("1.0", "torch", "m"))
+    stats.count_step(20)
+    pool = PoolSnapshot(
+        stats,
+        runners=1,
+        ready=1,
+        not_begun=4 * scale,
+        build=("1.0", "torch", "m"),
+        adapters={"sql": (scale, 1)},
+    )
     metrics.watch_pool(lambda: pool)
     metrics.requests.labels("/v1/completions", "POST", "200").inc(scale)
     metrics.model_requests.labels("m").inc(scale)
@@ -67,6 +75,8 @@ def test_sums_over_processes_take_shared_gauges_once() -> None:
     assert found[f"{PREFIX}time_to_first_token_seconds_bucket{{le=0.1}}"] == 4
     assert found[f"{PREFIX}requests_not_begun{{}}"] == 44
     assert found[f"{PREFIX}requests_running{{}}"] == 3
+    assert found[f"{PREFIX}adapter_sequences_running{{model_name=sql}}"] == 11
+    assert found[f"{PREFIX}step_tokens_count{{}}"] == 1
     assert found[f"{PREFIX}engine_steps_total{{}}"] == 7
     assert found[f"{PREFIX}build_info{{engine=torch,model_name=m,version=1.0}}"] == 1
     assert snapshots[0] == filled(1).snapshot(), "merging changed what was merged"
@@ -107,6 +117,11 @@ def test_names_of_vllm() -> None:
         for reason in ("stop", "length", "abort")
     }
     assert success == {"stop": 3, "length": 0, "abort": 5}
+    assert found["vllm:iteration_tokens_total_bucket{le=32.0,model_name=m}"] == 1
+    assert found["vllm:iteration_tokens_total_bucket{le=16.0,model_name=m}"] == 0
+    assert found[f"vllm:iteration_tokens_total_sum{ours}"] == 20
+    assert found[f"vllm:num_preemptions_total{ours}"] == 0
+    assert found["vllm:request_inference_time_seconds_bucket{le=7680.0,model_name=m}"] == 0
 
 
 def test_every_metric_is_exposed_with_its_unit_and_description() -> None:

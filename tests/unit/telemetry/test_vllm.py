@@ -1,8 +1,10 @@
 """vLLM's names for our metrics."""
 
-from trtllm_openai.generation import EngineStats
+import time
+
+from trtllm_openai.generation import Capabilities, EngineInfo, EngineStats
 from trtllm_openai.telemetry.metrics import DEFINITIONS, Metrics, PoolSnapshot
-from trtllm_openai.telemetry.values import Series
+from trtllm_openai.telemetry.values import Series, merged
 from trtllm_openai.telemetry.vllm import aliases
 
 
@@ -37,3 +39,69 @@ def test_finish_reasons_are_vllms() -> None:
 def test_nothing_is_known_too_early() -> None:
     assert list(aliases({}, DEFINITIONS)) == []
     assert found(0)["vllm:kv_cache_usage_perc"][0].value == 0.0
+
+
+def adapters(counts: dict[str, tuple[int, int]]) -> Metrics:
+    metrics = Metrics()
+    metrics.watch_pool(lambda: PoolSnapshot(EngineStats(), build=("1.0", "torch", "m"), adapters=counts))
+    return metrics
+
+
+def test_waiting_sequences_by_reason_add_up() -> None:
+    metrics = Metrics()
+    stats = EngineStats(waiting=5, deferred=2)
+    metrics.watch_pool(lambda: PoolSnapshot(stats, build=("1.0", "torch", "m")))
+    every = {definition.name: series for definition, series in aliases(metrics.snapshot(), DEFINITIONS)}
+    assert every["vllm:num_requests_waiting_by_reason"] == [
+        Series(["m", "capacity"], 3),
+        Series(["m", "deferred"], 2),
+    ]
+    assert every["vllm:num_requests_waiting"] == [Series(["m"], 5)]
+
+
+def test_the_cache_is_told_once_its_blocks_are_known() -> None:
+    def cache(blocks: int, info: EngineInfo | None) -> list[Series]:
+        metrics = Metrics()
+        stats = EngineStats(kv_blocks_total=blocks)
+        metrics.watch_pool(lambda: PoolSnapshot(stats, build=("1.0", "torch", "m"), info=info))
+        every = {one.name: series for one, series in aliases(metrics.snapshot(), DEFINITIONS)}
+        return every.get("vllm:cache_config_info", [])
+
+    info = EngineInfo("torch", "Llama", "float32", "cpu", 9, (), 50, 8, Capabilities(), kv_block_size=16)
+    assert cache(300, None) == cache(0, info) == []
+    assert cache(300, info) == [Series(["16", "300"], 1)]
+
+
+def test_adapters_of_all_processes_are_told_by_name() -> None:
+    """Two HTTP processes: one name for each adapter, wherever its sequences are."""
+    one, other = (
+        adapters({"b": (1, 0), "a": (2, 0), "c": (0, 0)}),
+        adapters({"a": (0, 1), "b": (3, 0), "c": (0, 0)}),
+    )
+    before = time.time()
+    snapshot = merged([one.snapshot(), other.snapshot()], DEFINITIONS)
+    every = {definition.name: (definition, series) for definition, series in aliases(snapshot, DEFINITIONS)}
+    definition, (series,) = every["vllm:lora_requests_info"]
+    assert dict(zip(definition.labels, series.labels, strict=True)) == {
+        "max_lora": "3",
+        "running_lora_adapters": "a,b",
+        "waiting_lora_adapters": "a",
+    }
+    assert before <= series.value <= time.time()
+    without = {definition.name for definition, _ in aliases(adapters({}).snapshot(), DEFINITIONS)}
+    assert "vllm:lora_requests_info" not in without
+
+
+def test_bounds_of_token_counts_end_at_the_longest_sequence() -> None:
+    """As vLLM's build_1_2_5_buckets(max_model_len)."""
+    info = EngineInfo("torch", "Llama", "float32", "cpu", 9, (), 60, 8, Capabilities())
+    metrics = Metrics()
+    metrics.watch_pool(lambda: PoolSnapshot(EngineStats(), build=("1.0", "torch", "m"), info=info))
+    for value in (3, 50, 60):
+        metrics.request_max_tokens.observe(value)
+    every = {one.name: (one, series) for one, series in aliases(metrics.snapshot(), DEFINITIONS)}
+    definition, (series,) = every["vllm:request_params_max_tokens"]
+    assert list(definition.bounds) == [1, 2, 5, 10, 20, 50]
+    assert series.buckets == [0, 0, 1, 0, 0, 1, 1]
+    assert (series.value, series.labels) == (113, ["m"])
+    assert every["vllm:request_max_num_generation_tokens"][0].bounds == definition.bounds

@@ -79,6 +79,7 @@ class ExecutorEngine:
         self._guided = GuidedRequests(guides)
         self._adapters = adapters or Adapters([], bindings)
         self._stats = EngineStats(kv_blocks_total=info.kv_blocks)
+        self._queued = 0  # requests in the executor's own queue
 
     def submit(self, request: GenerationRequest) -> None:
         total = len(request.prompt_token_ids) + request.sampling.max_tokens
@@ -143,13 +144,19 @@ class ExecutorEngine:
         for iteration in self._executor.get_latest_iteration_stats():
             facts = _facts(iteration)
             self._stats.running = int(facts.get("numActiveRequests", 0))
-            self._stats.waiting = int(facts.get("numQueuedRequests", 0))
+            self._queued = int(facts.get("numQueuedRequests", 0))
+            batch = facts.get("inflightBatchingStats") or {}
+            self._stats.preemptions += int(batch.get("numPausedRequests", 0))
+            if tokens := int(batch.get("numCtxTokens", 0)) + int(batch.get("numGenRequests", 0)):
+                self._stats.count_step(tokens)
             cache = facts.get("kvCacheStats") or {}
             self._stats.kv_blocks_used = int(cache.get("usedNumBlocks", 0))
             self._stats.kv_blocks_reused = int(cache.get("reusedBlocks", 0))
             self._stats.kv_blocks_total = int(cache.get("maxNumBlocks", self._stats.kv_blocks_total))
         if not self._live:  # nothing iterates any more, so nothing would say it
-            self._stats.running = self._stats.waiting = 0
+            self._stats.running = self._queued = 0
+        self._stats.deferred = len(self._guided)
+        self._stats.waiting = self._queued + self._stats.deferred
         return self._stats
 
     def shutdown(self, timeout_s: float) -> None:

@@ -86,7 +86,8 @@ class LLMEngine:
 
     def stats(self) -> EngineStats:
         """Counted here: reading the LLM's own statistics waits for them."""
-        self._stats.running = len(self._tasks) + len(self._new) + len(self._guided)
+        self._stats.running = len(self._tasks) + len(self._new)
+        self._stats.waiting = self._stats.deferred = len(self._guided)
         return self._stats
 
     def shutdown(self, timeout_s: float) -> None:

@@ -144,10 +144,12 @@ class TorchEngine:
 
     def stats(self) -> EngineStats:
         stats = self._stats
-        stats.waiting = len(self._scheduler.waiting) + len(self._compiling)
+        stats.deferred = len(self._compiling)
+        stats.waiting = len(self._scheduler.waiting) + stats.deferred
         stats.running = len(self._scheduler.running)
         stats.kv_blocks_used = self._pool.used
         stats.kv_blocks_reused = self._scheduler.reused
+        stats.preemptions = self._scheduler.preemptions
         if self._guides is not None:
             stats.guides_compiled, stats.guides_refused = self._guides.compiled, dict(self._guides.refused)
             stats.guides_ended = dict(self._guides_ended)
@@ -277,6 +279,7 @@ class TorchEngine:
         # State changes only after a successful launch, so a step that ran out of memory can be planned again.
         self._scheduler.advance(plan)
         self._stats.steps += 1
+        self._stats.count_step(len(plan.decode) + sum(chunk.length for chunk in plan.prefill))
         for sequence in step.sampled:
             sequence.unread += 1
         return step

@@ -85,7 +85,8 @@ class Plan:
 class Scheduler:
     """Owns the queues and the KV blocks. The caller guarantees that each sequence alone fits the cache.
 
-    `waiting` and `running` are sorted by `Sequence.rank`; `reused` counts blocks found in the prefix cache.
+    `waiting` and `running` are sorted by `Sequence.rank`; `reused` counts blocks found in the prefix cache,
+    `preemptions` the sequences that lost their blocks to another.
     """
 
     def __init__(self, limits: Limits, pool: BlockPool, store: BlockStore) -> None:
@@ -95,6 +96,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.reused = 0
+        self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -179,6 +181,7 @@ class Scheduler:
         else:
             victim.begin_again()
         self.running.pop()
+        self.preemptions += 1
         self._pool.give_back(victim.blocks)
         victim.blocks, victim.named, victim.preempted = [], 0, True
         self.add(victim)

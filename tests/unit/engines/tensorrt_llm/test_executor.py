@@ -1,10 +1,12 @@
 """The Engine contract over the strict fake of the executor bindings."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
@@ -466,3 +468,26 @@ def test_the_shim_takes_a_timedelta_only(engine: Make, value: object) -> None:
     subject = engine()
     with pytest.raises(TypeError, match="incompatible function arguments"):
         subject._bindings.Request([1], 1, allotted_time_ms=value)
+
+
+def test_statistics_of_the_executors_batches(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations between two looks: each is a step, and pauses add up."""
+    subject = engine()
+    batches = [
+        {"numCtxTokens": 40, "numGenRequests": 2, "numPausedRequests": 0},
+        {"numCtxTokens": 0, "numGenRequests": 3, "numPausedRequests": 2},
+    ]
+    facts = [json.dumps({"numActiveRequests": 3, "inflightBatchingStats": batch}) for batch in batches]
+    with monkeypatch.context() as patch:
+        patch.setattr(subject, "_executor", SimpleNamespace(get_latest_iteration_stats=lambda: facts))
+        stats = subject.stats()
+    assert stats.step_token_counts == [0, 1, 0, 0, 1, *[0] * 9]
+    assert (stats.step_tokens, stats.preemptions, stats.deferred) == (45, 2, 0)
+
+
+def test_a_guide_that_is_checked_waits_for_no_room(engine: Make, demo_dir: Path) -> None:
+    subject = engine(settings={"guided_decoding": True}, tokenizer=demo_dir)
+    subject.submit(msgspec.structs.replace(request("g"), guide=Guide("regex", "a+", "guided_regex")))
+    assert (subject.stats().waiting, subject.stats().deferred) == (1, 1)
+    finish(subject, 1, patience=30)
+    assert (subject.stats().waiting, subject.stats().deferred) == (0, 0)

@@ -159,7 +159,8 @@ def test_guides_need_the_setting(engine: Make) -> None:
     for name, text in (("bad", "("), ("stuck", stuck)):
         subject.submit(msgspec.structs.replace(request(name), guide=Guide("regex", text, "guided_regex")))
     subject.submit(request("plain"))
-    assert subject.stats().running == 3
+    stats = subject.stats()
+    assert (stats.running, stats.waiting, stats.deferred) == (1, 2, 2), "guides are checked first"
     outputs = finish(subject, 2, patience=30)
     assert outputs["plain"].token_ids == [*PROMPT, 2]
     assert (outputs["bad"].error_code, outputs["bad"].error_param) == ("invalid_value", "guided_regex")

@@ -16,6 +16,7 @@ from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.errors import ConfigError, InvalidRequest
+from trtllm_openai.generation import STEP_TOKEN_BOUNDS
 
 PROMPT = range(3, 12)
 
@@ -144,6 +145,7 @@ def test_computing_again_instead_of_keeping(
     monkeypatch.setattr(Sequence, "begin_again", counting)
     outputs = run(tight, *ones)
     assert again > 0
+    assert tight.stats().preemptions == again
     for name, one in expected.items():
         assert outputs[name].token_ids == one.token_ids
         logprobs = zip(outputs[name].logprobs or (), one.logprobs or (), strict=True)
@@ -238,3 +240,13 @@ def test_swapping_without_memory_ends_one_sequence(
     assert sorted(one.finish_reason or "" for one in ends.values()) == ["error", "length", "length", "length"]
     assert [one.token_ids for one in ends.values() if one.finish_reason == "length"] == [alone] * 3
     assert engine.stats().kv_blocks_used == 0
+
+
+def test_every_step_counts_the_tokens_that_it_computes(checkpoint: Callable[[str], Path]) -> None:
+    """A prompt of 9 tokens that gives the first token, then three steps of one token."""
+    engine = make_engine(checkpoint("llama"), max_seq_len=128)
+    run(engine, request("t", PROMPT, max_tokens=4, ignore_eos=True))
+    stats = engine.stats()
+    counts = dict(zip((*STEP_TOKEN_BOUNDS, None), stats.step_token_counts, strict=True))
+    assert {bound: count for bound, count in counts.items() if count} == {16: 1, 1: 3}
+    assert (stats.step_tokens, stats.steps, stats.preemptions) == (9 + 3, 4, 0)
