@@ -292,9 +292,14 @@ def test_health_version_metrics_and_document(http: httpx.Client) -> None:
     for path in ("/health/ready", "/health"):
         assert http.get(path).json()["status"] == "ready"
     assert http.get("/health/startup").json() == {"status": "started"}
+    generated = http.get("/health_generate").json()
+    assert (generated["status"], generated["ms"] > 0) == ("generated", True)
+    assert http.post("/ping").status_code == 200
     assert http.get("/version").json()["engine"] == "torch"
     metrics = http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
+    for name in ("cache_config_info", "iteration_tokens_total_bucket", "num_preemptions_total"):
+        assert f"vllm:{name}" in metrics.text
     for name in ("requests_running", "kv_blocks_total", "time_to_first_token_seconds_bucket"):
         assert f"trtllm_openai_{name}" in metrics.text
     document = http.get("/openapi.json").json()

@@ -336,6 +336,7 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
             "/v1/models",
             "/metrics",
             "/status",
+            "/prometheus/metrics",
             "/admin/runners",
             "/docs",
             "/openapi.json",
@@ -344,7 +345,14 @@ def test_keys_guard_everything_but_health(start: Start, outcome: Say, tmp_path: 
         )
         for path in paths:
             assert httpx.get(victim.url + path).status_code == 401
-        for path in ("/health", "/health/live", "/health/ready", "/health/startup"):
+        for path in (
+            "/health",
+            "/health/live",
+            "/health/ready",
+            "/health/startup",
+            "/health_generate",
+            "/ping",
+        ):
             assert httpx.get(victim.url + path).status_code == 200
         assert alice.get("/v1/models").status_code == 200
         assert alice.get("/metrics").status_code == 403

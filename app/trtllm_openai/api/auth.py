@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 
 SCOPES = frozenset({"api", "admin"})
 ALWAYS_OPEN = frozenset({"/", "/health/live"})
-HEALTH_PATHS = ALWAYS_OPEN | {"/health", "/health/ready", "/health/startup"}
+HEALTH_PATHS = ALWAYS_OPEN | {"/health", "/health/ready", "/health/startup", "/health_generate", "/ping"}
+METRICS_PATHS = frozenset({"/metrics", "/prometheus/metrics"})
 SINGLE = "api_key"
 """Name of the key that is a setting."""
-ADMIN_PATHS = ("/metrics", "/status", "/admin")
+ADMIN_PATHS = (*sorted(METRICS_PATHS), "/status", "/admin")
 RECHECK = 1.0
 """Minimum seconds between two checks of the file's modification time."""
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<scopes>[a-z,]+)\s+(?P<hash>[0-9a-f]{64})(?P<limits>(\s+\S+)*)")
@@ -57,8 +58,10 @@ def make_key(name: str, scopes: str) -> tuple[str, str]:
 
 def open_paths(settings: Settings) -> frozenset[str]:
     """The paths that need no key."""
-    health = HEALTH_PATHS if settings.open_health else ALWAYS_OPEN
-    return health | web.paths() if settings.web else health
+    paths = HEALTH_PATHS if settings.open_health else ALWAYS_OPEN
+    if settings.web:
+        paths |= web.paths()
+    return paths | METRICS_PATHS if settings.open_metrics else paths
 
 
 def keys_of(settings: Settings) -> Keys | None:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from trtllm_openai import __version__
 from trtllm_openai.api.context import Readiness, ServerContext
 from trtllm_openai.api.errors import unavailable
+from trtllm_openai.api.generation_probe import GenerationProbe
 from trtllm_openai.telemetry.metrics import render
 
 router = APIRouter()
@@ -39,8 +40,13 @@ async def startup(request: Request) -> Response:
 
 @router.get("/health/ready")
 @router.get("/health")
+@router.get("/ping")
+@router.post("/ping")
 async def ready(request: Request) -> Response:
-    """200 when requests are accepted; else 503 as an error, with the reason and the loading progress."""
+    """200 when requests are accepted; else 503 as an error, with the reason and the loading progress.
+
+    `/ping`, by GET and by POST, is what Amazon SageMaker asks for.
+    """
     context: ServerContext = request.app.state.context
     readiness = context.readiness
     if not readiness.ready:
@@ -51,6 +57,19 @@ async def ready(request: Request) -> Response:
     if readiness.reason:
         body["degraded"] = readiness.reason
     return JSONResponse(body)
+
+
+@router.get("/health_generate")
+async def health_generate(request: Request) -> Response:
+    """200 when an engine has generated a token, within the last second or for this request; else 503.
+
+    At most one token is generated at a time. A busy server answers late: not for a liveness probe.
+    """
+    context: ServerContext = request.app.state.context
+    probe: GenerationProbe = request.app.state.generation_probe
+    if not context.readiness.ready:
+        return _not_ready(context.readiness)
+    return JSONResponse({"status": "generated", "ms": round(await probe.check() * 1000, 3)})
 
 
 def _not_ready(readiness: Readiness) -> Response:
@@ -67,8 +86,9 @@ async def version(request: Request) -> dict[str, str | None]:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/prometheus/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
+    """Prometheus text format; `/prometheus/metrics` is trtllm-serve's path."""
     context: ServerContext = request.app.state.context
     return Response(
         render(await context.merged_metrics(context.metrics.snapshot)), media_type=CONTENT_TYPE_LATEST

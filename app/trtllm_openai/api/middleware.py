@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trtllm_openai.api.auth import Keys, open_paths
+from trtllm_openai.api.auth import HEALTH_PATHS, METRICS_PATHS, Keys, open_paths
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import (
     ANTHROPIC_PATH,
@@ -34,7 +34,7 @@ from trtllm_openai.telemetry.traces import CONTEXT_HEADERS, OPERATIONS
 REQUEST_ID = b"x-request-id"
 ANTHROPIC_REQUEST_ID = b"request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_QUIET = ("/metrics", "/health", "/health/live", "/health/ready", "/status", "/web/{name}")
+_QUIET = METRICS_PATHS | HEALTH_PATHS - {"/"} | {"/status", "/web/{name}"}
 _SLASHES = re.compile(r"//+")
 
 

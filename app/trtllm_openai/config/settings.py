@@ -147,8 +147,13 @@ class Settings(BaseSettings):
     )
     open_health: bool = Field(
         True,
-        description="answer /health, /health/ready and /health/startup without an API key, as /health/live "
-        "is always",
+        description="answer /health, /health/ready, /health/startup, /health_generate and /ping without an "
+        "API key, as /health/live is always",
+    )
+    open_metrics: bool = Field(
+        False,
+        description="answer /metrics and /prometheus/metrics without an API key, for an endpoint picker, "
+        "which has none",
     )
     max_key_labels: Positive = Field(
         100,

@@ -14,6 +14,7 @@ from trtllm_openai.api import admin, chat, completions, errors, health, models, 
 from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
+from trtllm_openai.api.generation_probe import GenerationProbe
 from trtllm_openai.api.messages import routes as messages
 from trtllm_openai.api.middleware import RequestLayer
 from trtllm_openai.api.responses import compact
@@ -93,6 +94,7 @@ def create_app(service: InferenceService) -> Application:
     )
     app.state.context = context
     app.state.responses = stored_responses
+    app.state.generation_probe = GenerationProbe(context)
     if settings.web:
         app.include_router(web.router)
     for module in (completions, chat, responses, compact, messages, tokens, models, health, status, admin):

@@ -82,7 +82,7 @@ def test_keys_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_probes_need_no_key_unless_told_so() -> None:
-    probes = {"/", "/health", "/health/live", "/health/ready", "/health/startup"}
+    probes = {"/", "/health", "/health/live", "/health/ready", "/health/startup", "/health_generate", "/ping"}
     assert open_paths(Settings(web=False)) == probes
     assert open_paths(Settings(web=False, open_health=False)) == {"/", "/health/live"}
 
@@ -92,6 +92,16 @@ def test_the_files_of_the_page_need_no_key() -> None:
     assert files
     assert files == open_paths(Settings(open_health=False)) - {"/", "/health/live"}
     assert all(path.startswith("/web/") for path in files)
+
+
+def test_metrics_need_the_scope_admin_unless_told_otherwise(tmp_path: Path) -> None:
+    user, line = make_key("alice", "api")
+    file = tmp_path / "keys"
+    file.write_text(line)
+    for path in ("/metrics", "/prometheus/metrics"):
+        assert status_of(Keys(file), bearer(user), path) == (403, "insufficient_scope")
+    opened = open_paths(Settings(open_metrics=True)) - open_paths(Settings())
+    assert opened == {"/metrics", "/prometheus/metrics"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from trtllm_openai.text.tokenizer import Tokenizer
 
 def test_ready(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
-    for path in ("/health", "/health/ready"):
+    for path in ("/health", "/health/ready", "/ping"):
         assert served.get(path).json() == {"status": "ready", "model": served.context.model_id}
     assert served.get("/health/startup").status_code == 200
     assert served.get("/version").json() == {"version": __version__, "engine": "synthetic"}
@@ -18,7 +18,8 @@ def test_ready(demo_tokenizer: Tokenizer) -> None:
 def test_loading_says_how_far_it_is(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
     served.pool.phase, served.pool.reason, served.pool.info = Phase.LOADING, "weights", None
-    for path in ("/health", "/health/ready", "/health/startup"):
+    assert served.post("/ping", None).status_code == 503
+    for path in ("/health", "/health/ready", "/health/startup", "/ping", "/health_generate"):
         response = served.get(path)
         assert response.status_code == 503
         assert response.headers["retry-after"] == "5"
@@ -44,5 +45,8 @@ def test_metrics_are_prometheus_text(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
     served.post("/v1/completions", {"prompt": "a"})
     response = served.get("/metrics")
+    named = {line.partition("{")[0].partition(" ")[0] for line in response.text.splitlines()}
+    other = served.get("/prometheus/metrics").text
+    assert {line.partition("{")[0].partition(" ")[0] for line in other.splitlines()} == named
     assert response.headers["content-type"].startswith("text/plain; version=")
     assert 'trtllm_openai_sequences_total{finish_reason="stop"} 1.0' in response.text
