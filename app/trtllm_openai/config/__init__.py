@@ -1,10 +1,12 @@
 """Settings: read from config.yaml, overridden by environment variables, overridden by flags.
 
-`fields` has types, `engines`, `limits`, `sampling` the sections, `settings` the whole, and `load` reads it.
+`fields` has types, `engines`, `limits`, `sampling`, `kv_events` the sections, `settings` the whole, and
+`load` reads it.
 """
 
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, Lookahead, Section
+from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.load import add_flags, load_settings
 from trtllm_openai.config.sampling import DefaultSampling
@@ -13,6 +15,7 @@ from trtllm_openai.config.settings import Settings
 __all__ = [
     "LONGEST_TIMEOUT",
     "DefaultSampling",
+    "KVEventSettings",
     "LimitSettings",
     "Lookahead",
     "Section",

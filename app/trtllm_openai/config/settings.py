@@ -21,6 +21,7 @@ from pydantic_settings import (
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
 from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
+from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
@@ -220,6 +221,7 @@ class Settings(BaseSettings):
     )
     default_sampling: DefaultSampling = DefaultSampling()
     limits: LimitSettings = LimitSettings()
+    kv_events: KVEventSettings = KVEventSettings()
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()

@@ -81,7 +81,7 @@ def main() -> int:
     loaded = False
     try:
         loop.progress(0.0, "starting")
-        engine = load_engine(settings, spec.files, loop.progress)
+        engine = load_engine(settings, spec.files, loop.progress, spec.index)
         loaded = True
         loop.run(engine)
         engine.shutdown(SHUTDOWN_TIMEOUT_S)

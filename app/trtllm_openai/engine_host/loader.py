@@ -9,6 +9,7 @@ import msgspec
 
 from trtllm_openai.config import Settings
 from trtllm_openai.engines.base import Engine, Progress
+from trtllm_openai.engines.kv_events import open_kv_events
 from trtllm_openai.text.tokenizer import Tokenizer
 
 
@@ -21,8 +22,11 @@ class ModelFiles(msgspec.Struct, frozen=True):
     eos_token_ids: tuple[int, ...]
 
 
-def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> Engine:
-    """Load the engine that `settings` name. Raises `CheckpointError` or `ConfigError`."""
+def load_engine(settings: Settings, files: ModelFiles, progress: Progress, runner: int = 0) -> Engine:
+    """Load the engine that `settings` name. Raises `CheckpointError` or `ConfigError`.
+
+    `runner`: the index of the runner that this process is.
+    """
 
     @cache
     def tokenizer() -> Tokenizer:
@@ -65,4 +69,10 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress) -> En
         case "torch":
             from trtllm_openai.engines import torch
 
-            return torch.load(Path(files.model_dir), settings.torch, progress, vocabulary)
+            return torch.load(
+                Path(files.model_dir),
+                settings.torch,
+                progress,
+                vocabulary,
+                open_kv_events(settings.kv_events, settings.torch.block_size, runner),
+            )

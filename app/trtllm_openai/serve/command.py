@@ -13,6 +13,7 @@ import sys
 from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import Readiness, ServerContext
 from trtllm_openai.config import Settings
+from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService
@@ -82,8 +83,12 @@ def run(settings: Settings) -> int:
 
 
 def check_files(settings: Settings) -> None:
-    """Check the key and certificate files of every HTTP process. Raises `ConfigError` naming the setting."""
+    """Check what every process will need: the key and certificate files, and the package of KV events.
+
+    Raises `ConfigError` naming the setting.
+    """
     keys_of(settings)
+    check_kv_events(settings)
     if settings.tls_key and not settings.tls_certificate:
         raise ConfigError("tls_key: it requires tls_certificate")
     if settings.tls_certificate:

@@ -17,6 +17,7 @@ from trtllm_openai.engines.base import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trtllm_openai.engines.kv_events import KVEvents
     from trtllm_openai.engines.torch.engine import TorchEngine
 
 __all__ = ["load"]
@@ -27,8 +28,9 @@ def load(
     settings: TorchSettings,
     progress: Progress,
     vocabulary: "Callable[[], list[bytes]] | None" = None,
+    kv_events: "KVEvents | None" = None,
 ) -> "TorchEngine":
     """`loader.load`. Importing this package does not import torch, which `guide_trial` does without."""
     from trtllm_openai.engines.torch import loader
 
-    return loader.load(model_dir, settings, progress, vocabulary)
+    return loader.load(model_dir, settings, progress, vocabulary, kv_events)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import blake2b
 
 BLOCK_NAME_BYTES = 16
@@ -27,7 +28,9 @@ def block_name(previous: bytes, tokens: list[int]) -> bytes:
 class BlockPool:
     """Counts references to each block and keeps named blocks cached after their last release."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, removed: Callable[[bytes], None] | None = None) -> None:
+        """`removed` is called with the name of each block that is evicted."""
+        self._removed = removed
         self.total = blocks
         self._empty = list(range(blocks, 0, -1))  # low ids first: their memory is warm
         self._idle: OrderedDict[int, None] = (
@@ -76,11 +79,16 @@ class BlockPool:
             self._holders[block] += 1
             self._idle.pop(block, None)
 
-    def name(self, block: int, name: bytes) -> None:
-        """Publish a referenced block in the prefix cache. The first block with a name keeps it."""
-        if name not in self._blocks and block not in self._names:
-            self._names[block] = name
-            self._blocks[name] = block
+    def name(self, block: int, name: bytes) -> bool:
+        """Publish a referenced block in the prefix cache. The first block with a name keeps it.
+
+        Returns whether it is found by this name from now on.
+        """
+        if name in self._blocks or block in self._names:
+            return False
+        self._names[block] = name
+        self._blocks[name] = block
+        return True
 
     def give_back(self, blocks: list[int]) -> None:
         """Release a sequence's `blocks`. The last ones are evicted first: no cached block extends them.
@@ -100,5 +108,8 @@ class BlockPool:
 
     def _evict(self) -> int:
         block, _ = self._idle.popitem(last=False)
-        del self._blocks[self._names.pop(block)]
+        name = self._names.pop(block)
+        del self._blocks[name]
+        if self._removed is not None:
+            self._removed(name)
         return block

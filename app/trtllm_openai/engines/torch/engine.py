@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from trtllm_openai.engines.base import FAILED_ON_REQUEST, refusal
+from trtllm_openai.engines.kv_events import KVEvents
 from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.executor import Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
@@ -50,14 +51,16 @@ class TorchEngine:
         limits: Limits,
         guides: GuideCompiler | None = None,
         followers: Followers | None = None,
+        kv_events: KVEvents | None = None,
     ) -> None:
         self.info = info
         self._executor = executor
         self._cache = cache
         self._device = cache.layers[0].device
         self._bias_tables = BiasTables(self._device)
-        self._pool = BlockPool(info.kv_blocks)
-        self._scheduler = Scheduler(limits, self._pool, cache)
+        self._kv_events = kv_events
+        self._pool = BlockPool(info.kv_blocks, kv_events.removed if kv_events is not None else None)
+        self._scheduler = Scheduler(limits, self._pool, cache, kv_events)
         self._eos = frozenset(info.eos_token_ids)
         self._guides = guides
         self._followers = followers
@@ -105,6 +108,12 @@ class TorchEngine:
             self._aborted.append(request_id)
 
     def step(self, timeout: float) -> list[StepOutput]:
+        outputs = self._step(timeout)
+        if self._kv_events is not None:
+            self._kv_events.flush()
+        return outputs
+
+    def _step(self, timeout: float) -> list[StepOutput]:
         outputs = self._end_aborted()
         if self._compiling:
             idle = not (outputs or self._scheduler.running or self._scheduler.waiting)
@@ -166,6 +175,8 @@ class TorchEngine:
             self._followers.end(timeout_s)
         self._live.clear()
         self._cache.layers.clear()
+        if self._kv_events is not None:
+            self._kv_events.close()
 
     def _check(self, request: GenerationRequest) -> None:
         prompt = request.prompt_token_ids

@@ -11,6 +11,7 @@ import torch
 
 from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.base import Progress
+from trtllm_openai.engines.kv_events import KVEvents
 from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.engine import TorchEngine, cache_blocks
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
@@ -54,22 +55,24 @@ def load(
     settings: TorchSettings,
     progress: Progress,
     vocabulary: Callable[[], list[bytes]] | None = None,
+    kv_events: KVEvents | None = None,
 ) -> TorchEngine:
     """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`.
 
     `vocabulary`: returns the bytes of each token by id, empty for special tokens; without it, guided
-    decoding is off.
+    decoding is off. `kv_events`: is told which KV blocks are cached; the engine closes it.
     """
     progress(0.0, "reading the configuration")
     ranks = Ranks(0, settings.tensor_parallel_size)
     if ranks.size == 1:
-        return _engine(load_rank(model_dir, settings, progress, ranks), settings, progress, vocabulary, None)
+        own = load_rank(model_dir, settings, progress, ranks)
+        return _engine(own, settings, progress, vocabulary, None, kv_events)
     shard(read_config(model_dir), ranks)
     followers = start_followers(model_dir, settings)
     try:
         own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
         followers.share(own.executor)
-        return _engine(own, settings, progress, vocabulary, followers)
+        return _engine(own, settings, progress, vocabulary, followers, kv_events)
     except BaseException:
         followers.end(0)
         raise
@@ -159,6 +162,7 @@ def _engine(
     progress: Progress,
     vocabulary: Callable[[], list[bytes]] | None,
     followers: Followers | None,
+    kv_events: KVEvents | None,
 ) -> TorchEngine:
     config, device = own.config, own.device
     info = EngineInfo(
@@ -200,7 +204,7 @@ def _engine(
         )
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids, bounds)
     progress(1.0, "ready")
-    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers)
+    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers, kv_events)
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:

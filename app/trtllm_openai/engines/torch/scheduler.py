@@ -34,6 +34,14 @@ class BlockStore(Protocol):
     def copy_in(self, blocks: list[int], content: torch.Tensor) -> None: ...
 
 
+class BlockEvents(Protocol):
+    """Is told which blocks can be found in the prefix cache (`engines.kv_events.KVEvents`)."""
+
+    def stored(
+        self, names: list[bytes], tokens: list[int], first: int, published: list[bool], salt: str | None
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of a step.
@@ -89,10 +97,13 @@ class Scheduler:
     `preemptions` the sequences that lost their blocks to another.
     """
 
-    def __init__(self, limits: Limits, pool: BlockPool, store: BlockStore) -> None:
+    def __init__(
+        self, limits: Limits, pool: BlockPool, store: BlockStore, events: BlockEvents | None = None
+    ) -> None:
         self._limits = limits
         self._pool = pool
         self._store = store
+        self._events = events
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.reused = 0
@@ -283,6 +294,9 @@ class Scheduler:
         full = min(sequence.computed // size, self._shareable(sequence))
         if full > sequence.named and self._limits.prefix_caching:
             names = sequence.names(full, size)
-            for index in range(sequence.named, full):
-                self._pool.name(sequence.blocks[index], names[index])
-            sequence.named = full
+            first, sequence.named = sequence.named, full
+            published = [
+                self._pool.name(sequence.blocks[index], names[index]) for index in range(first, full)
+            ]
+            if self._events is not None:
+                self._events.stored(names, sequence.tokens, first, published, sequence.salt_digest)

@@ -89,6 +89,11 @@ class Sequence:
         return names[:count]
 
     @property
+    def salt_digest(self) -> str | None:
+        """What stands for the salt of its block names, in hexadecimal; None without a salt."""
+        return None if self.request.cache_salt is None else self._first_name.hex()
+
+    @property
     def generated(self) -> int:
         """Number of tokens generated so far."""
         return len(self.tokens) - self.prompt_tokens
