@@ -69,3 +69,19 @@ def test_torch_guides_by_the_tokens_of_the_tokenizer(few_layers: Path, demo_dir:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load_engine(Settings(engine="torch"), ModelFiles(str(tmp_path), "", 0, ()), lambda *_: None)
+
+
+def test_each_runner_publishes_at_an_address_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trtllm_openai.engines import torch
+
+    given: list[Any] = []
+    monkeypatch.setattr(torch, "load", lambda *arguments: given.append(arguments[-1]))
+    settings = Settings(engine="torch", kv_events={"endpoint": f"ipc://{tmp_path}/events"})
+    load_engine(settings, FILES, lambda *_: None, runner=1)
+    load_engine(Settings(engine="torch"), FILES, lambda *_: None)
+    events, none = given
+    assert none is None
+    assert (tmp_path / "events-1").is_socket()
+    events.close()
