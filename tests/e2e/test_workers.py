@@ -127,6 +127,23 @@ def test_the_status_is_that_of_the_whole_server(server: RunningServer) -> None:
     assert status["samples"]["sequences"][-1] >= sum(before.values())
 
 
+def test_vllms_names_add_up_over_workers_and_count_shared_numbers_once(server: RunningServer) -> None:
+    """Each request is counted by the worker that served it, each engine step by its runner alone."""
+    names = ("request_params_n_sum", "request_params_n_count", "iteration_tokens_total_sum")
+
+    def counts() -> list[float]:
+        text = httpx.get(f"{server.url}/metrics", timeout=30).text
+        found = [re.findall(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE) for name in names]
+        return [float(value) for (value,) in found]
+
+    before = counts()
+    body = {"prompt": [7], "max_tokens": 5, "n": 3}
+    for _ in range(8):
+        assert httpx.post(server.url + TEXT, json=body, timeout=60).status_code == 200
+    after = [before[0] + 24, before[1] + 8, before[2] + 8 * 3 * (1 + 5)]
+    server.wait(lambda: counts() == after, 10)
+
+
 def test_stored_responses_are_found_by_other_workers(server: RunningServer) -> None:
     made: list[dict[str, Any]] = []
     for _ in range(6):
