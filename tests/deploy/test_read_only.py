@@ -28,6 +28,10 @@ def can_mount() -> bool:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        any(path.startswith(("/tmp/", f"{HOME}/")) for path in (sys.executable, str(ROOT))),
+        reason="this checkout, or its Python, is where the volumes of the manifest go",
+    ),
     pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here"),
 ]
 
