@@ -26,7 +26,7 @@ COPY app app
 # What the image has stays as it is: its versions become constraints, and the project comes without dependencies.
 RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt \
     && pip install --no-cache-dir --constraint /tmp/pins.txt \
-       'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'pydantic-settings[yaml]>=2.6,<3' \
+       'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'click>=8.1.8,<9' 'rich>=13.7,<16' \
        'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
        'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' \
     && pip install --no-cache-dir --no-deps . \

@@ -10,33 +10,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import ConfigDict, Field
 
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
-from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
-from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
+from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds, Section
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
 
 
-class Settings(BaseSettings):
-    """All settings."""
+class Settings(Section):
+    """All settings. Reads neither environment nor file: that is `load_settings`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        nested_model_default_partial_update=True,
-        protected_namespaces=(),
-    )
+    model_config = ConfigDict(protected_namespaces=())
 
     engine: Literal["torch", "synthetic", "tensorrt_llm", "tensorrt_llm_pytorch"] = Field(
         "torch",
@@ -232,21 +218,3 @@ class Settings(BaseSettings):
             return Path(self.cache_dir).expanduser()
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "trtllm-openai"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's keys are passed as init arguments: the environment takes precedence over those.
-        assert isinstance(env_settings, EnvSettingsSource)
-        env_settings.env_vars = {
-            name: value
-            for name, value in env_settings.env_vars.items()
-            if not is_of_kubernetes(name, value or "")
-        }
-        return env_settings, init_settings

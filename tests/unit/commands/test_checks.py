@@ -8,15 +8,15 @@ import pytest
 
 from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.cli import main
-from trtllm_openai.commands import doctor
+from trtllm_openai.commands import checks
 from trtllm_openai.config import Settings
 from trtllm_openai.processes.mpi import RANK_VARIABLES
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
 
-def found(settings: Settings) -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in doctor.examine(settings)}
+def found(settings: Settings) -> dict[str, checks.Finding]:
+    return {finding.name: finding for finding in checks.examine(settings)}
 
 
 def test_the_demo_passes(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,7 @@ def test_everything_missing_for_tensorrt_llm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "SHM", tmp_path / "absent")
+    monkeypatch.setattr(checks, "SHM", tmp_path / "absent")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     make_engine_dir(tmp_path / "m", world=2)
     status = main(
@@ -77,7 +77,7 @@ def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pyte
         "model": str(tmp_path),
         "tensorrt_llm": {"launch": "leader", "mpi_command": f"{FAKES}/mpirun --bind-to none -n {{world}}"},
     }
-    for name in doctor.AS_ROOT:
+    for name in checks.AS_ROOT:
         monkeypatch.setenv(name, "1")
     try:
         findings = found(Settings(**settings))
@@ -101,7 +101,7 @@ def executable(path: Path) -> str:
     [
         ("mpirun --bind-to none", 0, {}, "refuses to run as root", "as another user, as our image does"),
         ("mpirun --bind-to none", 0, {"OMPI_ALLOW_RUN_AS_ROOT": "1"}, "refuses", "ROOT_CONFIRM=1"),
-        ("mpirun --bind-to none", 0, dict.fromkeys(doctor.AS_ROOT, "1"), "mpirun", ""),
+        ("mpirun --bind-to none", 0, dict.fromkeys(checks.AS_ROOT, "1"), "mpirun", ""),
         ("mpirun --bind-to none --allow-run-as-root", 0, {}, "mpirun", ""),
         ("mpirun --bind-to none", 1000, {}, "mpirun", ""),
         ("mpirun -n 2", 1000, {}, "binds each rank to a core", "--bind-to none"),
@@ -126,7 +126,7 @@ def test_mpi_and_its_traps(
     """Without a command ranks are spawned."""
     for name in ("mpirun", "srun", "orted"):
         executable(tmp_path / name)
-    for name in (*doctor.AS_ROOT, *RANK_VARIABLES):
+    for name in (*checks.AS_ROOT, *RANK_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
