@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
-from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds, Section
+from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, ModelNames, Positive, Seconds, Section
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
@@ -36,8 +36,10 @@ class Settings(Section):
         "directory or a directory with engine/ and tokenizer/ in it, and demo is the working "
         "directory",
     )
-    served_model_name: str | None = Field(
-        None, description="model id in the API; null derives it from the model's name"
+    served_model_name: ModelNames | None = Field(
+        None,
+        description="model id in the API, or several: requests may use any, and the first is the one that "
+        "health checks and metrics show; null derives it from the model's name",
     )
     tokenizer: str | None = Field(None, description="tokenizer directory; null is the model's own")
     chat_template: str | None = Field(
@@ -205,6 +207,16 @@ class Settings(Section):
     def adapters(self) -> dict[str, str]:
         """The LoRA adapters of the configured engine: model id to directory."""
         return self.tensorrt_llm.lora_adapters if self.engine == "tensorrt_llm" else {}
+
+    @property
+    def model_name(self) -> str | None:
+        """The first of `served_model_name`; None if the model's own name is used."""
+        return self.served_model_name[0] if self.served_model_name else None
+
+    @property
+    def aliases(self) -> list[str]:
+        """The further ids of the model in the API."""
+        return self.served_model_name[1:] if self.served_model_name else []
 
     @property
     def http_workers(self) -> int:

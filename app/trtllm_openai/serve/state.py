@@ -61,7 +61,7 @@ class InferenceService:
             ),
             bodies=Bodies(settings.max_body_bytes, ReceiveBudget(share)),
             created=self.deployment.created,
-            model_id=settings.served_model_name or settings.model,
+            model_id=settings.model_name or settings.model,
             merged_metrics=self.deployment.merged_metrics,
             others_behind=lambda: self.deployment.counters.others_behind,
             tracer=make_tracer(settings),
@@ -111,7 +111,7 @@ class InferenceService:
             self._on_change(context)
 
         model = await self.deployment.open_model(settings, converting, changed)
-        if not settings.served_model_name:
+        if not settings.model_name:
             context.model_id = model.name
         context.chat = ChatFormat(
             model.tokenizer,
