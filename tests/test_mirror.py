@@ -46,6 +46,11 @@ TESTED_IN = {
     "commands/checkpoint_report.py": "tests/unit/commands/test_inspect.py",
     "commands/engine_report.py": "tests/unit/commands/test_inspect.py",
     "checkpoints/weight_files.py": "tests/unit/commands/test_inspect.py",
+    # A conversation at a pseudo-terminal, with a started server.
+    "commands/chat.py": "tests/e2e/test_terminal.py",
+    "commands/chat_screen.py": "tests/e2e/test_terminal.py",
+    "commands/client.py": "tests/e2e/test_terminal.py",
+    "commands/talk.py": "tests/e2e/test_terminal.py",
     # One call each, made as a user makes it.
     "commands/bench.py": "tests/e2e/test_bench.py",
     "commands/key.py": "tests/unit/test_cli.py",

@@ -1,10 +1,15 @@
 """The command line at a terminal: what is shown while a server starts, serves and stops."""
 
+import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.e2e.conftest import RunningServer, serve
 from tests.e2e.terminal import run
 
 SERVE = ("serve", "--engine", "synthetic", "--port", "0", "--log-level", "warning")
@@ -80,3 +85,65 @@ def test_ctrl_c_ends_other_commands_with_130() -> None:
         terminal.type("\x03")
         assert terminal.wait() == 130
         assert "Traceback" not in terminal.screen
+
+
+def test_chat_streams_and_takes_commands(tmp_path: Path) -> None:
+    thinking = "<think>\nhm\x1b[31m\n</think>\n\nSeoul."
+    settings = {"synthetic": {"ttft": 0, "itl": 0, "script": [thinking, "Again.", "Edited.", "Loaded."]}}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({**settings, "reasoning_parser": "think", "served_model_name": ["m", "n"]}))
+    env = {"XDG_STATE_HOME": str(tmp_path), "TRTLLM_OPENAI_API_KEY": ""}
+    with (
+        serve("--config", str(config), "--engine", "synthetic", "--api-key", "sk-x") as server,
+        run("chat", "--url", server.url, "--api-key", "sk-x", "--system", "Be brief.", env=env) as terminal,
+    ):
+        terminal.wait_for(rf"m on {server.url}\. /help lists commands")
+        terminal.wait_for("> $")
+        terminal.type("Where?\n")
+        terminal.wait_for(r"hm\[31m\n+Seoul\.\n")  # the escape character itself is not printed
+        terminal.wait_for(r"first token after \d+\.\d\d s")
+        for typed, shown in (
+            ("/retry\n", r"Again\.\n"),
+            ("/edit Who?\n", r"Edited\.\n"),
+            (f"/save {tmp_path / 'talk.json'}\n", "> $"),
+            ("/clear\n", "> $"),
+            ("/retry\n", r"Nothing was asked yet\."),
+            (f"/load {tmp_path / 'talk.json'}\n", "2 messages"),
+            ("/model n\n", r"  m\n\* n\n"),
+            ("/model x\n", "The server has no model x; it has m, n"),
+            ("/params temperature=9\n", r'\{"temperature": 9\}'),
+            ("More\n", r"The server answered 400: .*temperature"),
+            ("/params temperature=null\n", r"\{\}"),
+            ("/sing\n", "There is no /sing"),
+            ("/help\n", r"/edit \[TEXT\] +change the last message"),
+            ('"""two\n', "… $"),
+            ('lines"""\n', r"Loaded\.\n"),
+        ):
+            terminal.type(typed)
+            terminal.wait_for(shown)
+        terminal.type("/quit\n")
+        assert terminal.wait() == 0
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    assert saved["system"] == "Be brief."
+    assert [one["content"] for one in saved["messages"]] == ["Who?", "Edited."]
+    history = tmp_path / "trtllm-openai" / "chat_history"
+    assert "Where?" in history.read_text()
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_chat_answers_a_pipe_and_says_what_is_wrong(synthetic: RunningServer) -> None:
+    def chat(*flags: str, text: str = "Hello") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "trtllm_openai", "chat", *flags]
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+    done = chat("--url", f"{synthetic.url}/v1", "--max-tokens", "4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n")
+    refused = chat("--url", synthetic.url, "--model", "x", "Hi")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("trtllm-openai: The server answered 404: The model 'x' does not exist")
+    nobody = chat("--url", "http://127.0.0.1:1", "Hi")
+    assert nobody.returncode == 1
+    assert nobody.stderr == (
+        "trtllm-openai: The server at http://127.0.0.1:1 cannot be asked: Connection refused.\n"
+    )

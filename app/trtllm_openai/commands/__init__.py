@@ -9,6 +9,7 @@ from __future__ import annotations
 
 SUMMARIES = {
     "serve": "serve a model over HTTP",
+    "chat": "talk to a server in the terminal",
     "generate": "complete one prompt, without a server",
     "doctor": "check that this machine can serve the configured model",
     "inspect": "show what a checkpoint or engine is, and the memory it needs",

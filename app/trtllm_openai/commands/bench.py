@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtllm_openai.commands.verb import Verb
+from trtllm_openai.commands.verb import API_KEY, URL, Verb
 from trtllm_openai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ command = Bench(
     help="Load-test any OpenAI-compatible server: time to first token, inter-token latency, throughput.",
     run=run,
     params=[
-        click.Option(
-            ["--url"], default="http://127.0.0.1:8000", show_default=True, help="base URL of the server"
-        ),
+        URL,
         click.Option(
             ["--endpoint"],
             type=click.Choice(["completions", "chat"]),
@@ -118,7 +116,7 @@ command = Bench(
             show_default=True,
         ),
         click.Option(["--model"], metavar="ID", help="without: the first model that the server lists"),
-        click.Option(["--api-key"], metavar="KEY"),
+        API_KEY,
         click.Option(
             ["--concurrency"],
             metavar="N,N",

@@ -196,6 +196,18 @@ class Described(click.Argument):
 CONFIG = click.Option(
     ["--config"], metavar="FILE", help="settings file; without it config.yaml, if there is one"
 )
+URL = click.Option(
+    ["--url"],
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="base URL of the server, with or without /v1",
+)
+API_KEY = click.Option(
+    ["--api-key"],
+    metavar="KEY",
+    envvar="TRTLLM_OPENAI_API_KEY",
+    help="its key; the environment variable TRTLLM_OPENAI_API_KEY keeps it out of the list of processes",
+)
 MODEL = Described("model", "the same as --model", required=False, type=click.Path())
 """The setting `model` as an argument."""
 
