@@ -14,8 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
+from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
+from trtllm_openai.engines.torch.model_config import read_config
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.processes.mpi import RANK_VARIABLES
@@ -60,7 +62,7 @@ def examine(settings: Settings) -> list[Finding]:
     elif settings.engine == "tensorrt_llm_pytorch":
         findings += [_driver(), _package(None), _shared_memory(), _locked_memory()]
     elif settings.engine == "torch":
-        findings.append(_torch(settings))
+        findings += [_torch(settings), _guides()]
     return findings
 
 
@@ -79,7 +81,7 @@ def _model(settings: Settings) -> list[Finding]:
         found = resolve_model(settings, lambda *_: None)
     except (CheckpointError, ConfigError) as error:
         return [Finding("model", "cannot be used", str(error))]
-    _, tokenizer = _check(
+    loaded, tokenizer = _check(
         "tokenizer",
         lambda: Tokenizer.load(found.tokenizer_dir, settings.chat_template),
         lambda tokenizer: (
@@ -87,7 +89,34 @@ def _model(settings: Settings) -> list[Finding]:
             + ("a chat template" if tokenizer.chat_template else "no chat template: /v1/completions only")
         ),
     )
-    return [Finding("model", str(found.model_dir)), tokenizer]
+    findings = [Finding("model", str(found.model_dir)), tokenizer]
+    if loaded is not None and loaded.chat_template:
+        findings.append(_formats(loaded, settings))
+    if settings.engine == "torch":
+        _, architecture = _check(
+            "architecture", lambda: read_config(found.model_dir), lambda config: config.architecture
+        )
+        findings.append(architecture)
+    return findings
+
+
+def _formats(tokenizer: Tokenizer, settings: Settings) -> Finding:
+    """The chat template, which must compile, and the formats found in it."""
+    _, finding = _check(
+        "chat format",
+        lambda: ChatFormat(tokenizer, settings.tool_parser, settings.reasoning_parser),
+        lambda chat: f"tools: {chat.tool_format or 'none'}, thinking: {chat.reasoning_format or 'none'}",
+    )
+    return finding
+
+
+def _guides() -> Finding:
+    """What JSON mode, JSON schemas and forced tool calls need on the torch engine."""
+    if importlib.util.find_spec("llguidance") is None:
+        return Finding(
+            "guided decoding", "llguidance is not installed", "pip install 'llguidance>=0.7.29,<2'"
+        )
+    return Finding("guided decoding", f"llguidance {metadata.version('llguidance')}")
 
 
 def _engine_dir(settings: Settings) -> EngineDir | None:
@@ -145,10 +174,19 @@ def _gpus(settings: Settings, engine: EngineDir | None) -> list[Finding]:
 def _torch(settings: Settings) -> Finding:
     import torch
 
+    from trtllm_openai.engines.torch.linear import check_quantization
+
     cuda = torch.cuda.is_available()
     if settings.torch.device == "cuda" and not cuda:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         return Finding("torch", f"{torch.__version__}, {built}", "install a CUDA build of torch and a driver")
+    device = torch.device("cuda" if cuda and settings.torch.device != "cpu" else "cpu")
+    try:
+        check_quantization(settings.torch.quantization, device)
+        if settings.torch.quantization == "fp8" and device.type == "cpu":
+            raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
+    except ConfigError as error:
+        return Finding("torch", f"{torch.__version__} on a {device.type}", str(error))
     where = torch.cuda.get_device_name() if cuda else f"{usable_cores()} CPU cores"
     return Finding("torch", f"{torch.__version__} on {where}")
 

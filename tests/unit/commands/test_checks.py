@@ -1,5 +1,7 @@
 """The doctor's lines: checks that pass, and failed ones with their fix."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ def test_the_demo_passes(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert findings["tokenizer"].fact == "49152 tokens, ends with [2], a chat template"
     assert findings["torch"].fact.endswith("CPU cores")
     main(["doctor", "--model", str(demo_dir)])
-    assert "OK   tokenizer   49152 tokens" in capsys.readouterr().out
+    assert "OK   tokenizer        49152 tokens" in capsys.readouterr().out
 
 
 def test_everything_missing_for_tensorrt_llm(
@@ -147,3 +149,42 @@ def test_without_open_mpi_no_ranks_can_be_spawned(
     make_engine_dir(tmp_path / "m", world=2, tokenizer=demo_dir)
     finding = found(Settings(engine="tensorrt_llm", model=str(tmp_path / "m")))["MPI"]
     assert "orted is not in PATH" in finding.fact
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, "does not support the architecture GemmaForCausalLM"),
+        ({"quantization_config": {"quant_method": "awq"}}, "does not support quantized checkpoints (awq)"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "RoPE scaling of type 'yarn'"),
+    ],
+)
+def test_a_checkpoint_that_serve_would_refuse(
+    change: dict[str, Any], said: str, few_layers: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "m"
+    shutil.copytree(few_layers, directory)
+    config = json.loads((directory / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (directory / "config.json").write_text(json.dumps({**config, **change}))
+    assert said in found(Settings(model=str(directory)))["architecture"].fix
+
+
+def test_a_template_that_serve_would_refuse(few_layers: Path, tmp_path: Path) -> None:
+    template = tmp_path / "broken.jinja"
+    template.write_text("{% if %}")
+    findings = found(Settings(model=str(few_layers), chat_template=str(template)))
+    assert f"The chat template {template}, line 1, cannot be compiled" in findings["chat format"].fix
+    assert found(Settings(model=str(few_layers)))["chat format"].fact == "tools: hermes, thinking: none"
+
+
+def test_a_quantization_that_serve_would_refuse(few_layers: Path) -> None:
+    settings = Settings(model=str(few_layers), torch={"quantization": "fp8", "device": "cpu"})
+    assert found(settings)["torch"].fix == "torch.quantization: fp8 needs a GPU; use int8 on a CPU"
+
+
+def test_missing_guides_are_told(few_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not found(Settings(model=str(few_layers)))["guided decoding"].fix
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'llguidance" in found(Settings(model=str(few_layers)))["guided decoding"].fix
