@@ -81,14 +81,15 @@ def _model(settings: Settings) -> list[Finding]:
         found = resolve_model(settings, lambda *_: None)
     except (CheckpointError, ConfigError) as error:
         return [Finding("model", "cannot be used", str(error))]
-    loaded, tokenizer = _check(
-        "tokenizer",
-        lambda: Tokenizer.load(found.tokenizer_dir, settings.chat_template),
-        lambda tokenizer: (
-            f"{tokenizer.vocab_size} tokens, ends with {list(tokenizer.eos_token_ids)}, "
-            + ("a chat template" if tokenizer.chat_template else "no chat template: /v1/completions only")
-        ),
-    )
+
+    def load() -> Tokenizer:
+        return Tokenizer.load(found.tokenizer_dir, settings.chat_template)
+
+    def described(tokenizer: Tokenizer) -> str:
+        template = "a chat template" if tokenizer.chat_template else "no chat template: /v1/completions only"
+        return f"{tokenizer.vocab_size} tokens, ends with {list(tokenizer.eos_token_ids)}, {template}"
+
+    loaded, tokenizer = _check("tokenizer", load, described)
     findings = [Finding("model", str(found.model_dir)), tokenizer]
     if loaded is not None and loaded.chat_template:
         findings.append(_formats(loaded, settings))

@@ -31,8 +31,9 @@ class Settings(Section):
     )
     model: str = Field(
         "demo",
-        description="model to serve: a Hugging Face checkpoint directory, a .gguf file of the Llama "
-        "family, or demo for the bundled SmolLM2-135M-Instruct; for tensorrt_llm an engine "
+        description="model to serve: a Hugging Face checkpoint directory, an id on its hub "
+        "(org/name or org/name@revision, downloaded once), a .gguf file of the Llama family, or demo for the "
+        "bundled SmolLM2-135M-Instruct; for tensorrt_llm an engine "
         "directory or a directory with engine/ and tokenizer/ in it, and demo is the working "
         "directory",
     )
