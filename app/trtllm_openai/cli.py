@@ -30,6 +30,7 @@ EXAMPLES = """\
   trtllm-openai serve                      the demo model on http://127.0.0.1:8000
   trtllm-openai serve ./Llama-3.1-8B       a model of your own
   trtllm-openai chat                       talk to it
+  trtllm-openai launch codex               set up a coding agent on it
   trtllm-openai doctor ./Llama-3.1-8B      what this machine lacks for it
 """
 

@@ -11,6 +11,7 @@ SUMMARIES = {
     "serve": "serve a model over HTTP",
     "chat": "talk to a server in the terminal",
     "generate": "complete one prompt, without a server",
+    "launch": "set up and start a coding agent or web page on a server",
     "doctor": "check that this machine can serve the configured model",
     "inspect": "show what a checkpoint or engine is, and the memory it needs",
     "key": "create an API key",

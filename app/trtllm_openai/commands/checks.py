@@ -89,7 +89,8 @@ def _model(settings: Settings) -> list[Finding]:
         template = "a chat template" if tokenizer.chat_template else "no chat template: /v1/completions only"
         return f"{tokenizer.vocab_size} tokens, ends with {list(tokenizer.eos_token_ids)}, {template}"
 
-    loaded, tokenizer = _check("tokenizer", load, described)
+    checked = _check("tokenizer", load, described)
+    loaded, tokenizer = checked
     findings = [Finding("model", str(found.model_dir)), tokenizer]
     if loaded is not None and loaded.chat_template:
         findings.append(_formats(loaded, settings))
