@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import PACKAGE_ROOT
+from trtllm_openai.commands import SUMMARIES
 
 ROOT = PACKAGE_ROOT.parent
 PACKAGE = PACKAGE_ROOT / "trtllm_openai"
@@ -56,3 +57,27 @@ def test_images_and_a_plain_install_have_guides() -> None:
     stage = (ROOT / "Dockerfile").read_text().partition(" AS cpu")[2].partition("\nFROM ")[0]
     (install,) = re.findall(r"pip install [^\n]*'\.\[tracing\]'", stage)
     assert "--no-deps" not in install
+
+
+def test_the_korean_readme_keeps_step_with_the_english() -> None:
+    """The same sections in number, the same examples to the character, the same commands, flags and links."""
+    english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
+    layout = "```\napp/trtllm_openai/"  # the one block that only README.md has
+
+    def examples(text: str) -> list[str]:
+        return [one for one in re.findall(r"```.*?\n```", text, re.DOTALL) if not one.startswith(layout)]
+
+    def told(text: str) -> set[str]:
+        body = re.sub(r"```.*?\n```", "", text, flags=re.DOTALL)
+        spans = re.findall(r"`([^`\n]+)`", body)
+        flags = {flag for one in spans for flag in re.findall(r"--[\w.-]+|TRTLLM_\w+|make [\w-]+", one)}
+        return flags | {one for one in spans if one.startswith("/") or one in SUMMARIES}
+
+    assert examples(english) == examples(korean)
+    assert len(re.findall(r"^## ", english, re.MULTILINE)) == len(re.findall(r"^## ", korean, re.MULTILINE))
+    assert told(english) == told(korean)
+    links = [
+        {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README")}
+        for text in (english, korean)
+    ]
+    assert links[0] == links[1]
