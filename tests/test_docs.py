@@ -1,10 +1,13 @@
 """Documents name files that exist, and the community files name make targets that exist."""
 
 import re
+import tomllib
 
 import pytest
+import yaml
 
 from tests.conftest import PACKAGE_ROOT
+from trtllm_openai.commands import SUMMARIES
 
 ROOT = PACKAGE_ROOT.parent
 PACKAGE = PACKAGE_ROOT / "trtllm_openai"
@@ -34,3 +37,47 @@ def test_hosted_workflow_runs_what_ci_runs() -> None:
         return set(re.findall(r"\bmake ([a-z][\w-]*)", (ROOT / file).read_text()))
 
     assert targets(".github/workflows/ci.yml") == targets(".ci/run")
+
+
+def test_the_cpu_image_can_write_the_cache_that_compose_mounts() -> None:
+    """A new named volume takes the owner of the folder in the image, which must therefore be the user's."""
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    (volume,) = compose["services"]["cpu"]["volumes"]
+    name, _, path = volume.partition(":")
+    assert name in compose["volumes"]
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS cpu")[2].partition("\nFROM ")[0]
+    made = stage.index(f"install -d -o server -g server {path}")
+    assert made < stage.index("USER server")
+
+
+def test_images_and_a_plain_install_have_guides() -> None:
+    """JSON mode and forced tools need llguidance: a dependency of the package, and not of an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("llguidance") for one in project["dependencies"])
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS cpu")[2].partition("\nFROM ")[0]
+    (install,) = re.findall(r"pip install [^\n]*'\.\[tracing\]'", stage)
+    assert "--no-deps" not in install
+
+
+def test_the_korean_readme_keeps_step_with_the_english() -> None:
+    """The same sections in number, the same examples to the character, the same commands, flags and links."""
+    english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
+    layout = "```\napp/trtllm_openai/"  # the one block that only README.md has
+
+    def examples(text: str) -> list[str]:
+        return [one for one in re.findall(r"```.*?\n```", text, re.DOTALL) if not one.startswith(layout)]
+
+    def told(text: str) -> set[str]:
+        body = re.sub(r"```.*?\n```", "", text, flags=re.DOTALL)
+        spans = re.findall(r"`([^`\n]+)`", body)
+        flags = {flag for one in spans for flag in re.findall(r"--[\w.-]+|TRTLLM_\w+|make [\w-]+", one)}
+        return flags | {one for one in spans if one.startswith("/") or one in SUMMARIES}
+
+    assert examples(english) == examples(korean)
+    assert len(re.findall(r"^## ", english, re.MULTILINE)) == len(re.findall(r"^## ", korean, re.MULTILINE))
+    assert told(english) == told(korean)
+    links = [
+        {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README")}
+        for text in (english, korean)
+    ]
+    assert links[0] == links[1]

@@ -41,10 +41,27 @@ TESTED_IN = {
     "checkpoints/gguf_tokenizer.py": "tests/unit/text/test_tokenizer.py",
     # A whole engine is loaded and generates.
     "commands/generate.py": "tests/unit/test_cli.py",
+    "commands/completing.py": "tests/unit/test_cli.py",
+    # Reports of both kinds of models.
+    "commands/checkpoint_report.py": "tests/unit/commands/test_inspect.py",
+    "commands/engine_report.py": "tests/unit/commands/test_inspect.py",
+    "checkpoints/weight_files.py": "tests/unit/commands/test_inspect.py",
+    # A conversation at a pseudo-terminal, with a started server.
+    "commands/chat.py": "tests/e2e/test_terminal.py",
+    "commands/chat_screen.py": "tests/e2e/test_terminal.py",
+    "commands/client.py": "tests/e2e/test_terminal.py",
+    # Programs of the tools' names are started, and say what they were told.
+    "commands/launch_setups.py": "tests/unit/commands/test_launch.py",
+    "commands/talk.py": "tests/e2e/test_terminal.py",
     # One call each, made as a user makes it.
     "commands/bench.py": "tests/e2e/test_bench.py",
     "commands/key.py": "tests/unit/test_cli.py",
     "commands/serve.py": "tests/unit/test_cli.py",
+    "commands/doctor.py": "tests/unit/test_cli.py",
+    "commands/completion.py": "tests/unit/test_cli.py",
+    # Flags as they are typed, and wrong ones.
+    "commands/verb.py": "tests/unit/test_cli.py",
+    "config/flags.py": "tests/unit/config/test_load.py",
     # Schemas for the document; what is really sent is held against them.
     "protocol/documented.py": "tests/e2e/test_openapi.py",
     # Refusals of token ids, and both routes.

@@ -1,49 +1,110 @@
-"""The command line: assembles the verbs of `commands/`, and turns errors into messages and exit statuses."""
+"""The command line: the verbs of `commands/`, and errors as messages and exit statuses.
+
+0    done
+1    it cannot be done: no such model, no answer, a check that failed
+2    wrong usage: flags, arguments or settings
+130  interrupted by Ctrl-C (`serve` ends with 0: that is how it is stopped)
+"""
 
 from __future__ import annotations
 
-import argparse
+import difflib
+import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+import click
 
 from trtllm_openai import __version__
-from trtllm_openai.commands import bench, doctor, generate, inspect, key, serve
+from trtllm_openai.commands import SUMMARIES
+from trtllm_openai.commands.verb import wrong_usage
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 
-COMMANDS = (serve, generate, doctor, bench, key, inspect)
-FAILED, WRONG_USAGE = 1, 2
-"""Exit statuses: the command cannot be done; the flags or the settings are wrong."""
+PROGRAM = "trtllm-openai"
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+"""Exit statuses."""
+
+EXAMPLES = """\
+\b
+  trtllm-openai serve                      the demo model on http://127.0.0.1:8000
+  trtllm-openai serve ./Llama-3.1-8B       a model of your own
+  trtllm-openai chat                       talk to it
+  trtllm-openai launch codex               set up a coding agent on it
+  trtllm-openai doctor ./Llama-3.1-8B      what this machine lacks for it
+"""
 
 
-class Parser(argparse.ArgumentParser):
-    """Parser of the root and of each verb. It takes no abbreviated flags.
+class Root(click.Group):
+    """The verbs; each is imported when it is used."""
 
-    With abbreviations, `--api-key SECRET` would be read as `--api-keys-file SECRET`.
-    """
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUMMARIES)
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "allow_abbrev": False})
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SUMMARIES:
+            return None
+        command = importlib.import_module(f"trtllm_openai.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in SUMMARIES and not name.startswith("-"):
+            near = difflib.get_close_matches(name, SUMMARIES, n=1)
+            guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(SUMMARIES)}"
+            raise click.UsageError(f"there is no command {name}; {guess}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        print(__version__)
+        ctx.exit()
+
+
+ROOT = Root(
+    name=PROGRAM,
+    help=f"OpenAI-compatible inference server over TensorRT-LLM and PyTorch engines.\n\n{EXAMPLES}",
+    epilog=f"{PROGRAM} COMMAND --help shows a command's flags and examples.",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_show_version,
+            help="show the version",
+        )
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    no_args_is_help=False,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status (see `FAILED` and `WRONG_USAGE`)."""
-    parser = Parser(
-        prog="trtllm-openai", description="OpenAI-compatible inference server over TensorRT-LLM engines."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:  # the names alone: a value may be a secret
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        parser.error(f"unknown flags: {' '.join(flags)}" if flags else "too many arguments")
+    """Run one command; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and "_TRTLLM_OPENAI_COMPLETE" in os.environ:  # a shell asks what may come next
+        ROOT.main(prog_name=PROGRAM)
     try:
-        return int(arguments.run(arguments))
+        status = ROOT.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.UsageError as error:
+        print(wrong_usage(error), file=sys.stderr)
+        return WRONG_USAGE
     except ConfigError as error:
-        print(f"trtllm-openai: wrong configuration\n{error}", file=sys.stderr)
+        print(f"{PROGRAM}: wrong configuration\n{error}", file=sys.stderr)
         return WRONG_USAGE
     except (CheckpointError, InvalidRequest) as error:
-        print(f"trtllm-openai: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        print(file=sys.stderr)
+        return INTERRUPTED
+    return int(status or 0)

@@ -283,7 +283,7 @@ def test_without_the_settings_there_is_none_of_it(receiver: Receiver) -> None:
     assert SECRET not in said
     (line,) = [line for line in server.stderr if "request_id=plain" in line]
     expected = r"INFO +http\S* trtllm_openai.access: request request_id=plain "
-    expected += rf"method=POST path={CHAT} status=200 ms=\S+ model=\S+"
+    expected += rf"method=POST path={CHAT} status=200 ms=\S+ client=127\.0\.0\.1 model=\S+"
     assert re.search(expected + r" prompt_tokens=\d+ completion_tokens=6 finish_reason=length ttft_ms=", line)
 
 

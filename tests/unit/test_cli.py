@@ -1,9 +1,12 @@
 """The command line as a user meets it: output, errors in a sentence, exit statuses."""
 
+import ast
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +18,9 @@ from tests.conftest import python_path
 from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.api.auth import Keys
 from trtllm_openai.cli import main
+from trtllm_openai.commands import SUMMARIES
 from trtllm_openai.commands import key as key_command
+from trtllm_openai.config.flags import flags
 from trtllm_openai.runners.tenants import KeyLimits
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -33,7 +38,7 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert (facts["world_size"], facts["version"], facts["weights_bytes_per_gpu"]) == (2, "1.2.1", 100)
     assert main(["inspect", str(tmp_path / "absent")]) == 1
-    assert "There is no engine directory" in capsys.readouterr().err
+    assert "There is no engine directory or checkpoint" in capsys.readouterr().err
 
 
 def test_generate_on_the_torch_engine(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +66,7 @@ def test_the_answer_is_alone_on_standard_output() -> None:
     """Libraries print, and C++ writes to the descriptor itself."""
     program = """if True:
         import os
-        from trtllm_openai.commands.generate import answer_alone
+        from trtllm_openai.commands.completing import answer_alone
         with answer_alone() as answer:
             print("a library's line", flush=True)
             os.write(1, b"a line of C++\\n")
@@ -143,16 +148,116 @@ def test_files_that_cannot_be_used_are_told_before_anything_starts(
 
 def test_flags_cannot_be_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--api-keys` of serve is no short form of `--api-keys-file`, and its value is not printed."""
-    for flags in (["--api-keys", "sk-secret"], ["--api-keys=sk-secret"]):
-        with pytest.raises(SystemExit) as exit_status:
-            main(["serve", "--engine", "synthetic", "--port", "0", *flags])
-        assert exit_status.value.code == 2
-        said = capsys.readouterr().err
-        assert "unknown flags: --api-keys\n" in said
-        assert "sk-secret" not in said
-    with pytest.raises(SystemExit):
-        main(["inspect", str(tmp_path), "--js"])
-    assert "unknown flags: --js\n" in capsys.readouterr().err
+    for words in (["--api-keys", "sk-secret"], ["--api-keys=sk-secret"], ["model", "sk-secret"]):
+        assert main(["serve", "--engine", "synthetic", "--port", "0", *words]) == 2
+        assert "sk-secret" not in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path), "--js"]) == 2
+    assert "there is no flag --js; did you mean --json?\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prot", "1"], "trtllm-openai serve: there is no flag --prot; did you mean --port?"),
+        (
+            ["serve", "--dtype", "x"],
+            "trtllm-openai serve: there is no flag --dtype; did you mean --torch.dtype?",
+        ),
+        (
+            ["serve", "--torch.max_batchsize", "1"],
+            "trtllm-openai serve: there is no flag --torch.max-batchsize; did you mean "
+            "--torch.max-batch-size",
+        ),
+        (
+            ["serve", "--no-open-heath"],
+            "trtllm-openai serve: there is no flag --no-open-heath; did you mean --no-open",
+        ),
+        (["serve", "--open-health=maybe"], "trtllm-openai serve: --open-health: must be true or false"),
+        (["serve", "a", "b"], "trtllm-openai serve: too many arguments"),
+        (["serve", "a", "--model", "b"], "trtllm-openai serve: the model is given twice"),
+        (["serv"], "trtllm-openai: there is no command serv; did you mean serve?"),
+        (["sing"], "trtllm-openai: there is no command sing; there are serve, "),
+        (["key"], "trtllm-openai key: Missing argument 'NAME'"),
+        ([], "trtllm-openai: Missing command"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_else(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first.startswith(said)
+    assert hint.startswith("Try 'trtllm-openai")
+    assert hint.endswith("--help'.")
+
+
+@pytest.mark.parametrize("verb", SUMMARIES)
+def test_help_shows_examples_and_then_own_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("Examples:") < said.index("Options:")
+    for title in ("Settings that most need:", "All other settings:", "Settings of torch:"):
+        assert (title in said) == (verb in ("serve", "generate", "doctor"))
+    if "Settings" in said:
+        assert said.index("--config") < said.index("Settings that most need:") < said.index("--torch.dtype")
+        for flag in flags().values():
+            assert flag.kind == "section" or flag.flag in said
+
+
+@pytest.mark.parametrize("verb", SUMMARIES)
+def test_examples_can_be_typed(verb: str) -> None:
+    """The flags of every example are flags, and its arguments are taken."""
+    command = importlib.import_module(f"trtllm_openai.commands.{verb}").command
+    for line, _ in command.examples:
+        for part in line.split("|"):
+            words = shlex.split(part.removeprefix('eval "$(').removesuffix(')"'), comments=True)
+            if words[0] == "trtllm-openai":
+                words = words[: words.index(">")] if ">" in words else words
+                assert words[1] == verb
+                command.make_context(verb, words[2:])
+
+
+def test_help_imports_little() -> None:
+    """It must stay quick: below 0.3 s on an idle machine, which modules decide."""
+    program = """if True:
+        import sys
+        from trtllm_openai.cli import main
+        main(sys.argv[1:])
+        slow = {"torch", "transformers", "fastapi", "pydantic", "rich", "asyncio", "httpx", "tokenizers"}
+        print(sorted(slow & set(sys.modules)), file=sys.stderr)
+    """
+    for arguments, heavy in ((["--help"], []), (["serve", "--help"], ["pydantic"])):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, "PYTHONPATH": python_path()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert set(ast.literal_eval(done.stderr)) <= set(heavy), arguments
+
+
+def test_completion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        assert "_TRTLLM_OPENAI_COMPLETE" in capsys.readouterr().out
+    words = "trtllm-openai serve --tool-parser lla"
+    done = subprocess.run(
+        [sys.executable, "-m", "trtllm_openai"],
+        env={
+            **os.environ,
+            "PYTHONPATH": python_path(),
+            "_TRTLLM_OPENAI_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": "3",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "plain,llama3_json\n"
 
 
 def test_key_prints_the_hash_of_the_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,10 @@ class Keys:
         except (OSError, ValueError) as error:
             raise ConfigError(f"api_keys_file: {error}") from None
 
+    def __len__(self) -> int:
+        """The number of keys."""
+        return len(self._keys)
+
     def check(self, headers: Headers, path: str) -> str:
         """Authenticate a request to `path`. Returns the key's name. Raises `ApiError` 401 or 403."""
         self._refresh()

@@ -133,8 +133,11 @@ class ServerContext:
 
     def check_model(self, model: str | None) -> None:
         """Raise `ApiError` 404 for a model that is not served here; None stands for the served one."""
-        if model is not None and model != self.model_id and model not in self.adapters:
-            served = ", ".join(f"'{name}'" for name in (self.model_id, *self.adapters))
+        if model is None or model == self.model_id:
+            return
+        if model not in self.settings.aliases and model not in self.adapters:
+            ids = (self.model_id, *self.settings.aliases, *self.adapters)
+            served = ", ".join(f"'{name}'" for name in ids)
             raise ApiError(
                 404,
                 f"The model '{model}' does not exist; this server has {served}.",
@@ -143,7 +146,7 @@ class ServerContext:
             )
 
     def loaded(self, model: str | None = None) -> LoadedModel:
-        """The served model, with the adapter if `model`, which `check_model` has accepted, is the id of one.
+        """The served model under the id `model`, which `check_model` accepted, with the adapter of that id.
 
         Raises `PoolError` before an engine was ready.
         """
@@ -156,7 +159,7 @@ class ServerContext:
             )
         if model is None or model == self.model_id:
             return self._loaded
-        return replace(self._loaded, id=model, adapter=model)
+        return replace(self._loaded, id=model, adapter=model if model in self.adapters else None)
 
     def _defaults(self, info: EngineInfo) -> Mapping[str, float]:
         if not self.sampling_defaults:

@@ -112,6 +112,7 @@ class RequestLayer:
             record.seconds = time.perf_counter() - record.begun
             record.route = getattr(scope.get("route"), "path", "other")
             record.key = state.get("key", "")
+            record.client = (scope.get("client") or ("",))[0]
             self._report(record, scope)
 
     def _report(self, record: RequestRecord, scope: Scope) -> None:

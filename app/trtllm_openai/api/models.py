@@ -16,11 +16,11 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> ModelList:
-    """The served model and its LoRA adapters. Answers from the first moment; max_model_len is null until an
-    engine is ready.
+    """The served model under each of its ids, and its LoRA adapters. Answers from the first moment;
+    max_model_len is null until an engine is ready.
     """
     context: ServerContext = request.app.state.context
-    ids = [context.model_id, *context.adapters]
+    ids = [context.model_id, *context.settings.aliases, *context.adapters]
     return ModelList(data=[_card(context, id) for id in ids], first_id=ids[0], last_id=ids[-1])
 
 
@@ -57,7 +57,7 @@ def _card(context: ServerContext, model: str) -> ModelCard:
         created_at=datetime.fromtimestamp(context.created, UTC).isoformat().replace("+00:00", "Z"),
         owned_by="trtllm-openai-server",
         root=context.model_id,
-        parent=context.model_id if model != context.model_id else None,
+        parent=context.model_id if model in context.adapters else None,
         max_model_len=info.max_seq_len if info else None,
         trtllm_openai=_engine(context, info) if info else None,
     )

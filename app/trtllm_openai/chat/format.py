@@ -59,7 +59,11 @@ class ChatFormat:
         Raises `CheckpointError` if the template cannot be compiled.
         """
         source = tokenizer.chat_template or ""
-        limits: dict[str, Any] = {"timeout_s": render_timeout_s, "max_length": max_prompt_length}
+        limits: dict[str, Any] = {
+            "timeout_s": render_timeout_s,
+            "max_length": max_prompt_length,
+            "file": tokenizer.template_file,
+        }
         self._template = ChatTemplate(source, tokenizer.special_tokens, **limits) if source else None
         self._history = wanted_history(self._template, source) if self._template else History()
         self._knows_developer = knows_developer(source)

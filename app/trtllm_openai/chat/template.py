@@ -39,8 +39,10 @@ class ChatTemplate:
         *,
         timeout_s: float = 5.0,
         max_length: int = PROMPT_LENGTH,
+        file: str = "",
     ) -> None:
-        """`timeout_s` and `max_length` (characters) bound a rendering.
+        """`timeout_s` and `max_length` (characters) bound a rendering. `file`: where it is from, for
+        messages.
 
         Raises `CheckpointError` if the template cannot be compiled.
         """
@@ -54,7 +56,11 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
-            raise CheckpointError(f"The chat template cannot be compiled: {error}.") from None
+            line = f", line {error.lineno}," if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            where = f" {file}" if file else ""
+            raise CheckpointError(
+                f"The chat template{where}{line} cannot be compiled: {str(error).rstrip('.')}."
+            ) from None
         # A plain dict: each rendering copies the globals, which takes five times as long from a ChainMap.
         self._template.globals = dict(self._template.globals)
         self._environment = environment

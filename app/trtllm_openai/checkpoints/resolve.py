@@ -1,4 +1,5 @@
-"""Resolves a model name to a directory: the given one, or the cached conversion of a .gguf file."""
+"""Resolves a model name to a directory: the given one, the cached conversion of a .gguf file, or a
+download."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from trtllm_openai.checkpoints.cache import build_once
+from trtllm_openai.checkpoints.hub import download, is_hub_id, repository_of
 from trtllm_openai.checkpoints.metadata import read_json
 from trtllm_openai.errors import CheckpointError
 
@@ -32,7 +34,7 @@ Progress = Callable[[float, str], None]
 
 
 def resolve(model: str, cache_dir: Path, progress: Progress, *, weights: bool = True) -> Path:
-    """Directory of `model`, which is "demo", a .gguf file or a directory. Raises `CheckpointError`.
+    """Directory of `model`: "demo", a .gguf file, a directory or a hub id. Raises `CheckpointError`.
 
     A .gguf file is converted once into `cache_dir`; meanwhile `progress` is called with a fraction (0 to 1)
     and a description. Safe to call from several processes at once. `weights=False` accepts a directory
@@ -50,9 +52,11 @@ def resolve(model: str, cache_dir: Path, progress: Progress, *, weights: bool = 
         return _converted(path, path.stem, _file_identity(path), cache_dir, progress)
     if path.exists():
         raise CheckpointError(f"The model {path} is neither a directory nor a .gguf file.")
+    if is_hub_id(model):
+        return _checked_directory(download(model, progress, weights=weights), weights)
     raise CheckpointError(
-        f"There is no model at {model!r}: give a Hugging Face checkpoint directory, a .gguf file "
-        f"or '{DEMO}'. Nothing is downloaded."
+        f"There is no model at {model!r}: give a Hugging Face checkpoint directory, a .gguf file, "
+        f"an id of the Hugging Face hub (org/name) or '{DEMO}'."
     )
 
 
@@ -77,6 +81,8 @@ def display_name(model: str, model_dir: Path) -> str:
         return DEMO_NAME
     if model.lower().endswith(".gguf"):
         return Path(model).stem
+    if is_hub_id(model) and not Path(model).expanduser().is_dir():
+        return repository_of(model)
     return model_dir.resolve().name or model
 
 

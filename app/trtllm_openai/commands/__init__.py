@@ -1,15 +1,21 @@
-"""The verbs of the command line, one module each, all of one shape.
+"""The verbs of the command line, one module each, with a `Verb` called `command` (see `verb`).
 
-    add_parser(subparsers)    adds the verb's parser, its flags, and `run` as the parser's default
-    run(arguments) -> int     does the work; returns the exit status
-
-`run` raises `ConfigError`, `CheckpointError` or `InvalidRequest`; `cli.main` turns them into a message and an
-exit status. Modules that are slow to import (FastAPI, torch) are imported in `run`, not at the top.
+A verb's callback does the work and returns the exit status. It raises `ConfigError`, `CheckpointError`,
+`InvalidRequest` or click's `UsageError`; `cli.main` turns them into a message and an exit status. A module
+imports what is slow to import (pydantic, FastAPI, torch) in its functions: `--help` must stay quick.
 """
 
 from __future__ import annotations
 
-import argparse
-from typing import TypeAlias
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+SUMMARIES = {
+    "serve": "serve a model over HTTP",
+    "chat": "talk to a server in the terminal",
+    "generate": "complete one prompt, without a server",
+    "launch": "set up and start a coding agent or web page on a server",
+    "doctor": "check that this machine can serve the configured model",
+    "inspect": "show what a checkpoint or engine is, and the memory it needs",
+    "key": "create an API key",
+    "bench": "load-test any OpenAI-compatible server",
+    "completion": "print the completion script of a shell",
+}
+"""Every verb with its line in `trtllm-openai --help`; its module has the same name."""

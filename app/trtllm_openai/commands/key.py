@@ -1,13 +1,14 @@
-"""`key NAME`: create an API key. Prints the key; prints the line for `api_keys_file`, or appends it there."""
+"""`key NAME`: create an API key. Prints the key; appends its line to `api_keys_file`, or prints it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtllm_openai.commands import Subparsers
+import click
+
+from trtllm_openai.commands.verb import CONFIG, Described, Verb
 from trtllm_openai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,42 +24,34 @@ LIMITS = {
 """The fields of `runners.tenants.KeyLimits`, each with a flag."""
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add `key`."""
-    parser = subparsers.add_parser("key", help="create an API key and its line for api_keys_file")
-    parser.add_argument("name", help="name of the key's owner, shown in logs")
-    parser.add_argument("--scopes", choices=["api", "admin", "api,admin"], default="api")
-    parser.add_argument("--append", type=Path, metavar="FILE", help="append the line to this api_keys_file")
-    limits = parser.add_argument_group("limits of the name, for all its keys; without: those it has in FILE")
-    for name, text in LIMITS.items():
-        limits.add_argument(f"--{name.replace('_', '-')}", metavar="NUMBER", help=text)
-    parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print a new key; print or append its line.
+def run(name: str, scopes: str, file: str | None, config: str | None, **limits: str | None) -> int:
+    """Print a new key; append its line to the file of keys, or print it.
 
     Raises `ConfigError` for a name that the file cannot hold, a limit that is no number or not the one that
     the name has in the file, and a file of something else or not writable.
     """
     from trtllm_openai.api.auth import make_key
+    from trtllm_openai.config import load_settings
     from trtllm_openai.runners.tenants import KeyLimits
 
-    name = arguments.name
     if not name.isprintable() or any(char.isspace() or char == "#" for char in name):
         raise ConfigError("name: must be printable and contain neither spaces nor #")
-    given = [f"{limit}={value}" for limit in LIMITS if (value := getattr(arguments, limit)) is not None]
+    given = [f"{limit}={value}" for limit in LIMITS if (value := limits[limit]) is not None]
     try:
-        limits = KeyLimits.parse(given)
+        allowed = KeyLimits.parse(given)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    key, line = make_key(name, arguments.scopes)
+    file = file or load_settings(file=config).api_keys_file
+    key, line = make_key(name, scopes)
     said = f"API key (it is not stored and cannot be shown again):\n  {key}"
-    if arguments.append is None:
-        print(f"{said}\nLine for api_keys_file:\n  {_with_limits(line, limits)}")
+    if file is None:
+        print(f"{said}\nLine for api_keys_file:\n  {_with_limits(line, allowed)}")
     else:
-        append(arguments.append.expanduser(), name, line, limits if given else None)
-        print(f"{said}\nIts line was appended to {arguments.append}.")
+        append(Path(file).expanduser(), name, line, allowed if given else None)
+        print(
+            f"{said}\nIts line was appended to {file}; a server that runs with it takes the key within a "
+            f"second."
+        )
     return 0
 
 
@@ -90,3 +83,31 @@ def _with_limits(line: str, limits: KeyLimits) -> str:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+command = Verb(
+    "key",
+    help="Create an API key, and put its line into the file of keys that --file or the settings name.",
+    run=run,
+    params=[
+        Described("name", "name of the key's owner, shown in logs"),
+        click.Option(["--file", "--append", "file"], metavar="FILE", help="the file; without: api_keys_file"),
+        click.Option(
+            ["--scopes"],
+            type=click.Choice(["api", "admin", "api,admin"]),
+            default="api",
+            show_default=True,
+            help="admin permits metrics and runner control",
+        ),
+        CONFIG,
+        *(
+            click.Option([f"--{name.replace('_', '-')}"], metavar="N", help=f"limit of the name: {text}")
+            for name, text in LIMITS.items()
+        ),
+    ],
+    examples=[
+        ("trtllm-openai key alice --file keys", "a key for alice; serve with --api-keys-file keys"),
+        ("trtllm-openai key batch --file keys --concurrent 8 --priority 0.2", "with limits"),
+        ("trtllm-openai key ops --file keys --scopes api,admin", "for metrics and runner control too"),
+    ],
+)

@@ -1,14 +1,14 @@
 """Settings: read from config.yaml, overridden by environment variables, overridden by flags.
 
-`fields` has types, `engines`, `limits`, `sampling`, `kv_events` the sections, `settings` the whole, and
-`load` reads it.
+`fields` has types, `engines`, `limits`, `sampling`, `kv_events` the sections, `settings` the whole, `flags`
+its names on the command line and in the environment, and `load` reads it.
 """
 
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, Lookahead, Section
 from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
-from trtllm_openai.config.load import add_flags, load_settings
+from trtllm_openai.config.load import load_settings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.config.settings import Settings
 
@@ -23,6 +23,5 @@ __all__ = [
     "SyntheticSettings",
     "TensorRTLLMSettings",
     "TorchSettings",
-    "add_flags",
     "load_settings",
 ]

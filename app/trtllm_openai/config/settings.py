@@ -10,34 +10,20 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import ConfigDict, Field
 
 from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings, TorchSettings
-from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
-from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
+from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, ModelNames, Positive, Seconds, Section
 from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
 
 
-class Settings(BaseSettings):
-    """All settings."""
+class Settings(Section):
+    """All settings. Reads neither environment nor file: that is `load_settings`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        nested_model_default_partial_update=True,
-        protected_namespaces=(),
-    )
+    model_config = ConfigDict(protected_namespaces=())
 
     engine: Literal["torch", "synthetic", "tensorrt_llm", "tensorrt_llm_pytorch"] = Field(
         "torch",
@@ -46,13 +32,16 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         "demo",
-        description="model to serve: a Hugging Face checkpoint directory, a .gguf file of the Llama "
-        "family, or demo for the bundled SmolLM2-135M-Instruct; for tensorrt_llm an engine "
+        description="model to serve: a Hugging Face checkpoint directory, an id on its hub "
+        "(org/name or org/name@revision, downloaded once), a .gguf file of the Llama family, or demo for the "
+        "bundled SmolLM2-135M-Instruct; for tensorrt_llm an engine "
         "directory or a directory with engine/ and tokenizer/ in it, and demo is the working "
         "directory",
     )
-    served_model_name: str | None = Field(
-        None, description="model id in the API; null derives it from the model's name"
+    served_model_name: ModelNames | None = Field(
+        None,
+        description="model id in the API, or several: requests may use any, and the first is the one that "
+        "health checks and metrics show; null derives it from the model's name",
     )
     tokenizer: str | None = Field(None, description="tokenizer directory; null is the model's own")
     chat_template: str | None = Field(
@@ -232,6 +221,16 @@ class Settings(BaseSettings):
         return self.tensorrt_llm.lora_adapters if self.engine == "tensorrt_llm" else {}
 
     @property
+    def model_name(self) -> str | None:
+        """The first of `served_model_name`; None if the model's own name is used."""
+        return self.served_model_name[0] if self.served_model_name else None
+
+    @property
+    def aliases(self) -> list[str]:
+        """The further ids of the model in the API."""
+        return self.served_model_name[1:] if self.served_model_name else []
+
+    @property
     def http_workers(self) -> int:
         """The number of HTTP processes: `workers`, or its default on this machine."""
         return self.workers or min(max(usable_cores() // 8, 1), 8)
@@ -243,21 +242,3 @@ class Settings(BaseSettings):
             return Path(self.cache_dir).expanduser()
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "trtllm-openai"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's keys are passed as init arguments: the environment takes precedence over those.
-        assert isinstance(env_settings, EnvSettingsSource)
-        env_settings.env_vars = {
-            name: value
-            for name, value in env_settings.env_vars.items()
-            if not is_of_kubernetes(name, value or "")
-        }
-        return env_settings, init_settings

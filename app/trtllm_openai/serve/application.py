@@ -10,7 +10,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trtllm_openai import __version__
-from trtllm_openai.api import admin, chat, completions, errors, health, models, openapi, status, tokens, web
+from trtllm_openai.api import (
+    admin,
+    chat,
+    completions,
+    errors,
+    health,
+    models,
+    openapi,
+    reference,
+    status,
+    tokens,
+    web,
+)
 from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.fast_routes import DirectRoute, DirectRoutes
@@ -89,6 +101,8 @@ def create_app(service: InferenceService) -> Application:
         version=__version__,
         description="OpenAI-compatible inference over TensorRT-LLM engines.",
         lifespan=lifespan,
+        docs_url=None,  # both are pages that load their scripts from a CDN: see `api.reference`
+        redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
@@ -97,7 +111,19 @@ def create_app(service: InferenceService) -> Application:
     app.state.generation_probe = GenerationProbe(context)
     if settings.web:
         app.include_router(web.router)
-    for module in (completions, chat, responses, compact, messages, tokens, models, health, status, admin):
+    for module in (
+        completions,
+        chat,
+        responses,
+        compact,
+        messages,
+        tokens,
+        models,
+        health,
+        status,
+        admin,
+        reference,
+    ):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)

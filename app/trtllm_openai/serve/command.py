@@ -3,56 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
-import shlex
 import socket
 import ssl
 import sys
 
 from trtllm_openai.api.auth import keys_of
-from trtllm_openai.api.context import Readiness, ServerContext
+from trtllm_openai.api.context import ServerContext
+from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.errors import ConfigError
+from trtllm_openai.runners import RunnerPool
 from trtllm_openai.serve.application import create_app
+from trtllm_openai.serve.display import StartupDisplay
+from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.state import InferenceService
+from trtllm_openai.serve.summary import announce, rows, url_of
 from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, print_safely, tune_gc
 from trtllm_openai.serve.workers.supervisor import Supervisor
 from trtllm_openai.telemetry.logs import setup_logging
-
-QUESTION = "What is the capital of South Korea?"
-
-
-class ProgressDisplay:
-    """Start-up progress on standard error: a progress bar on a terminal, elsewhere a line every 10 %."""
-
-    def __init__(self) -> None:
-        self._tty = sys.stderr.isatty()
-        self._shown = ""
-        self._tenth = -1
-
-    def update(self, readiness: Readiness) -> None:
-        """Show the current state if it has changed."""
-        state = readiness.reason or "ready"
-        if self._tty:
-            width = 24
-            filled = round(readiness.progress * width)
-            line = f"[{'#' * filled}{'.' * (width - filled)}] {readiness.progress:4.0%}  {state}"
-            if line != self._shown:
-                print_safely(f"\r\x1b[2K{line[:110]}", sys.stderr, end="")
-                self._shown = line
-            return
-        tenth = int(readiness.progress * 10)
-        if tenth > self._tenth:
-            self._tenth = tenth
-            print_safely(f"loading {readiness.progress:4.0%}  {state}", sys.stderr)
-
-    def end(self) -> None:
-        """End the line of the progress bar."""
-        if self._tty and self._shown:
-            print_safely("", sys.stderr)
-            self._shown = ""
 
 
 def run(settings: Settings) -> int:
@@ -70,7 +40,7 @@ def run(settings: Settings) -> int:
         return 1
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # a connection is a file descriptor
-    display = ProgressDisplay()
+    display = StartupDisplay()
     workers = settings.http_workers
     failure = (
         serve_alone(settings, listener, display) if workers == 1 else supervise(settings, listener, display)
@@ -120,7 +90,7 @@ class StandaloneServer(Server):
 class StartupReporter:
     """Shows the progress of start-up, and announces the server once it is ready."""
 
-    def __init__(self, display: ProgressDisplay, listener: socket.socket) -> None:
+    def __init__(self, display: StartupDisplay, listener: socket.socket) -> None:
         self._display = display
         self._listener = listener
         self._announced = False
@@ -130,15 +100,18 @@ class StartupReporter:
         readiness = context.readiness
         if self._announced or readiness.failed:
             return
-        self._display.update(readiness)
-        if readiness.ready:
+        states = context.pool.states() if context.pool is not None else ()
+        self._display.update(readiness.progress, readiness.reason, states)
+        if readiness.ready and context.engine_info is not None and context.chat is not None:
             self._announced = True
             self._display.end()
-            announce(self._listener, context.settings, context.model_id)
+            settings = context.settings
+            facts = rows(settings, context.model_id, context.engine_info, context.chat)
+            announce(url_of(self._listener, settings), context.model_id, facts, settings)
             tune_gc()
 
 
-def serve_alone(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
+def serve_alone(settings: Settings, listener: socket.socket, display: StartupDisplay) -> str:
     """Serve from this process. Returns the reason of a failure; empty after a signal."""
     service = InferenceService(settings, StartupReporter(display, listener).update)
     server = StandaloneServer(http_config(create_app(service), settings), service)
@@ -146,20 +119,20 @@ def serve_alone(settings: Settings, listener: socket.socket, display: ProgressDi
     return server.failure
 
 
-def supervise(settings: Settings, listener: socket.socket, display: ProgressDisplay) -> str:
+def supervise(settings: Settings, listener: socket.socket, display: StartupDisplay) -> str:
     """Serve from several HTTP workers. Returns the reason of a failure; empty after a signal."""
     listener.setblocking(False)
     listener.listen(BACKLOG)
 
-    def on_ready(model_id: str) -> None:
-        display.update(Readiness(True, "ready", 1.0))
+    def on_ready(model: ServedModel[RunnerPool]) -> None:
         display.end()
-        announce(listener, settings, model_id)
+        assert model.pool.info is not None
+        chat = ChatFormat(model.tokenizer, settings.tool_parser, settings.reasoning_parser)
+        model_id = settings.model_name or model.name
+        facts = rows(settings, model_id, model.pool.info, chat)
+        announce(url_of(listener, settings), model_id, facts, settings)
 
-    def on_progress(fraction: float, part: str) -> None:
-        display.update(Readiness(False, part, fraction))
-
-    supervisor = Supervisor(settings, settings.http_workers, listener, on_progress, on_ready)
+    supervisor = Supervisor(settings, settings.http_workers, listener, display.update, on_ready)
     asyncio.run(supervisor.run())
     return supervisor.failure
 
@@ -175,18 +148,3 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def announce(listener: socket.socket, settings: Settings, model_id: str) -> None:
-    """Print the server's URL and a command to try it."""
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    scheme = "https" if settings.tls_certificate else "http"
-    url = f"{scheme}://{shown}:{port}"
-    message = {"role": "user", "content": QUESTION}
-    body = json.dumps({"model": model_id, "messages": [message]})
-    print_safely(
-        f"\n{model_id} is ready on {url}\n\nTry it:\n"
-        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}\n",
-        sys.stdout,
-    )

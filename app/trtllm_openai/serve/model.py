@@ -88,10 +88,9 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
     check_speculation(engine, settings.tensorrt_llm)
     open_adapters(engine, settings.adapters)
     name = engine_dir.parent.name if engine_dir.name == "engine" else engine_dir.name
-    if (settings.served_model_name or name) in settings.adapters:
-        raise ConfigError(
-            f"tensorrt_llm.lora_adapters: {settings.served_model_name or name} is the model's own id"
-        )
+    for taken in settings.served_model_name or [name]:
+        if taken in settings.adapters:
+            raise ConfigError(f"tensorrt_llm.lora_adapters: {taken} is the model's own id")
     command: tuple[str, ...] = ()
     if settings.tensorrt_llm.launch == "leader" and engine.world_size > 1:
         command = tuple(shlex.split(settings.tensorrt_llm.mpi_command.format(world=engine.world_size)))

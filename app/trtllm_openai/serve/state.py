@@ -64,7 +64,7 @@ class InferenceService:
             ),
             bodies=Bodies(settings.max_body_bytes, ReceiveBudget(share)),
             created=self.deployment.created,
-            model_id=settings.served_model_name or settings.model,
+            model_id=settings.model_name or settings.model,
             merged_metrics=self.deployment.merged_metrics,
             overview=self.deployment.overview,
             failures=failures,
@@ -124,7 +124,7 @@ class InferenceService:
             self._on_change(context)
 
         model = await self.deployment.open_model(settings, converting, changed)
-        if not settings.served_model_name:
+        if not settings.model_name:
             context.model_id = model.name
         context.chat = ChatFormat(
             model.tokenizer,

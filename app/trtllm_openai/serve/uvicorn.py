@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import math
+import sys
 import time
 import types
 from typing import TextIO
@@ -33,6 +34,25 @@ def print_safely(text: str, stream: TextIO, end: str = "\n") -> None:
         print(text, end=end, file=stream, flush=True)
 
 
+def tell_stopping(requests: int | None, drain_timeout: float) -> None:
+    """Say what the first signal begins: on the terminal, else in the log.
+
+    `requests`: those that run; None if only the HTTP workers know.
+    """
+    text = "Stopping: no request is running."
+    if requests != 0:
+        running = "running requests" if requests is None else _requests(requests)
+        text = f"Stopping: up to {drain_timeout:g} s for {running} to finish. Ctrl-C again ends now."
+    if sys.stderr.isatty():
+        print_safely(f"\r\x1b[2K{text}", sys.stderr)  # over the terminal's ^C
+    else:
+        log.info(text)
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number} requests"
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which drains before its own shutdown, and exits when start-up fails.
 
@@ -55,7 +75,7 @@ class Server(uvicorn.Server):
             expired = time.monotonic() - self._drain_began > context.settings.drain_timeout
             if expired or self._skip_drain:
                 if context.runs:
-                    log.warning("%d requests are interrupted", len(context.runs))
+                    log.warning("interrupting %s", _requests(len(context.runs)))
                 self._service.interrupt()
                 self.should_exit = True
             elif not context.runs:
@@ -78,6 +98,9 @@ class Server(uvicorn.Server):
             self._skip_drain = True
             return
         self._drain_began = time.monotonic()
+        context = self._service.context
+        if not self._service.deployment.worker:  # else the supervisor says it, once
+            tell_stopping(len(context.runs), context.settings.drain_timeout)
         self._service.drain()
 
 
@@ -97,7 +120,7 @@ def http_config(app: Application, settings: Settings) -> uvicorn.Config:
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=75,
         server_header=False,
-        proxy_headers=False,  # the client's address is not used
+        proxy_headers=False,  # any client could write them: the log has the address of the peer
         ws="none",
     )
 

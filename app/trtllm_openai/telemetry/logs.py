@@ -35,6 +35,7 @@ class QuietHandler(logging.Handler):
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._erase = "\r\x1b[2K" if os.isatty(descriptor) else ""  # a progress bar may be on the line
         self._lost = 0
         self._cut = False  # the last line was written only partly
 
@@ -48,7 +49,7 @@ class QuietHandler(logging.Handler):
             self.handleError(record)
 
     def _write(self, line: str) -> bool:
-        start = "\n" if self._cut else ""
+        start = "\n" if self._cut else self._erase
         rest = f"{start}{line}\n".encode(errors="backslashreplace")
         whole = len(rest)
         try:

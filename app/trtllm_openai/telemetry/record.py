@@ -56,6 +56,8 @@ class RequestRecord:
     method: str = ""
     path: str = ""
     route: str = "other"
+    client: str = ""
+    """Address of the peer, which is a proxy's behind one; empty for a Unix socket."""
     key: str = ""
     status: int = 0
     model: str = ""
@@ -79,6 +81,8 @@ class RequestRecord:
             "status": self.status,
             "ms": round(self.seconds * 1000, 1),
         }
+        if self.client:
+            fields["client"] = self.client
         if self.key:
             fields["key"] = self.key
         if self.model:

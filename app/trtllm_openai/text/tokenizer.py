@@ -34,6 +34,7 @@ class Tokenizer:
         eos_token_ids: tuple[int, ...] = (),
         special_tokens: dict[str, str] | None = None,
         chat_template: str | None = None,
+        template_file: str = "",
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -44,6 +45,8 @@ class Tokenizer:
         """Text of each special token by its name in chat templates (`bos_token`, `eos_token` …)."""
         self.chat_template = chat_template
         """Source of the Jinja template; None if the model has none."""
+        self.template_file = template_file
+        """The file that it is in, for messages; empty if there is none."""
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self._added = {index: token.content.encode() for index, token in added.items()}
@@ -65,13 +68,15 @@ class Tokenizer:
         backend = _backend(directory)
         special = _special_tokens({**read_optional_json(directory / "special_tokens_map.json"), **config})
         eos_token_ids = read_eos_token_ids(directory)
+        template, file = _chat_template(directory, config, chat_template)
         if not eos_token_ids and (eos := backend.token_to_id(special.get("eos_token", ""))) is not None:
             eos_token_ids = (eos,)  # a directory with a tokenizer alone, e.g. beside an engine
         return cls(
             backend,
             eos_token_ids=eos_token_ids,
             special_tokens=special,
-            chat_template=_chat_template(directory, config, chat_template),
+            chat_template=template,
+            template_file=file,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> list[int]:
@@ -195,17 +200,19 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _chat_template(directory: Path, config: dict[str, Any], override: str | None) -> str | None:
-    """Source of the template, from the first of: the setting, chat_template.jinja, tokenizer_config.json."""
+def _chat_template(directory: Path, config: dict[str, Any], override: str | None) -> tuple[str | None, str]:
+    """Source and file of the template: of the setting, chat_template.jinja or tokenizer_config.json."""
     if override is not None:
         try:
-            return Path(override).expanduser().read_text(encoding="utf-8")
+            return Path(override).expanduser().read_text(encoding="utf-8"), override
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"The chat template {override} cannot be read: {error}.") from None
     own = directory / "chat_template.jinja"
     if own.is_file():
-        return own.read_text(encoding="utf-8")
+        return own.read_text(encoding="utf-8"), str(own)
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
         template = {item["name"]: item["template"] for item in template}.get("default")
-    return template if isinstance(template, str) else None
+    if not isinstance(template, str):
+        return None, ""
+    return template, f"{directory / 'tokenizer_config.json'} (chat_template)"

@@ -49,3 +49,17 @@ def test_adapters_are_models_made_of_the_served_one(demo_tokenizer: Tokenizer) -
     assert "/adapters" not in listed.text
     card = served.get("/v1/models/chat/ko").json()
     assert (card["id"], card["parent"], card["max_model_len"]) == ("chat/ko", "base", 512)
+
+
+def test_several_names_of_one_model(demo_tokenizer: Tokenizer) -> None:
+    served = Served(demo_tokenizer, served_model_name=["gpt-4o", "small", "org/name"])
+    cards = served.get("/v1/models").json()["data"]
+    assert [card["id"] for card in cards] == ["gpt-4o", "small", "org/name"]
+    assert {(card["root"], card["parent"]) for card in cards} == {("gpt-4o", None)}
+    for name in ("gpt-4o", "org/name"):
+        body = {"model": name, "messages": [{"role": "user", "content": "Hi"}]}
+        assert served.post("/v1/chat/completions", body).json()["model"] == name
+    refused = served.post("/v1/chat/completions", {**body, "model": "large"})
+    assert refused.status_code == 404
+    assert "this server has 'gpt-4o', 'small', 'org/name'" in refused.json()["error"]["message"]
+    assert served.get("/health/ready").json()["model"] == "gpt-4o"

@@ -58,5 +58,6 @@ def test_failures_are_the_requests(source: str, message: str) -> None:
 
 
 def test_a_template_that_is_none() -> None:
-    with pytest.raises(CheckpointError, match="cannot be compiled"):
-        ChatTemplate("{% if %}", {})
+    said = r"The chat template /m/chat_template\.jinja, line 2, cannot be compiled: Expected an expression"
+    with pytest.raises(CheckpointError, match=said):
+        ChatTemplate("hello\n{% if %}", {}, file="/m/chat_template.jinja")

@@ -57,7 +57,7 @@ def test_directories_that_cannot_be_served(tmp_path: Path, files: dict[str, str]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent", None, "Nothing is downloaded"),
+        ("absent", None, "an id of the Hugging Face hub"),
         ("absent.gguf", None, "does not exist"),
         ("notes.txt", b"x", "neither a directory nor a .gguf file"),
         ("broken.gguf", b"GGUF\x03", "damaged or cut off"),

@@ -1,18 +1,19 @@
 """Loading settings: precedence, and refusals by key."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from trtllm_openai.config import Settings, add_flags, load_settings
+from trtllm_openai.commands.serve import command
+from trtllm_openai.commands.verb import settings_of
+from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 
 
 def parse(*arguments: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    return load_settings(parser.parse_args(arguments))
+    """The settings that `serve` has with these arguments."""
+    context = command.make_context("serve", list(arguments))
+    return settings_of(context, **context.params)
 
 
 @pytest.fixture
@@ -189,3 +190,66 @@ def test_a_wrong_api_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "words" not in str(caught.value)
     monkeypatch.delenv("TRTLLM_OPENAI_API_KEY")
     assert "sk-secret" not in repr(Settings(api_key="sk-secret"))
+
+
+def test_flags_of_a_runner_hold_against_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner gets the settings as they are, and has the same environment."""
+    monkeypatch.setenv("TRTLLM_OPENAI_PORT", "78")
+    settings = parse("--port", "79")
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    assert settings.port == 79
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--torch.max_batch_size", "3"],
+        ["--torch.max-batch-size=3"],
+        ["--torch", '{"max_batch_size": 3}'],
+        ["--torch.max_batch_size", "2", "--torch.max-batch-size", "3"],
+    ],
+)
+def test_a_flag_has_dashes_or_underscores_and_the_last_counts(arguments: list[str]) -> None:
+    assert parse(*arguments).torch.max_batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--no-open-health"], False),
+        (["--no-open_health"], False),
+        (["--open-health=false"], False),
+        (["--open_health", "no"], False),
+        (["--no-open-health", "--open-health"], True),
+        (["--open-health", "true"], True),
+    ],
+)
+def test_a_switch(arguments: list[str], value: bool) -> None:
+    assert parse(*arguments).open_health is value
+    assert parse(*arguments, "model").model == "model"
+
+
+def test_the_model_is_an_argument_too() -> None:
+    assert parse("/m", "--port", "1").model == parse("--model", "/m").model == "/m"
+
+
+def test_null_is_no_value(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    config.write_text("workers: 3\ntorch: {max_seq_len: 5}\n")
+    monkeypatch.setenv("TRTLLM_OPENAI_TORCH__MAX_SEQ_LEN", "null")
+    settings = parse("--config", str(config), "--workers", "null")
+    assert (settings.workers, settings.torch.max_seq_len) == (None, None)
+
+
+def test_an_error_says_where_the_value_was_given(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("replicas: 0\n")
+    monkeypatch.setenv("TRTLLM_OPENAI_TORCH__THREADS", "x")
+    with pytest.raises(ConfigError) as caught:
+        parse("--config", str(config), "--port", "x")
+    origins = {
+        line.partition(":")[0]: line.rpartition(" from ")[2] for line in str(caught.value).splitlines()
+    }
+    assert origins == {
+        "port": "--port)",
+        "torch.threads": "TRTLLM_OPENAI_TORCH__THREADS)",
+        "replicas": f"{config})",
+    }

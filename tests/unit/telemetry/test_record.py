@@ -29,10 +29,11 @@ def test_fields_without_a_value_are_left_out() -> None:
         "status": 200,
         "ms": 1.2,
     }
+    record.client = "10.0.0.7"
     record.key, record.generation = "alice", generation(["stop", "length"])
     record.model = "sql"
     fields = record.fields()
-    assert fields["model"] == "sql"
+    assert (fields["client"], fields["model"]) == ("10.0.0.7", "sql")
     assert (fields["key"], fields["finish_reason"], fields["ttft_ms"]) == ("alice", "stop,length", 21.5)
     assert (fields["prompt_tokens"], fields["completion_tokens"]) == (10, 7)
 

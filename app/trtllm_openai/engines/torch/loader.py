@@ -34,6 +34,8 @@ from trtllm_openai.processes.cores import usable_cores
 MAX_LOGPROBS = 20
 LOADING_SHARE = 0.9
 """Fraction of the loading progress assigned to reading weights."""
+COMPILED_SHARE = 0.95
+"""Fraction at which kernels are compiled, and CUDA graphs begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,9 @@ def load_rank(
     def reading(share: float) -> None:
         progress(share * LOADING_SHARE, "reading weights")
 
+    def capturing(share: float) -> None:
+        progress(COMPILED_SHARE + share * (1 - COMPILED_SHARE), "capturing CUDA graphs")
+
     check_quantization(settings.quantization, device)
     on_gpu = device.type == "cuda"
     if settings.quantization == "fp8":
@@ -110,7 +115,7 @@ def load_rank(
         executor: Executor
         if on_gpu:
             executor, cache, blocks = _on_gpu(
-                config, settings, limits, weights, max_seq_len, dtype, device, ranks
+                config, settings, limits, weights, max_seq_len, dtype, device, ranks, progress, capturing
             )
         else:
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
@@ -134,6 +139,8 @@ def _on_gpu(
     dtype: torch.dtype,
     device: torch.device,
     ranks: Ranks,
+    progress: Progress,
+    capturing: Callable[[float], None],
 ) -> tuple[Executor, KVCache, int]:
     """Create a rank's GPU executor, KV cache and number of KV blocks. Requires Triton."""
     from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
@@ -147,12 +154,13 @@ def _on_gpu(
         peers = Peers(config, ranks, limits.max_batch_size, dtype, device, _peer_access(ranks.size))
     model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8", peers)
     executor = CudaExecutor(own, model, limits, max_seq_len, device, peers)
+    progress(LOADING_SHARE, "compiling kernels and measuring memory")
     room = free_after_peak(executor, own, limits, max_seq_len, dtype, device)
     room = int(room * settings.kv_cache_memory_fraction)
     blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
     cache = KVCache(own, blocks, settings.block_size, dtype, device)
     executor.use(cache)
-    executor.capture()
+    executor.capture(capturing)
     return executor, cache, blocks
 
 

@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trtllm_openai.config import Settings
@@ -20,7 +20,9 @@ from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
 from trtllm_openai.processes.keep_running import Ended, keep_running
 from trtllm_openai.runners import PoolStatus, RunnerPool
 from trtllm_openai.runners.shared_counters import SharedCounters
+from trtllm_openai.runners.state import RunnerState
 from trtllm_openai.serve.model import ServedModel, open_served_model
+from trtllm_openai.serve.uvicorn import tell_stopping
 from trtllm_openai.serve.workers.messages import (
     CANNOT_SERVE,
     Begin,
@@ -54,7 +56,7 @@ METRICS_TIMEOUT_S = 1.0
 class Supervisor:
     """Runs for the lifetime of the server.
 
-    `on_progress(share, part)` is called during start-up, `on_ready(model_id)` at its end.
+    `on_progress(share, part, runners)` is called during start-up, `on_ready(model)` at its end.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class Supervisor:
         settings: Settings,
         workers: int,
         listener: socket.socket,
-        on_progress: Callable[[float, str], None],
-        on_ready: Callable[[str], None],
+        on_progress: Callable[[float, str, Sequence[RunnerState]], None],
+        on_ready: Callable[[ServedModel[RunnerPool]], None],
     ) -> None:
         self._settings = settings
         self._listener = listener
@@ -113,6 +115,8 @@ class Supervisor:
     def _on_signal(self) -> None:
         if self._over.is_set():
             self._end_workers()  # the second signal
+        else:
+            tell_stopping(None, self._settings.drain_timeout)
         self._over.set()
 
     def _fail(self, reason: str) -> None:
@@ -149,7 +153,7 @@ class Supervisor:
 
     def _tell_converting(self, fraction: float, what: str) -> None:
         self._converting = Converting(fraction, what)
-        self._on_progress(fraction, what)
+        self._on_progress(fraction, what, ())
         self._tell_all(self._converting)
 
     def _tell_runners(self) -> None:
@@ -167,9 +171,10 @@ class Supervisor:
         assert self._model is not None
         if status.ready and all(worker is not None and worker.ready for worker in self._workers):
             self._announced = True
-            self._on_ready(self._settings.served_model_name or self._model.name)
+            self._on_ready(self._model)
         else:
-            self._on_progress(status.progress, status.reason or "starting HTTP workers")
+            states = self._model.pool.states() if status.reason else ()
+            self._on_progress(status.progress, "starting HTTP workers", states)
 
     def _tell_all(self, message: Message) -> None:
         for worker in self._present():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -123,12 +124,22 @@ class CudaExecutor:
         """Set the KV cache."""
         self._cache = cache
 
-    def capture(self) -> None:
-        """Capture CUDA graphs. Call `use` first: they hold the cache's addresses."""
+    def capture(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Capture CUDA graphs. Call `use` first: they hold the cache's addresses.
+
+        `progress` is called with the share that is done (0..1).
+        """
         self._mixed_graphs = Graphs(
-            lambda rows: self._mixed(self._inputs.padded(rows), 0), mixed_ladder(self._most_padded)
+            lambda rows: self._mixed(self._inputs.padded(rows), 0),
+            mixed_ladder(self._most_padded),
+            progress=lambda share: progress(share / 2),
         )
-        self._graphs = Graphs(self._decode, ladder(self._limits.max_batch_size), beside=self._mixed_graphs)
+        self._graphs = Graphs(
+            self._decode,
+            ladder(self._limits.max_batch_size),
+            beside=self._mixed_graphs,
+            progress=lambda share: progress(0.5 + share / 2),
+        )
 
     def close(self) -> None:
         """Destroy the graphs: NCCL would wait for those that hold its communicator before destroying that."""

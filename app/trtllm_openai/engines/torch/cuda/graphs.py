@@ -42,12 +42,20 @@ class Graphs:
     pool: Any
     """Handle of the graphs' memory pool."""
 
-    def __init__(self, compute: Compute, sizes: list[int], beside: Graphs | None = None) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        sizes: list[int],
+        beside: Graphs | None = None,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """`progress` is called with the share of the graphs that is captured (0..1)."""
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._sizes = sizes
         self.pool = None if beside is None else beside.pool
         # Largest first, so that the smaller graphs reuse its memory pool.
-        for size in reversed(self._sizes):
+        for done, size in enumerate(reversed(self._sizes)):
+            progress(done / len(self._sizes))
             compute(size)  # warm-up: kernels must not compile during capture
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()

@@ -1,5 +1,7 @@
 """The doctor's lines: checks that pass, and failed ones with their fix."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,15 +10,15 @@ import pytest
 
 from tests.fakes.engine_dir import make_engine_dir
 from trtllm_openai.cli import main
-from trtllm_openai.commands import doctor
+from trtllm_openai.commands import checks
 from trtllm_openai.config import Settings
 from trtllm_openai.processes.mpi import RANK_VARIABLES
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
 
-def found(settings: Settings) -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in doctor.examine(settings)}
+def found(settings: Settings) -> dict[str, checks.Finding]:
+    return {finding.name: finding for finding in checks.examine(settings)}
 
 
 def test_the_demo_passes(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,14 +27,14 @@ def test_the_demo_passes(demo_dir: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert findings["tokenizer"].fact == "49152 tokens, ends with [2], a chat template"
     assert findings["torch"].fact.endswith("CPU cores")
     main(["doctor", "--model", str(demo_dir)])
-    assert "OK   tokenizer   49152 tokens" in capsys.readouterr().out
+    assert "OK   tokenizer        49152 tokens" in capsys.readouterr().out
 
 
 def test_everything_missing_for_tensorrt_llm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "SHM", tmp_path / "absent")
+    monkeypatch.setattr(checks, "SHM", tmp_path / "absent")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     make_engine_dir(tmp_path / "m", world=2)
     status = main(
@@ -77,7 +79,7 @@ def test_gpus_versions_and_mpi(demo_dir: Path, tmp_path: Path, monkeypatch: pyte
         "model": str(tmp_path),
         "tensorrt_llm": {"launch": "leader", "mpi_command": f"{FAKES}/mpirun --bind-to none -n {{world}}"},
     }
-    for name in doctor.AS_ROOT:
+    for name in checks.AS_ROOT:
         monkeypatch.setenv(name, "1")
     try:
         findings = found(Settings(**settings))
@@ -101,7 +103,7 @@ def executable(path: Path) -> str:
     [
         ("mpirun --bind-to none", 0, {}, "refuses to run as root", "as another user, as our image does"),
         ("mpirun --bind-to none", 0, {"OMPI_ALLOW_RUN_AS_ROOT": "1"}, "refuses", "ROOT_CONFIRM=1"),
-        ("mpirun --bind-to none", 0, dict.fromkeys(doctor.AS_ROOT, "1"), "mpirun", ""),
+        ("mpirun --bind-to none", 0, dict.fromkeys(checks.AS_ROOT, "1"), "mpirun", ""),
         ("mpirun --bind-to none --allow-run-as-root", 0, {}, "mpirun", ""),
         ("mpirun --bind-to none", 1000, {}, "mpirun", ""),
         ("mpirun -n 2", 1000, {}, "binds each rank to a core", "--bind-to none"),
@@ -126,7 +128,7 @@ def test_mpi_and_its_traps(
     """Without a command ranks are spawned."""
     for name in ("mpirun", "srun", "orted"):
         executable(tmp_path / name)
-    for name in (*doctor.AS_ROOT, *RANK_VARIABLES):
+    for name in (*checks.AS_ROOT, *RANK_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -147,3 +149,42 @@ def test_without_open_mpi_no_ranks_can_be_spawned(
     make_engine_dir(tmp_path / "m", world=2, tokenizer=demo_dir)
     finding = found(Settings(engine="tensorrt_llm", model=str(tmp_path / "m")))["MPI"]
     assert "orted is not in PATH" in finding.fact
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, "does not support the architecture GemmaForCausalLM"),
+        ({"quantization_config": {"quant_method": "awq"}}, "does not support quantized checkpoints (awq)"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "RoPE scaling of type 'yarn'"),
+    ],
+)
+def test_a_checkpoint_that_serve_would_refuse(
+    change: dict[str, Any], said: str, few_layers: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "m"
+    shutil.copytree(few_layers, directory)
+    config = json.loads((directory / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (directory / "config.json").write_text(json.dumps({**config, **change}))
+    assert said in found(Settings(model=str(directory)))["architecture"].fix
+
+
+def test_a_template_that_serve_would_refuse(few_layers: Path, tmp_path: Path) -> None:
+    template = tmp_path / "broken.jinja"
+    template.write_text("{% if %}")
+    findings = found(Settings(model=str(few_layers), chat_template=str(template)))
+    assert f"The chat template {template}, line 1, cannot be compiled" in findings["chat format"].fix
+    assert found(Settings(model=str(few_layers)))["chat format"].fact == "tools: hermes, thinking: none"
+
+
+def test_a_quantization_that_serve_would_refuse(few_layers: Path) -> None:
+    settings = Settings(model=str(few_layers), torch={"quantization": "fp8", "device": "cpu"})
+    assert found(settings)["torch"].fix == "torch.quantization: fp8 needs a GPU; use int8 on a CPU"
+
+
+def test_missing_guides_are_told(few_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not found(Settings(model=str(few_layers)))["guided decoding"].fix
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'llguidance" in found(Settings(model=str(few_layers)))["guided decoding"].fix
