@@ -103,6 +103,7 @@ WITHOUT_LOGIC = {
     "config/engines.py": "declarations, which tests/unit/config/test_settings.py compares with config.yaml",
     "config/fields.py": "types",
     "config/limits.py": "declarations, compared like those of config/engines.py",
+    "config/runners.py": "declarations, compared like those of config/engines.py",
     "generation/types.py": "msgspec structs",
     "api/choice.py": "a dataclass",
     "serve/deployment.py": "a protocol, and the process that has no other to ask",

@@ -22,6 +22,7 @@ from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings,
 from trtllm_openai.config.environment import ENV_PREFIX, is_of_kubernetes
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, Positive, Seconds
 from trtllm_openai.config.limits import LimitSettings
+from trtllm_openai.config.runners import RunnerSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
 
@@ -211,6 +212,7 @@ class Settings(BaseSettings):
     )
     default_sampling: DefaultSampling = DefaultSampling()
     limits: LimitSettings = LimitSettings()
+    runners: RunnerSettings = RunnerSettings()
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()

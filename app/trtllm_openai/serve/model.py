@@ -150,5 +150,6 @@ async def open_served_model(
         stall_timeout=settings.stall_timeout,
         retry_interval=settings.runner_retry_interval,
         on_change=on_change,
+        affinity=settings.runners.routing == "prefix",
     )
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)
