@@ -148,6 +148,8 @@ class LaunchSpec(msgspec.Struct):
     """Its engine consists of MPI processes, started by `command` or by itself: they are watched."""
     secret: str = ""
     """Shared secret that authenticates TCP connections."""
+    identity: str = ""
+    """Key and certificate of TLS on them (`processes.tls`); empty: they are not encrypted."""
 
     def __repr__(self) -> str:
         return f"LaunchSpec(index={self.index}, address={self.address!r})"

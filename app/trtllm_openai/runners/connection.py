@@ -25,8 +25,13 @@ from trtllm_openai.engine_host.messages import (
 )
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.address import TcpAddress, connect, parse_address
-from trtllm_openai.processes.authentication import AuthenticationError, authenticate
+from trtllm_openai.processes.authentication import (
+    HANDSHAKE_TIMEOUT_S,
+    AuthenticationError,
+    authenticate,
+)
 from trtllm_openai.processes.framing import FramedSocket
+from trtllm_openai.processes.tls import connected
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import Endpoint
 
@@ -96,7 +101,7 @@ class RunnerConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands (and, over TCP, is authenticated)."""
+        """Whether the connection stands (and, over TCP, is authenticated and encrypted)."""
         return self._socket is not None
 
     def open(self) -> None:
@@ -152,6 +157,8 @@ class RunnerConnection:
             try:
                 if isinstance(address, TcpAddress):
                     await authenticate(connection, self.endpoint.secret)
+                    if self.endpoint.identity:
+                        connection = await connected(connection, self.endpoint.identity, HANDSHAKE_TIMEOUT_S)
                 break
             except (OSError, TimeoutError) as error:
                 connection.close()
