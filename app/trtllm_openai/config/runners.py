@@ -1,8 +1,8 @@
-"""How runners are chosen, a section of the settings."""
+"""Where runners run and how they are chosen, a section of the settings."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,15 @@ from trtllm_openai.config.fields import Section
 
 
 class RunnerSettings(Section):
-    """Where there are several replicas."""
+    """Where runners run, and which of several gets a request."""
 
+    launcher: Literal["local", "ray"] = Field(
+        "local", description="what starts runners: local is this machine, ray is a Ray cluster (docs/ray.md)"
+    )
+    ray_address: str | None = Field(
+        None, description="address of the Ray cluster; null is $RAY_ADDRESS, or the cluster of this machine"
+    )
+    ray_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs that Ray reserves for a runner")
     routing: Literal["prefix", "work"] = Field(
         "prefix",
         description="which of several runners gets a request: work is the one with the least to do, prefix "
