@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite clean
+.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -37,6 +37,10 @@ conformance: setup ## drive the server with other clients, and write docs/confor
 test-web: setup  ## drive the page at / with Chromium (apt-get install chromium), and axe-core from npm
 	@cd tests/web/node && npm install --silent --no-package-lock
 	$(BIN)/python -m pytest tests/web $(ARGS)
+
+cluster: setup   ## runners on a Ray cluster of three nodes, all on this machine
+	@$(BIN)/python -m tests.cluster.install
+	PYTHONPATH=app:. .cluster/bin/python -m pytest tests/cluster -o filterwarnings=default $(ARGS)
 
 verify-trtllm:   ## prove the engine where TensorRT-LLM is installed (ENGINE=DIR TOKENIZER=DIR)
 	python3 scripts/verify_trtllm.py "$(ENGINE)" "$(TOKENIZER)" -- $(ARGS)
@@ -79,4 +83,4 @@ overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the
 	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .venv-pins .conformance tests/conformance/node/node_modules tests/web/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .conformance .cluster tests/conformance/node/node_modules tests/web/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info

@@ -33,6 +33,8 @@ TESTED_IN = {
     "chat/parsers/registry.py": "tests/unit/chat/test_parsers.py",
     "chat/parsers/tool_parser.py": "tests/unit/chat/test_parsers.py",
     "chat/parsers/reasoning.py": "tests/unit/chat/test_reasoning.py",
+    # Ray: a cluster of three nodes (`make cluster`).
+    "runners/ray_launcher.py": "tests/cluster/test_ray.py",
     # Sockets and processes: driven against a server whose pace is known.
     "bench/client.py": "tests/e2e/test_bench.py",
     "bench/run.py": "tests/e2e/test_bench.py",
@@ -123,6 +125,7 @@ WITHOUT_LOGIC = {
     "config/engines.py": "declarations, which tests/unit/config/test_settings.py compares with config.yaml",
     "config/fields.py": "types",
     "config/limits.py": "declarations, compared like those of config/engines.py",
+    "config/runners.py": "declarations, compared like those of config/engines.py",
     "generation/types.py": "msgspec structs",
     "api/choice.py": "a dataclass",
     "serve/deployment.py": "a protocol, and the process that has no other to ask",

@@ -24,6 +24,7 @@ from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
 from trtllm_openai.api.sampling import sequence_params
+from trtllm_openai.api.sessions import session_of
 from trtllm_openai.api.sse import ChunkFrames, json_bytes
 from trtllm_openai.api.stream import UsageOptions
 from trtllm_openai.api.submit import GenerationSpec, start_run
@@ -133,6 +134,7 @@ def start_chat(
         guide=conversation.form.guide,
         priority=body.priority,
         cache_salt=conversation.salt,
+        session=session_of(request, body) if model.pool.routed else "",
         timeout=requested_timeout(request, body),
         tenant=tenant,
         record=record,

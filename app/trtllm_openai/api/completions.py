@@ -25,6 +25,7 @@ from trtllm_openai.api.middleware import sender_of
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.sampling import sequence_params, truncated
+from trtllm_openai.api.sessions import session_of
 from trtllm_openai.api.sse import ChunkFrames
 from trtllm_openai.api.stream import UsageOptions
 from trtllm_openai.api.submit import GenerationSpec, start_run
@@ -102,6 +103,7 @@ async def create_completion(request: Request) -> Response:
         guide=await off_loop(size, partial(find_guide, body, info, body.response_format)),
         priority=body.priority,
         cache_salt=salt,
+        session=session_of(request, body) if model.pool.routed else "",
         timeout=requested_timeout(request, body),
         tenant=tenant,
         record=record,

@@ -25,7 +25,8 @@ class GenerationSpec:
     """Specifies what to generate for a request: `n` choices for each prompt.
 
     `started`: when the request arrived, by `time.perf_counter`. `timeout`: the client's own timeout in
-    seconds from then. `make_parser` makes the output parser of one choice, or None for plain text.
+    seconds from then. `session`: see `api.sessions`. `make_parser` makes the output parser of one choice, or
+    None for plain text.
     """
 
     prompts: list[list[int]]
@@ -36,6 +37,7 @@ class GenerationSpec:
     guide: Guide | None = None
     priority: float | None = None
     cache_salt: str | None = None
+    session: str = ""
     timeout: float | None = None
     tenant: Tenant = NOBODY
     record: RequestRecord = field(default_factory=RequestRecord)
@@ -88,7 +90,7 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
             key.rejected.inc()
         raise
     try:
-        generation = pool.submit([choice.request for choice in choices])
+        generation = pool.submit([choice.request for choice in choices], spec.session)
     except BaseException:
         ticket.close()
         raise

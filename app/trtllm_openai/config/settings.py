@@ -16,6 +16,7 @@ from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings,
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, ModelNames, Positive, Seconds, Section
 from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
+from trtllm_openai.config.runners import RunnerSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
 
@@ -211,6 +212,7 @@ class Settings(Section):
     default_sampling: DefaultSampling = DefaultSampling()
     limits: LimitSettings = LimitSettings()
     kv_events: KVEventSettings = KVEventSettings()
+    runners: RunnerSettings = RunnerSettings()
     torch: TorchSettings = TorchSettings()
     tensorrt_llm: TensorRTLLMSettings = TensorRTLLMSettings()
     synthetic: SyntheticSettings = SyntheticSettings()

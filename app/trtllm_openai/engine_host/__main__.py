@@ -71,7 +71,7 @@ def main() -> int:
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index}", settings.log_format)
     try:
-        frontends = Frontends(spec.address, owner_fd, spec.secret)
+        frontends = Frontends(spec.address, owner_fd, spec.secret, spec.identity)
     except OSError as error:
         log.error("runner %d cannot listen at %s: %s", spec.index, spec.address, error)
         return 1

@@ -32,12 +32,16 @@ SEND_TIMEOUT_S = 0.01
 class Frontends:
     """Listens at `address`. `owner_fd` becomes readable when the owning process is gone."""
 
-    def __init__(self, address: str, owner_fd: int, secret: str = "") -> None:
-        """Raises `OSError` if nobody can listen there, `ValueError` for TCP without a secret."""
+    def __init__(self, address: str, owner_fd: int, secret: str = "", identity: str = "") -> None:
+        """`identity`: see `processes.tls`; empty: no TLS.
+
+        Raises `OSError` if nobody can listen there, `ValueError` for TCP without a secret.
+        """
         where = self._address = parse_address(address)
         self.attached: list[FramedSocket] = []
         self.owner_gone = False
         self._secret = secret
+        self._identity = identity
         self._tcp = isinstance(where, TcpAddress)
         if self._tcp and not secret:
             raise ValueError("a runner listens on TCP only with a secret")
@@ -128,7 +132,7 @@ class Frontends:
             self._drop(self._unauthenticated[0], "too many others came")
         try:
             tune_tcp(connection)
-            handshake = ListenerHandshake(connection, self._secret)
+            handshake = ListenerHandshake(connection, self._secret, self._identity)
         except OSError:
             connection.close()
             return None

@@ -22,12 +22,14 @@ from trtllm_openai.engine_host.messages import (
     FromRunner,
     Loading,
     Outputs,
+    Prefixes,
     Ready,
     Stats,
     Submit,
     decode_to_runner,
     encode,
 )
+from trtllm_openai.engine_host.prefix_news import PrefixNews
 from trtllm_openai.engines.base import FAILED_ON_REQUEST, Engine, refusal
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
@@ -51,6 +53,7 @@ class RunnerLoop:
         self._state: FromRunner = Loading(0.0, "starting")
         self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
         self._fair: FairQueue | None = None
+        self._news = PrefixNews()
         self._sent = EngineStats()
         self._stats_due = 0.0
         self._stop = False
@@ -106,8 +109,11 @@ class RunnerLoop:
                 self._handle(engine, frontend, body)
             elif frontend.gone:
                 self._abort(engine, [mine for mine, owner in self._owner.items() if owner is frontend])
+                self._news.forget(frontend)
             else:
                 self._frontends.send(frontend, encode(self._state))
+                if kept := self._news.kept():
+                    self._frontends.send(frontend, encode(Prefixes(kept)))
         if self._frontends.owner_gone:
             log.info("the owning process is gone; ending")
             self._stop = True
@@ -120,6 +126,7 @@ class RunnerLoop:
             return
         match message:
             case Submit():
+                self._news.add(frontend, message.held)
                 self._submit(engine, frontend, message.with_prompts())
             case Abort(request_ids):
                 self._abort(engine, request_ids)
@@ -185,6 +192,8 @@ class RunnerLoop:
             return
         self._stats_due = clock + STATS_INTERVAL
         self._frontends.keep_listening()  # here, as it is not done for every step
+        for frontend, held in self._news.take(self._frontends.attached):
+            self._frontends.send(frontend, encode(Prefixes(held)))
         stats = engine.stats()
         if self._fair is not None and self._fair.waiting:
             stats = msgspec.structs.replace(stats, waiting=stats.waiting + self._fair.waiting)

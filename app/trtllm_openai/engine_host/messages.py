@@ -13,19 +13,29 @@ from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
 
+class Held(msgspec.Struct, array_like=True, frozen=True):
+    """Prefixes that a runner holds from now on, by the names of `runners.routing`, to which alone they mean
+    something: those of one prompt from level `first` on, or of its session (-1)."""
+
+    first: int
+    names: list[int]
+
+
 class Submit(msgspec.Struct, tag="submit", array_like=True):
     """Start these sequences. Each is answered by `Outputs` until one of its deltas has a finish_reason.
 
-    A request without a prompt has that of the request before it: choices share their prompt.
+    A request without a prompt has that of the request before it: choices share their prompt. `held`: what the
+    sender takes the runner to hold then, for the other frontends (`Prefixes`).
     """
 
     requests: list[GenerationRequest]
+    held: list[Held] = []
 
     @classmethod
-    def of(cls, requests: list[GenerationRequest]) -> Submit:
+    def of(cls, requests: list[GenerationRequest], held: list[Held] | None = None) -> Submit:
         """The message for requests, those with the same list as their prompt one after the other."""
         if len(requests) == 1:
-            return cls(requests)
+            return cls(requests, held or [])
         prompts = [None, *(request.prompt_token_ids for request in requests)]
         return cls(
             [
@@ -33,7 +43,8 @@ class Submit(msgspec.Struct, tag="submit", array_like=True):
                 if request.prompt_token_ids is before
                 else request
                 for request, before in zip(requests, prompts, strict=False)
-            ]
+            ],
+            held or [],
         )
 
     def with_prompts(self) -> list[GenerationRequest]:
@@ -80,6 +91,12 @@ class Stats(msgspec.Struct, tag="stats", array_like=True):
     stats: EngineStats
 
 
+class Prefixes(msgspec.Struct, tag="prefixes", array_like=True):
+    """What other frontends sent with `Submit.held`: the latest of it when one attaches, then news."""
+
+    held: list[Held]
+
+
 class Failed(msgspec.Struct, tag="failed", array_like=True):
     """The runner cannot go on and exits. `message` tells the operator what it did, or the engine's error.
 
@@ -91,7 +108,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
 
 
 ToRunner = Submit | Abort
-FromRunner = Loading | Ready | Outputs | Stats | Failed
+FromRunner = Loading | Ready | Outputs | Stats | Prefixes | Failed
 
 CANNOT_START = 3
 """Exit status of a runner whose engine could not be loaded as configured."""
@@ -131,6 +148,8 @@ class LaunchSpec(msgspec.Struct):
     """Its engine consists of MPI processes, started by `command` or by itself: they are watched."""
     secret: str = ""
     """Shared secret that authenticates TCP connections."""
+    identity: str = ""
+    """Key and certificate of TLS on them (`processes.tls`); empty: they are not encrypted."""
 
     def __repr__(self) -> str:
         return f"LaunchSpec(index={self.index}, address={self.address!r})"

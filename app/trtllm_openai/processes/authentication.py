@@ -6,7 +6,8 @@
 
 Each HMAC names the side that sends it, so that neither can be reflected. Messages have fixed sizes: an
 unauthenticated peer can make the other side hold 64 bytes and no more. The handshake proves that both sides
-know the secret; it neither encrypts nor signs what follows, which is left to the network (or a tunnel).
+know the secret; it neither encrypts nor signs what follows, which is left to TLS (`processes.tls`), where
+both sides have an identity, or to the network.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import asyncio
 import hmac
 import secrets
 import socket
+import ssl
 import time
+
+from trtllm_openai.processes import tls
 
 NONCE_SIZE = 32
 PROOF_SIZE = 32
@@ -42,14 +46,15 @@ def proof(secret: str, side: bytes, listener_nonce: bytes, connector_nonce: byte
 class ListenerHandshake:
     """The listener's side for one accepted connection. Its owner polls the descriptor for reading."""
 
-    def __init__(self, connection: socket.socket, secret: str) -> None:
-        """Send the challenge. `secret` must not be empty."""
+    def __init__(self, connection: socket.socket, secret: str, identity: str = "") -> None:
+        """Send the challenge. `secret` must not be empty. With an `identity` TLS follows the proof."""
         if not secret:
             raise ValueError("a TCP connection cannot be authenticated with an empty secret")
         self.connection = connection
         self.deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         """When the peer is dropped, on the monotonic clock."""
         self._secret = secret
+        self._identity = identity
         self._nonce = secrets.token_bytes(NONCE_SIZE)
         self._received = bytearray()
         connection.setblocking(False)
@@ -60,7 +65,10 @@ class ListenerHandshake:
         return self.connection.fileno()
 
     def advance(self) -> bool:
-        """Read what has come. Returns whether the peer is authenticated. Raises `AuthenticationError`."""
+        """Read what has come. Returns whether the peer is authenticated, after which `connection` is what
+        messages go over. Raises `AuthenticationError`."""
+        if isinstance(self.connection, ssl.SSLSocket):
+            return self._secure(self.connection)
         try:
             piece = self.connection.recv(NONCE_SIZE + PROOF_SIZE - len(self._received))
         except BlockingIOError:
@@ -76,7 +84,16 @@ class ListenerHandshake:
         if not hmac.compare_digest(answer, proof(self._secret, b"connector", self._nonce, nonce)):
             raise AuthenticationError("the peer does not know the secret")
         _send(self.connection, proof(self._secret, b"listener", self._nonce, nonce))
-        return True
+        if not self._identity:
+            return True
+        self.connection = tls.wrapped(self.connection, self._identity, listener=True)
+        return self._secure(self.connection)
+
+    def _secure(self, connection: ssl.SSLSocket) -> bool:
+        try:
+            return tls.advance(connection)
+        except OSError as error:
+            raise AuthenticationError(f"TLS failed: {error}") from None
 
     def close(self) -> None:
         """Drop the connection."""

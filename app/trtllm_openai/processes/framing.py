@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 
 LENGTH = struct.Struct(">I")
 BUFFER = 1 << 16
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""The socket, or TLS on it, has nothing to read or takes nothing more."""
 
 
 def framed(body: bytes) -> bytes:
@@ -41,6 +44,7 @@ class FramedSocket:
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._end = end
+        self._tls = end if isinstance(end, ssl.SSLSocket) else None
         self._unsent = bytearray()
         self._buffer = bytearray(BUFFER)
         self._filled = 0
@@ -71,11 +75,17 @@ class FramedSocket:
 
     def receive(self) -> list[bytes]:
         """Message bodies that have arrived, about 64 KiB of them; empty only if none is complete."""
-        while size := self._read():
+        bodies: list[bytes] = []
+        total = 0
+        # TLS gives a record, often one message, at a time; and of what it has decrypted no poll would tell.
+        while not bodies or (self._tls is not None and (total < BUFFER or self._tls.pending())):
+            size = self._read()
+            if not size:
+                break
+            total += size
             self._filled += size
-            if bodies := self._complete():
-                return bodies
-        return []
+            bodies += self._complete()
+        return bodies
 
     def drain(self, timeout_s: float) -> None:
         """Send the queued output. Gives up once the other end has not read for `timeout_s` seconds."""
@@ -95,7 +105,7 @@ class FramedSocket:
         try:
             with memoryview(self._buffer) as view:
                 size = self._end.recv_into(view[self._filled :])
-        except BlockingIOError:
+        except NOT_NOW:
             return 0
         except OSError:  # reset: the other end closed with unread input
             size = 0
@@ -125,7 +135,7 @@ class FramedSocket:
     def _write(self, data: bytes | bytearray) -> int:
         try:
             return self._end.send(data)
-        except BlockingIOError:
+        except NOT_NOW:
             return 0
         except OSError:  # the other end is gone; reading will notice
             return len(data)

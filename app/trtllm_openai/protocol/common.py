@@ -98,6 +98,12 @@ class SamplingFields(ParameterFields):
     stop: str | FailFastList[str] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] | None = None
     user: str | None = None
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Names the conversation: where there are several runners, its requests go to the same "
+        "one if they can.",
+    )
+    session_id: str | None = Field(None, description="The same, if there is no prompt_cache_key.")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after which the request ends with 504."
     )

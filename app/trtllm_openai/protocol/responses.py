@@ -36,10 +36,14 @@ class ConversationFields(RequestModel):
     instructions: str | None = Field(None, description="A system message for this response only.")
     previous_response_id: str | None = Field(None, description="Continue from this stored response.")
     conversation: Any = Field(None, description="Refused: use previous_response_id.")
-    prompt_cache_key: str | None = Field(None, description="A hint, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Names the conversation: where there are several runners, its requests go to the same "
+        "one if they can.",
+    )
     prompt_cache_options: JsonObject | None = Field(None, description="A hint, without effect.")
     prompt_cache_retention: str | None = Field(None, description="A hint, without effect.")
-    session_id: str | None = Field(None, description="A hint, without effect.")
+    session_id: str | None = Field(None, description="The same, if there is no prompt_cache_key.")
     client_metadata: JsonObject | None = Field(None, description="The client's own, without effect.")
     service_tier: str | None = None
 

@@ -12,8 +12,10 @@ from trtllm_openai.engine_host.messages import (
     Abort,
     Failed,
     FromRunner,
+    Held,
     Loading,
     Outputs,
+    Prefixes,
     Ready,
     Stats,
     Submit,
@@ -23,8 +25,13 @@ from trtllm_openai.engine_host.messages import (
 )
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.address import TcpAddress, connect, parse_address
-from trtllm_openai.processes.authentication import AuthenticationError, authenticate
+from trtllm_openai.processes.authentication import (
+    HANDSHAKE_TIMEOUT_S,
+    AuthenticationError,
+    authenticate,
+)
 from trtllm_openai.processes.framing import FramedSocket
+from trtllm_openai.processes.tls import connected
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import Endpoint
 
@@ -51,6 +58,20 @@ class ConnectionEvents:
     a request that was alone on a runner whose engine failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceWatch:
+    """What routing is told of a connection's sequences. None of it is called for each token."""
+
+    begun: Callable[[str, int], None]
+    """A sequence has its first output: its id, and how many prompt tokens were cached."""
+    ended: Callable[[str], None]
+    """A sequence ended or was aborted."""
+    elsewhere: Callable[[int], None]
+    """So many sequences on the runner were sent by other processes."""
+    held: Callable[[list[Held]], None]
+    """Other processes sent prompts with these names to the runner."""
+
+
 class RunnerConnection:
     """Connects to the runner at `endpoint`, and keeps trying until it listens."""
 
@@ -63,6 +84,8 @@ class RunnerConnection:
         """The other end has closed the connection."""
         self.progressed_at = 0.0
         """Monotonic time of the latest result, or of the first request since the runner was idle."""
+        self.watch: SequenceWatch | None = None
+        """Set where there is a choice of runners."""
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._socket: FramedSocket | None = None
@@ -78,7 +101,7 @@ class RunnerConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands (and, over TCP, is authenticated)."""
+        """Whether the connection stands (and, over TCP, is authenticated and encrypted)."""
         return self._socket is not None
 
     def open(self) -> None:
@@ -98,14 +121,16 @@ class RunnerConnection:
             self._socket = None
         self._end_live(message, lost=lost)
 
-    def submit(self, requests: list[GenerationRequest], generation: Generation) -> None:
-        """Send requests to the engine; their deltas go to `generation`."""
+    def submit(
+        self, requests: list[GenerationRequest], generation: Generation, held: list[Held] | None = None
+    ) -> None:
+        """Send requests to the engine; their deltas go to `generation`. `held`: see `Submit`."""
         if not self._generations:
             self.progressed_at = time.monotonic()
         for request in requests:
             self._generations[request.request_id] = generation
             self._unstarted[request.request_id] = request
-        self._send(Submit.of(requests))
+        self._send(Submit.of(requests, held))
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""
@@ -116,6 +141,9 @@ class RunnerConnection:
         ]
         if known:
             self._send(Abort(known))
+            if self.watch is not None:
+                for request_id in known:
+                    self.watch.ended(request_id)
 
     async def _connect(self) -> None:
         address = parse_address(self.endpoint.address)
@@ -129,6 +157,8 @@ class RunnerConnection:
             try:
                 if isinstance(address, TcpAddress):
                     await authenticate(connection, self.endpoint.secret)
+                    if self.endpoint.identity:
+                        connection = await connected(connection, self.endpoint.identity, HANDSHAKE_TIMEOUT_S)
                 break
             except (OSError, TimeoutError) as error:
                 connection.close()
@@ -183,6 +213,11 @@ class RunnerConnection:
                     self.progressed_at = time.monotonic()
                 self.stats = stats
                 self.elsewhere = max(0, stats.running + stats.waiting - len(self._generations))
+                if self.watch is not None:
+                    self.watch.elsewhere(self.elsewhere)
+            case Prefixes(held):
+                if self.watch is not None:
+                    self.watch.held(held)
             case _:
                 self._engine_failed |= isinstance(message, Failed)
                 self._events.status(self, message)
@@ -194,11 +229,15 @@ class RunnerConnection:
         for output in outputs:
             generation = generations.get(output.request_id)
             if unstarted and (output.token_ids or output.finish_reason is not None):
-                unstarted.pop(output.request_id, None)
+                request = unstarted.pop(output.request_id, None)
+                if request is not None and self.watch is not None:
+                    self.watch.begun(output.request_id, output.cached_tokens)
             if generation is None:
                 continue
             if output.finish_reason is not None:
                 del generations[output.request_id]
+                if self.watch is not None:
+                    self.watch.ended(output.request_id)
             if generation.put(output):
                 listening.append(generation)
         for generation in listening:

@@ -9,21 +9,40 @@ from collections.abc import Callable, Sequence
 from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest
 from trtllm_openai.runners.generation import Generation
+from trtllm_openai.runners.routing import Router
 from trtllm_openai.runners.runner import Runner
 from trtllm_openai.runners.state import Phase, PoolStatus, RunnerReport, RunnerState
 
 
 class SequencePool(ABC):
-    """Sends each request to the least loaded runner. `on_change` is called after each transition of one."""
+    """Sends each request to one of the runners, which `Router` chooses if there are several.
 
-    def __init__(self, on_change: Callable[[], None], prefix: str = "") -> None:
-        """`prefix` keeps the ids of requests apart from those of other pools with the same runners."""
+    `on_change` is called after each transition of one.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        prefix: str = "",
+        *,
+        affinity: bool = True,
+        first_runner: int = 0,
+    ) -> None:
+        """`prefix` keeps the ids of requests apart from those of other pools with the same runners; with one,
+        there may be such pools. `affinity`: whether the choice is by cached prefixes, too. `first_runner`:
+        the one to begin with, another for each of such pools."""
         self._on_change = on_change
+        self._affinity = affinity
+        self._first_runner = first_runner
+        self._router: Router | None = None
+        self._routed: dict[int, Runner] = {}
         self._prefix = prefix
         self._counter = 0
         self._orphans: dict[str, tuple[GenerationRequest, Generation]] = {}  # wait for a ready runner
         self.info: EngineInfo | None = None
         """Facts of the engine, the same for every runner; None until one was ready."""
+        self.routed = False
+        """Whether there is a choice of runners, so that the session of a request counts."""
         self.moved = 0
         """Sequences that began again because their runner was lost."""
 
@@ -83,27 +102,56 @@ class SequencePool(ABC):
         self._counter += 1
         return f"{self._prefix}{self._counter}"
 
-    def submit(self, requests: list[GenerationRequest]) -> Generation:
-        """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready."""
-        runner = self._choose()
-        if runner is None or runner.connection is None:
+    def submit(self, requests: list[GenerationRequest], session: str = "") -> Generation:
+        """Start sequences, all on the same runner. Raises `PoolError` when no runner is ready.
+
+        `session`: what the client calls the conversation, which is best continued on the same runner.
+        """
+        generation = Generation((request.request_id for request in requests), self._abort)
+        if not self._send(requests, generation, session):
             status = self.status()
             raise PoolError(status.reason, loading=not status.failed)
-        generation = Generation((request.request_id for request in requests), self._abort)
-        runner.connection.submit(requests, generation)
         return generation
 
-    def _choose(self) -> Runner | None:
-        """The runner for the next sequences: an unresponsive one only if none is ready, as it may recover."""
+    def _send(self, requests: list[GenerationRequest], generation: Generation, session: str = "") -> bool:
+        """Send sequences to a runner. Returns whether there is one: an unresponsive one only if none is
+        ready, as it may recover."""
+        router = self._router
+        if router is not None and router.ready:
+            route = router.choose(requests[0], session)
+            connection = self._routed[route.index].connection
+            assert connection is not None  # that of a runner in this phase
+            connection.submit(requests, generation, router.sent(route, requests))
+            return True
         for phase in (Phase.READY, Phase.UNRESPONSIVE):
-            candidates = [runner for runner in self.runners if runner.phase is phase]
-            if candidates:
-                return candidates[0] if len(candidates) == 1 else min(candidates, key=self._cost)
-        return None
+            found = [runner for runner in self.runners if runner.phase is phase and runner.connection]
+            if found:
+                connection = min(found, key=lambda runner: runner.load).connection
+                assert connection is not None
+                connection.submit(requests, generation)
+                return True
+        return False
 
-    def _cost(self, runner: Runner) -> tuple[int, int]:
-        """Order of runners that could take a sequence; the smallest takes it."""
-        return runner.load, runner.index
+    def _route(self) -> None:
+        """Tell the router of runners that are ready, and of those that are gone with what they held."""
+        runners = self.runners
+        if self._router is None:
+            if len(runners) < 2:
+                return
+            self._router = Router(
+                shared=bool(self._prefix), affinity=self._affinity, first_runner=self._first_runner
+            )
+            self.routed = self._affinity
+        router, present = self._router, {runner.index: runner for runner in runners if runner.serves}
+        for index in self._routed.keys() - present.keys():
+            router.forget_runner(index)
+        for index in present.keys() - self._routed.keys():
+            info, connection = present[index].info, present[index].connection
+            assert connection is not None
+            router.add_runner(index, info.kv_blocks * info.kv_block_size if info is not None else 0)
+            connection.watch = router.watch(index)
+        self._routed = present
+        router.set_ready([index for index, runner in present.items() if runner.phase is Phase.READY])
 
     def _abort(self, request_ids: list[str]) -> None:
         """End sequences, wherever they are."""
@@ -126,6 +174,7 @@ class SequencePool(ABC):
     def _changed(self) -> None:
         """A runner is in another phase."""
         self.info = next((runner.info for runner in self.runners if runner.info is not None), self.info)
+        self._route()
         self._place_orphans()
         self._on_change()
 
@@ -134,12 +183,9 @@ class SequencePool(ABC):
         if not self._orphans:
             return
         status = self.status()
-        if not status.failed and self._choose() is None:
+        if not status.failed and not any(runner.serves for runner in self.runners):
             return
         orphans, self._orphans = self._orphans, {}
         for request, generation in orphans.values():
-            runner = self._choose()
-            if runner is not None and runner.connection is not None:
-                runner.connection.submit([request], generation)
-            else:
+            if not self._send([request], generation):
                 generation.fail(request.request_id, f"no model runner is left: {status.reason}")

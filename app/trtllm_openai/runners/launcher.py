@@ -67,6 +67,10 @@ class RunnerHandle(Protocol):
 class Launcher(Protocol):
     """Starts runners somewhere."""
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections to its runners need TLS; each launch then has an identity of its own."""
+
     async def start(self, spec: LaunchSpec) -> RunnerHandle:
         """Start one, which is told `spec` with an address filled in. Raises `OSError` if that fails."""
 
@@ -146,6 +150,8 @@ class SubprocessLauncher:
 
     A directory that no longer takes a socket (it was deleted, or its disk is full) is replaced by another.
     """
+
+    encrypted = False
 
     def __init__(self) -> None:
         self._directories = [directory_for_sockets()]

@@ -26,10 +26,11 @@ class RunnerPool(SequencePool):
         retry_interval: float,
         on_change: Callable[[], None],
         launcher: Launcher | None = None,
+        affinity: bool = True,
     ) -> None:
         """`specs`: one for each replica. `launcher` None: processes of this machine. Timeouts in seconds;
-        `retry_interval`: see `RunnerProcess`."""
-        super().__init__(on_change)
+        `retry_interval`: see `RunnerProcess`, `affinity` `SequencePool`."""
+        super().__init__(on_change, affinity=affinity)
         self._launcher = launcher or SubprocessLauncher()
         self._runners = [
             RunnerProcess(

@@ -22,6 +22,7 @@ import msgspec
 from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Ready
 from trtllm_openai.processes.authentication import new_secret
 from trtllm_openai.processes.keep_running import STABLE_AFTER_S, Ended, keep_running
+from trtllm_openai.processes.tls import new_identity
 from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.launcher import Launcher, RunnerHandle
 from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN, Adopt, Runner
@@ -184,7 +185,8 @@ class RunnerProcess(Runner):
         self._reset()
         self.launches += 1
         self.transition(Phase.STARTING)
-        spec = msgspec.structs.replace(self._spec, secret=new_secret())
+        identity = new_identity() if self._launcher.encrypted else ""
+        spec = msgspec.structs.replace(self._spec, secret=new_secret(), identity=identity)
         refused = False
         try:
             handle = self._handle = await self._launcher.start(spec)
@@ -192,7 +194,7 @@ class RunnerProcess(Runner):
             refused = True
             self._fail(Failed(f"it could not be started: {error}", final=False))
         else:
-            await self._follow(handle, Endpoint(handle.address, spec.secret))
+            await self._follow(handle, Endpoint(handle.address, spec.secret, spec.identity))
         assert self._failure is not None
         return Ended(
             self._failure.message,

@@ -53,6 +53,11 @@ class Runner(ABC):
         return self._phase
 
     @property
+    def serves(self) -> bool:
+        """Whether it takes sequences, if need be."""
+        return self._phase in (Phase.READY, Phase.UNRESPONSIVE) and self.connection is not None
+
+    @property
     def load(self) -> int:
         """Live sequences that this process sent."""
         return self.connection.load if self.connection is not None else 0

@@ -63,11 +63,13 @@ _WITH_REASON = frozenset({Phase.LOADING, Phase.UNRESPONSIVE, Phase.FAILED, Phase
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """How to reach a runner. `secret` authenticates TCP connections; it is not printed."""
+    """How to reach a runner. `secret` authenticates TCP connections, `identity` encrypts them; neither is
+    printed."""
 
     address: str
     """`unix:/path` or `tcp://host:port`"""
     secret: str = ""
+    identity: str = ""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address!r})"

@@ -20,6 +20,7 @@ from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
+from trtllm_openai.runners.launcher import Launcher
 from trtllm_openai.serve.sampling_defaults import described, sampling_defaults
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -118,6 +119,20 @@ class ServedModel(Generic[Pool]):
     pool: Pool
 
 
+def ray_launcher(settings: Settings, gpus: int) -> Launcher | None:
+    """The launcher of a Ray cluster, if the settings ask for it. Raises `ConfigError` without Ray."""
+    if settings.runners.launcher != "ray":
+        return None
+    from trtllm_openai.runners.ray_launcher import RayLauncher
+
+    try:
+        return RayLauncher(settings.runners.ray_address, gpus=gpus, cpus=settings.runners.ray_cpus)
+    except ImportError as error:
+        raise ConfigError(
+            f"runners.launcher: ray needs `pip install 'trtllm-openai-server[ray]'` ({error})"
+        ) from None
+
+
 async def open_served_model(
     settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
 ) -> ServedModel[RunnerPool]:
@@ -127,7 +142,8 @@ async def open_served_model(
     called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
     """
     location = await asyncio.to_thread(resolve_model, settings, converting)
-    gpus = assign_gpus(settings, location.gpus_per_replica)
+    launcher = ray_launcher(settings, location.gpus_per_replica)
+    gpus = assign_gpus(settings, 0 if launcher else location.gpus_per_replica)  # Ray assigns its own
     tokenizer = await asyncio.to_thread(Tokenizer.load, location.tokenizer_dir, settings.chat_template)
     defaults = sampling_defaults(settings, location.directories)
     log.info("sampling defaults: %s", described(defaults))
@@ -149,5 +165,7 @@ async def open_served_model(
         stall_timeout=settings.stall_timeout,
         retry_interval=settings.runner_retry_interval,
         on_change=on_change,
+        launcher=launcher,
+        affinity=settings.runners.routing == "prefix",
     )
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)

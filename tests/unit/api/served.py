@@ -47,6 +47,7 @@ class FakePool(SequencePool):
         self.requests: list[GenerationRequest] = []
         self.aborted: list[str] = []
         self.restarted: list[tuple[int, float]] = []
+        self.sessions: list[str] = []
         self.phase = Phase.READY
         self.reason = ""
 
@@ -85,8 +86,9 @@ class FakePool(SequencePool):
     async def stop(self) -> None:
         pass
 
-    def submit(self, requests: list[GenerationRequest]) -> Generation:
+    def submit(self, requests: list[GenerationRequest], session: str = "") -> Generation:
         self.requests += requests
+        self.sessions.append(session)
         generation = Generation([request.request_id for request in requests], self.aborted.extend)
         if not self.hold:
             asyncio.get_running_loop().call_soon(self._answer, generation, requests)

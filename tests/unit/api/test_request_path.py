@@ -28,13 +28,15 @@ class Submitted(Exception):  # noqa: N818 - ends the trace
 
 
 class FakePool:
+    routed = False
+
     def __init__(self, info: EngineInfo) -> None:
         self.info = info
 
     def new_request_id(self) -> str:
         return "r"
 
-    def submit(self, requests: list[GenerationRequest]) -> Generation:
+    def submit(self, requests: list[GenerationRequest], session: str = "") -> Generation:
         sys.setprofile(None)
         raise Submitted
 

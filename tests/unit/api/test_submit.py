@@ -76,7 +76,7 @@ def test_a_closed_run_aborts_what_is_live(demo_tokenizer: Tokenizer) -> None:
 def test_a_pool_that_refuses_leaves_nothing_waiting(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
 
-    def submit(_: list[GenerationRequest]) -> Generation:
+    def submit(_: list[GenerationRequest], session: str) -> Generation:
         raise PoolError("no runner", loading=True)
 
     served.pool.submit = submit  # type: ignore[method-assign, assignment]

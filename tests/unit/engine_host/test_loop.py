@@ -15,8 +15,10 @@ from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import (
     Abort,
     FromRunner,
+    Held,
     Loading,
     Outputs,
+    Prefixes,
     Ready,
     Stats,
     Submit,
@@ -64,6 +66,10 @@ class Client:
             output for message in self.heard if isinstance(message, Outputs) for output in message.outputs
         ]
         return list(dict.fromkeys(output.request_id for output in outputs))
+
+    @property
+    def held(self) -> list[Held]:
+        return [one for message in self.heard if isinstance(message, Prefixes) for one in message.held]
 
     @property
     def running(self) -> int:
@@ -119,6 +125,16 @@ def test_each_connection_gets_its_own_deltas(path: str) -> None:
     first.until(lambda: first.tokens("a") == 20)
     second.until(lambda: second.tokens("b") == 30)
     assert first.tokens("b") == second.tokens("a") == 0
+
+
+def test_frontends_hear_what_others_sent_to_the_runner(path: str) -> None:
+    first, second = Client(path), Client(path)
+    held = [Held(0, [5, -6]), Held(-1, [7])]
+    first.end.send(encode(Submit([GenerationRequest("a", [1], SamplingParams(2))], held)))
+    second.until(lambda: second.held == held)
+    later = Client(path)
+    later.until(lambda: later.held == held)
+    assert first.held == []
 
 
 def test_a_frontend_that_does_not_read_holds_nobody_up(path: str) -> None:

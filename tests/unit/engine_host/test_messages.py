@@ -27,7 +27,7 @@ OUTPUT = StepOutput("1", [7], "stop", 9, [TokenLogprobs(7, -0.5, [(7, -0.5), (8,
 
 @pytest.mark.parametrize(
     "message",
-    [messages.Submit([REQUEST]), messages.Abort(["1", "2"])],
+    [messages.Submit([REQUEST], [messages.Held(3, [-(1 << 63), 7])]), messages.Abort(["1", "2"])],
     ids=lambda m: type(m).__name__,
 )
 def test_to_runner(message: messages.ToRunner) -> None:
@@ -57,6 +57,7 @@ def test_a_prompt_that_several_requests_share_is_sent_once() -> None:
         messages.Ready(INFO),
         messages.Outputs([OUTPUT]),
         messages.Stats(EngineStats(running=3)),
+        messages.Prefixes([messages.Held(-1, [5])]),
         messages.Failed("no", final=True),
     ],
     ids=lambda m: type(m).__name__,

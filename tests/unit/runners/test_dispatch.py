@@ -65,6 +65,7 @@ def test_only_a_ready_runner_gets_sequences_while_there_is_one(phase: Phase) -> 
     def test() -> None:
         pool = FakePool(2)
         pool.runners[0]._phase = phase  # the phase, however it came about
+        pool._changed()
         for _ in range(3):
             pool.send()
         assert pool.loads == [0, 3]
@@ -154,5 +155,48 @@ def test_orphans_wait_for_a_runner_and_fail_when_none_will_come() -> None:
         (failed,) = waits.take()
         assert failed.error == "no model runner is left: runner 0 was given up: it ended with status 3"
         assert pool.live == 0
+
+    asyncio.run(test())
+
+
+def test_a_conversation_stays_where_it_is_until_its_runner_is_lost() -> None:
+    async def test() -> None:
+        pool = FakePool(3)
+        prompt = list(range(600))
+
+        def turn() -> int:
+            before = pool.loads
+            request = GenerationRequest(pool.new_request_id(), prompt, SamplingParams(5))
+            generation = pool.submit([request])
+            (place,) = [index for index in range(3) if pool.loads[index] > before[index]]
+            runner = pool.runners[place]
+            assert runner.connection is not None
+            runner.connection._dispatch([StepOutput(request.request_id, [7], cached_tokens=512)])
+            runner.connection._dispatch([StepOutput(request.request_id, [8], "stop")])
+            generation.close()
+            prompt.extend(range(100))
+            return place
+
+        places = {turn() for _ in range(6)}
+        assert len(places) == 1
+        (place,) = places
+        pool.runners[place].lose()
+        elsewhere = {turn() for _ in range(6)}
+        assert len(elsewhere) == 1
+        pool.runners[place].begin_again()
+        assert {turn() for _ in range(3)} == elsewhere
+
+    asyncio.run(test())
+
+
+def test_aborted_and_ended_sequences_are_no_work() -> None:
+    async def test() -> None:
+        pool = FakePool(2)
+        generations = [pool.send() for _ in range(6)]
+        assert pool.loads == [3, 3]
+        for generation in generations:
+            generation.close()
+        assert pool._router is not None
+        assert pool._router.work == [0, 0]
 
     asyncio.run(test())

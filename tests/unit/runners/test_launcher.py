@@ -21,10 +21,12 @@ from trtllm_openai.engine_host.messages import CANNOT_START, SPEC_VARIABLE, Laun
 from trtllm_openai.processes import keep_running
 from trtllm_openai.processes.authentication import new_secret
 from trtllm_openai.processes.environment import child_environment
+from trtllm_openai.processes.tls import new_identity
 from trtllm_openai.runners import RunnerPool
 from trtllm_openai.runners import launcher as launcher_module
 from trtllm_openai.runners import process as process_module
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
+from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.launcher import SubprocessHandle, SubprocessLauncher, directory_for_sockets, spawn
 from trtllm_openai.runners.state import Endpoint, Phase
 
@@ -32,7 +34,8 @@ from trtllm_openai.runners.state import Endpoint, Phase
 class TcpLauncher:
     """Starts runners as on another machine, except that it is this one. Implements `Launcher`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool = False) -> None:
+        self.encrypted = encrypted
         self.specs: list[LaunchSpec] = []
 
     async def start(self, spec: LaunchSpec) -> SubprocessHandle:
@@ -48,6 +51,8 @@ class TcpLauncher:
 
 class ScriptLauncher:
     """Runs a script instead of the engine host, and the engine host once the script is None."""
+
+    encrypted = False
 
     def __init__(self, directory: Path, script: str) -> None:
         self.script: str | None = script
@@ -73,9 +78,10 @@ class ScriptLauncher:
         """The directory is pytest's."""
 
 
-def test_a_runner_behind_tcp_serves() -> None:
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
+def test_a_runner_behind_tcp_serves(encrypted: bool) -> None:
     async def test() -> None:
-        launcher = TcpLauncher()
+        launcher = TcpLauncher(encrypted=encrypted)
         async with pool(2, launcher=launcher) as (subject, _):
             assert {one.address.partition(":")[0] for one in launcher.specs} == {"tcp"}
             assert len({one.secret for one in launcher.specs}) == 2
@@ -120,6 +126,69 @@ def test_a_connection_without_the_secret_is_refused(secret: str, caplog: pytest.
             assert heard == []
             intruder.close("", lost=False)
             assert await drain(subject.submit([request(subject, 3)]))  # the others are not disturbed
+
+    run(test())
+
+
+async def _relay(source: asyncio.StreamReader, to: asyncio.StreamWriter, seen: bytearray) -> None:
+    while piece := await source.read(65536):
+        seen.extend(piece)
+        to.write(piece)
+    to.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
+def test_what_is_seen_on_the_way_to_a_runner(encrypted: bool) -> None:
+    async def test() -> None:
+        launcher = TcpLauncher(encrypted=encrypted)
+        async with pool(launcher=launcher) as (subject, _):
+            seen, heard = bytearray(), list[object]()
+            (told,) = launcher.specs
+            port = int(told.address.rpartition(":")[2])
+
+            async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                upstream = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(_relay(reader, upstream[1], seen), _relay(upstream[0], writer, seen))
+
+            relay = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+            address = f"tcp://127.0.0.1:{relay.sockets[0].getsockname()[1]}"
+            events = ConnectionEvents(
+                lambda _, message: heard.append(message), heard.append, lambda *_: False
+            )
+            link = RunnerConnection(Endpoint(address, told.secret, told.identity), events)
+            link.open()
+            await until(lambda: bool(heard))
+            one = msgspec.structs.replace(request(subject, 5), cache_salt="a-salt-in-plain-text")
+            generation = Generation([one.request_id], lambda _: None)
+            link.submit([one], generation)
+            await until(lambda: not generation.live)
+            assert (b"a-salt-in-plain-text" in seen) is not encrypted
+            assert (b"outputs" in seen) is not encrypted
+            assert len(seen) > 500
+            link.close("", lost=False)
+            relay.close()
+            await relay.wait_closed()
+
+    run(test())
+
+
+def test_one_that_knows_the_secret_alone_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def test() -> None:
+        launcher = TcpLauncher(encrypted=True)
+        async with pool(launcher=launcher) as (subject, _):
+            (told,) = launcher.specs
+            heard: list[object] = []
+            events = ConnectionEvents(
+                lambda _, message: heard.append(message), heard.append, lambda *_: False
+            )
+            intruder = RunnerConnection(Endpoint(told.address, told.secret, new_identity()), events)
+            intruder.open()
+            await until(lambda: "was not authenticated" in caplog.text)
+            assert heard == []
+            intruder.close("", lost=False)
+            assert await drain(subject.submit([request(subject, 3)]))
 
     run(test())
 

@@ -73,6 +73,8 @@ class FakeHandle:
 class FakeLauncher:
     """Starts fake processes; `stubborn` ones ignore SIGTERM."""
 
+    encrypted = False
+
     def __init__(self, directory: Path) -> None:
         self.handles: list[FakeHandle] = []
         self.specs: list[LaunchSpec] = []

@@ -126,6 +126,8 @@ def to_chat(body: Body, messages: Sequence[Message], tools: ToolSet, task: str |
             "truncate_prompt_tokens": -1 if body.truncation == "auto" else None,
             "chat_template_kwargs": body.chat_template_kwargs,
             "documents": body.documents,
+            "prompt_cache_key": body.prompt_cache_key,
+            "session_id": body.session_id,
         }
     else:
         chat["reasoning_effort"] = "none"

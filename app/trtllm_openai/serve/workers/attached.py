@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trtllm_openai.runners import SequencePool
-from trtllm_openai.runners.runner import SHUTTING_DOWN, Runner
+from trtllm_openai.runners.runner import SHUTTING_DOWN
 from trtllm_openai.runners.state import Endpoint, Phase, RunnerReport, RunnerState
 from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 from trtllm_openai.serve.workers.remote import RemoteRunner
@@ -36,10 +36,10 @@ class AttachedPool(SequencePool):
         *,
         stall_timeout: float,
         on_change: Callable[[], None],
+        affinity: bool = True,
     ) -> None:
         """`worker`: prefix of request ids. `row`: index of this worker."""
-        super().__init__(on_change, f"{worker}.")
-        self._row = row
+        super().__init__(on_change, f"{worker}.", affinity=affinity, first_runner=row)
         self._supervisor = supervisor
         self._stall_timeout = stall_timeout
         self._restarts = 0
@@ -83,11 +83,6 @@ class AttachedPool(SequencePool):
     async def stop(self) -> None:
         for runner in self._runners:
             runner.disconnect(SHUTTING_DOWN, lost=False)
-
-    def _cost(self, runner: Runner) -> tuple[int, int]:
-        """Least loaded by all processes first; among equals, each process begins with another runner."""
-        elsewhere = runner.connection.elsewhere if runner.connection is not None else 0
-        return runner.load + elsewhere, (runner.index - self._row) % len(self._runners)
 
     def _report_silence(self, endpoint: Endpoint, reason: str, seconds: float) -> None:
         self._supervisor.tell(RunnerUnresponsive(endpoint.address, reason, seconds))

@@ -68,7 +68,12 @@ class Worker:
         self._opened = asyncio.get_running_loop().create_future()
         self._converting = converting
         self._pool = AttachedPool(
-            self.worker, self._row, self, stall_timeout=settings.stall_timeout, on_change=on_change
+            self.worker,
+            self._row,
+            self,
+            stall_timeout=settings.stall_timeout,
+            on_change=on_change,
+            affinity=settings.runners.routing == "prefix",
         )
         await self._channel.open()
         self._listening = asyncio.create_task(self._listen())

@@ -1,0 +1,26 @@
+"""Where runners run and how they are chosen, a section of the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trtllm_openai.config.fields import Section
+
+
+class RunnerSettings(Section):
+    """Where runners run, and which of several gets a request."""
+
+    launcher: Literal["local", "ray"] = Field(
+        "local", description="what starts runners: local is this machine, ray is a Ray cluster (docs/ray.md)"
+    )
+    ray_address: str | None = Field(
+        None, description="address of the Ray cluster; null is $RAY_ADDRESS, or the cluster of this machine"
+    )
+    ray_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs that Ray reserves for a runner")
+    routing: Literal["prefix", "work"] = Field(
+        "prefix",
+        description="which of several runners gets a request: work is the one with the least to do, prefix "
+        "also looks for the one that has most of the prompt in its cache",
+    )

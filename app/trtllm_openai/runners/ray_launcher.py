@@ -1,0 +1,179 @@
+"""Runners on the nodes of a Ray cluster: `runners.launcher: ray`. Without that, Ray is not imported.
+
+A runner is an actor (`ray_host`) in a placement group of its own with one bundle, so that all of its GPUs are
+on one node; a runner whose node is lost is placed anew by its next start. Ray carries the `LaunchSpec` to the
+node and the exit status back. Prompts and tokens go over TCP from this process to the runner's, authenticated
+and with TLS: the key pair of a launch reaches the node with the `LaunchSpec`, so Ray's own traffic is to be
+trusted, or encrypted by RAY_USE_TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from typing import Any
+
+import msgspec
+
+from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.runners.ray_host import EngineHost
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "trtllm-openai"
+PLACE_TIMEOUT_S = 60.0
+"""Seconds in which a node must have the resources of a runner; then its start failed, and is tried again."""
+KILL_TIMEOUT_S = 5.0
+"""Seconds that a node gets to answer; then it is taken to be gone."""
+
+
+class RayHandle:
+    """A runner on a node. Implements `RunnerHandle`."""
+
+    def __init__(self, ray: Any, actor: Any, group: Any, address: str, pid: int) -> None:
+        self.address = address
+        self._ray = ray
+        self._actor = actor
+        self._group = group
+        self._pid: int | None = pid
+        self._gone = asyncio.Event()
+        self._killing: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._pid
+
+    async def wait(self) -> int:
+        """-9 if its node or its actor is lost, or once it was killed and nothing more is heard."""
+        ended = asyncio.ensure_future(_answer(self._actor.wait.remote()))
+        gone = asyncio.create_task(self._gone.wait())
+        try:
+            await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
+            status = -signal.SIGKILL
+            if ended.done():
+                with contextlib.suppress(self._ray.exceptions.RayError):
+                    status = ended.result()
+            return int(status)
+        finally:
+            self._pid = None
+            ended.cancel()
+            gone.cancel()
+
+    async def lost(self) -> str:
+        try:
+            return str(await _answer(self._actor.lost.remote()))
+        except self._ray.exceptions.RayError:  # `wait` says it
+            never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            return await never
+
+    def terminate(self) -> None:
+        self._actor.terminate.remote()
+
+    def kill(self) -> None:
+        if self._killing is None:
+            self._killing = asyncio.create_task(self._kill())
+
+    async def cleared(self, timeout_s: float) -> None:
+        if self._killing is not None:
+            await asyncio.wait({self._killing}, timeout=timeout_s + KILL_TIMEOUT_S)
+
+    async def _kill(self) -> None:
+        with contextlib.suppress(self._ray.exceptions.RayError, TimeoutError):
+            async with asyncio.timeout(KILL_TIMEOUT_S):  # a node that is lost does not answer
+                await _answer(self._actor.kill.remote(KILL_TIMEOUT_S))
+        self._gone.set()
+        await asyncio.to_thread(_remove, self._ray, self._actor, self._group)
+
+
+class RayLauncher:
+    """Starts runners on a Ray cluster. Implements `Launcher`."""
+
+    encrypted = True
+
+    def __init__(self, address: str | None, *, gpus: int, cpus: float) -> None:
+        """`address`: of the cluster; None: $RAY_ADDRESS, or the one of this machine. `gpus` and `cpus` are
+        those of a runner.
+
+        Raises `ImportError` without Ray.
+        """
+        import ray
+
+        self._ray = ray
+        self._address = address
+        self._bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        self._gpus = gpus
+        self._cpus = cpus
+        self._joining = asyncio.Lock()
+
+    async def start(self, spec: LaunchSpec) -> RayHandle:
+        ray = self._ray
+        async with self._joining:
+            if not ray.is_initialized():
+                await asyncio.to_thread(self._join)
+                _take_signals_back()
+        group = actor = None
+        try:
+            group = await asyncio.to_thread(ray.util.placement_group, [self._bundle], strategy="STRICT_PACK")
+            async with asyncio.timeout(PLACE_TIMEOUT_S):
+                await _answer(group.ready())
+            actor = self._actor(group)
+            async with asyncio.timeout(PLACE_TIMEOUT_S):
+                host = await _answer(actor.node_address.remote())
+                address, pid = await _answer(actor.start.remote(msgspec.json.encode(spec), host))
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(_remove, ray, actor, group))
+            if isinstance(error, TimeoutError):
+                raise OSError(f"no node of the Ray cluster has {self._bundle} free") from None
+            if isinstance(error, ray.exceptions.RayError):
+                raise OSError(f"Ray: {error}") from None
+            raise
+        log.info("runner %d is placed at %s", spec.index, address)
+        return RayHandle(ray, actor, group, address, pid)
+
+    def close(self) -> None:
+        if self._ray.is_initialized():
+            self._ray.shutdown()
+
+    def _join(self) -> None:
+        try:
+            self._ray.init(
+                self._address or "auto", namespace=NAMESPACE, log_to_driver=True, logging_level="warning"
+            )
+        except ConnectionError as error:
+            raise OSError(f"there is no Ray cluster: {error}") from None
+
+    def _actor(self, group: Any) -> Any:
+        ray = self._ray
+
+        class PlacedEngineHost(EngineHost):
+            async def node_address(self) -> str:
+                return str(ray.util.get_node_ip_address())
+
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0)
+        options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "scheduling_strategy": strategy}
+        return ray.remote(PlacedEngineHost).options(max_restarts=0, **options).remote()
+
+
+async def _answer(reference: Any) -> Any:
+    return await asyncio.wrap_future(reference.future())
+
+
+def _take_signals_back() -> None:
+    """Ray's core takes SIGTERM for a crash: three seconds later it aborts the process, which may be draining."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.getsignal(number))  # what Python knows, and the system no longer
+            signal.siginterrupt(number, False)
+
+
+def _remove(ray: Any, actor: Any, group: Any) -> None:
+    """End an actor, and give back what it held."""
+    with contextlib.suppress(Exception):  # it is gone, or the cluster is
+        if actor is not None:
+            ray.kill(actor)
+    with contextlib.suppress(Exception):
+        if group is not None:
+            ray.util.remove_placement_group(group)

@@ -1,0 +1,1 @@
+"""Runners on a Ray cluster of several nodes, all on this machine: `make cluster`."""
