@@ -193,6 +193,7 @@ class EngineStats(msgspec.Struct):
     """Gauges (sequences, KV blocks) and totals since the engine started (the rest).
 
     `guides_refused`: by error code. `guides_ended`: guides that failed while the text was made, by reason.
+    `undecodable_messages`: of HTTP processes, counted in front of the engine.
     """
 
     waiting: int = 0
@@ -210,6 +211,7 @@ class EngineStats(msgspec.Struct):
     guide_compile_seconds: float = 0.0
     guide_mask_seconds: float = 0.0
     adapters_sent_again: int = 0
+    undecodable_messages: int = 0
 
     def add(self, other: EngineStats) -> None:
         """Add the statistics of another engine."""
