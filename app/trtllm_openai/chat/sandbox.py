@@ -176,12 +176,24 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         assert isinstance(context, _Context)
         if operator == "%" and isinstance(left, str):
-            _check_format(left)
+            _check_format(left, right)
         elif operator == "*":
             _check_product(context.work, left, right)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_integer(left.bit_length() * abs(right))
         return context.work.made(super().call_binop(context, operator, left, right))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`str.format` that checks first; jinja2 wraps it where it is looked up, before `call` sees it."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def bounded(*arguments: Any, **named: Any) -> str:
+            _check_format(value.__self__, arguments, named)
+            return wrapped(*arguments, **named)
+
+        return bounded
 
     def call(self, context: Context, called: Any, /, *arguments: Any, **named: Any) -> Any:
         assert isinstance(context, _Context)
@@ -234,13 +246,31 @@ def _check_product(work: Work, left: Any, right: Any) -> None:
             work.spend(times * size)
 
 
-_WIDE = re.compile(r"%[^a-zA-Z%]*(\d{6}|\*)|\{[^{}]*[:!][^{}]*(\d{6}|\{)")
+_WIDE = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(\d{6}|\*)|\{[^{}]*[:!][^{}]*(\d{6}|\{)")
 """A width of six digits, or one that is an argument."""
+_WIDTH = re.compile(r"(?:%(?:\([^)]*\))?[^a-zA-Z%\d]*|\{[^{}]*?[:!][^{}\d]*)(\d+)")
 
 
-def _check_format(text: Any, *_: Any) -> None:
-    if isinstance(text, str) and _WIDE.search(text):
+def _check_format(text: Any, *values: Any) -> None:
+    """Refuse what widths, or values that are repeated, make long. `values`: what is formatted."""
+    if not isinstance(text, str):
+        return
+    if _WIDE.search(text):
         raise TemplateLimitError("a format has a width that is too large or not a number")
+    size = sum(map(int, _WIDTH.findall(text))) + (text.count("%") + text.count("{")) * _longest(values)
+    if size > MAX_REPLACED:
+        raise TemplateLimitError(f"a format may make more than {MAX_REPLACED} characters")
+
+
+def _longest(value: Any) -> int:
+    """The characters of the longest text in nested values."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return 0
+    return max(map(_longest, value), default=0)
 
 
 def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any) -> None:
@@ -254,8 +284,6 @@ def _check_method(text: str, name: str, arguments: tuple[Any, ...]) -> None:
         _check_numbers(arguments)
     elif name == "replace":
         _check_replace(text, *arguments)
-    elif name in ("format", "format_map"):
-        _check_format(text)
     elif name == "join" and arguments:
         _check_joined(text, arguments[0])
     elif name == "translate":

@@ -2,6 +2,8 @@
 
 Requests of API keys reach the engine through a fair queue, which is made when the first one comes.
 
+What cannot be decoded or sent ends its own sequences, with an error, and nothing else.
+
 Idle, it sleeps in poll() until a message comes. Busy, it takes what has arrived without waiting and steps
 the engine; each frontend (an HTTP process) gets one message per step with all of its deltas.
 """
@@ -21,6 +23,7 @@ from trtllm_openai.engine_host.messages import (
     Failed,
     FromRunner,
     Loading,
+    NotDecoded,
     Outputs,
     Prefixes,
     Ready,
@@ -30,11 +33,13 @@ from trtllm_openai.engine_host.messages import (
     encode,
 )
 from trtllm_openai.engine_host.prefix_news import PrefixNews
+from trtllm_openai.engine_host.salvage import encode_outputs, lost, submitted_ids
 from trtllm_openai.engines.base import FAILED_ON_REQUEST, Engine, refusal
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.framing import FramedSocket
 from trtllm_openai.processes.memory import release_free_memory
+from trtllm_openai.processes.undecodable import UNDECODABLE, report, sendable, total
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ class RunnerLoop:
 
     def progress(self, fraction: float, what: str) -> None:
         """Tell the frontends the progress of loading. Raises SystemExit when the owner is gone."""
-        self._set_state(Loading(fraction, what))
+        self._set_state(Loading(fraction, sendable(what)))
         self._receive(None)
         if self._stop:
             raise SystemExit(0)
@@ -72,7 +77,7 @@ class RunnerLoop:
         while not (self._frontends.attached or self._stop) and (left := deadline - time.monotonic()) > 0:
             self._frontends.wait(left)
             self._receive(None)
-        self._set_state(Failed(message, final))
+        self._set_state(Failed(sendable(message), final))
 
     def run(self, engine: Engine) -> None:
         """Serve until stopped. An exception of `engine.step` passes through: the engine is then unusable."""
@@ -92,7 +97,7 @@ class RunnerLoop:
                 outputs = engine.step(STEP_TIMEOUT_S)
                 if self._fair is not None:
                     self._fair.stepped(outputs)
-                self._send(outputs)
+                self._send(engine, outputs)
                 self._send_stats(engine, now=False)
 
     def stop(self) -> None:
@@ -121,8 +126,8 @@ class RunnerLoop:
     def _handle(self, engine: Engine | None, frontend: FramedSocket, body: bytes) -> None:
         try:
             message = decode_to_runner(body)
-        except msgspec.DecodeError as error:
-            log.error("undecodable message of %d bytes dropped: %s", len(body), error)
+        except UNDECODABLE as error:
+            self._handle_undecodable(engine, frontend, report("an HTTP process", body, error))
             return
         match message:
             case Submit():
@@ -130,6 +135,18 @@ class RunnerLoop:
                 self._submit(engine, frontend, message.with_prompts())
             case Abort(request_ids):
                 self._abort(engine, request_ids)
+
+    def _handle_undecodable(
+        self, engine: Engine | None, frontend: FramedSocket, message: list[object]
+    ) -> None:
+        """Answer a message of which only plain values are known: its sequences fail now, or are aborted."""
+        match message:
+            case ["submit", [*requests]] if ids := submitted_ids(requests):
+                self._frontends.send(frontend, encode(Outputs([*map(lost, ids)])))
+            case ["abort", [*ids]]:
+                self._abort(engine, [request_id for request_id in ids if isinstance(request_id, str)])
+            case _:
+                self._frontends.send(frontend, encode(NotDecoded()))
 
     def _abort(self, engine: Engine | None, request_ids: list[str]) -> None:
         for request_id in request_ids:
@@ -149,7 +166,7 @@ class RunnerLoop:
         while (request := fair.next(stats, now)) is not None:
             if (output := _submitted(engine, request)) is not None:
                 refused.append(output)
-        self._send(refused)
+        self._send(engine, refused)
 
     def _submit(
         self, engine: Engine | None, frontend: FramedSocket, requests: list[GenerationRequest]
@@ -172,7 +189,7 @@ class RunnerLoop:
         if refused:
             self._frontends.send(frontend, encode(Outputs(refused)))
 
-    def _send(self, outputs: list[StepOutput]) -> None:
+    def _send(self, engine: Engine, outputs: list[StepOutput]) -> None:
         by_frontend: dict[FramedSocket, list[StepOutput]] = {}
         for output in outputs:
             frontend = self._owner.get(output.request_id)
@@ -184,7 +201,20 @@ class RunnerLoop:
                 if self._fair is not None:
                     self._fair.ended(output.request_id)
         for frontend, mine in by_frontend.items():
-            self._frontends.send(frontend, encode(Outputs(mine)))
+            self._frontends.send(frontend, self._encoded(engine, mine))
+
+    def _encoded(self, engine: Engine, outputs: list[StepOutput]) -> bytes:
+        """The message. A sequence with a value that cannot be encoded is ended instead.
+
+        What the engine still says of it is sent too: its frontend has forgotten it by then.
+        """
+        try:
+            return encode(Outputs(outputs))
+        except Exception:  # whatever value it is
+            log.exception("outputs cannot be sent")
+        body, replaced = encode_outputs(outputs)
+        self._abort(engine, replaced)
+        return body
 
     def _send_stats(self, engine: Engine, *, now: bool) -> None:
         clock = time.monotonic()
@@ -195,8 +225,11 @@ class RunnerLoop:
         for frontend, held in self._news.take(self._frontends.attached):
             self._frontends.send(frontend, encode(Prefixes(held)))
         stats = engine.stats()
-        if self._fair is not None and self._fair.waiting:
-            stats = msgspec.structs.replace(stats, waiting=stats.waiting + self._fair.waiting)
+        waiting = self._fair.waiting if self._fair is not None else 0
+        if waiting or total():
+            stats = msgspec.structs.replace(
+                stats, waiting=stats.waiting + waiting, undecodable_messages=total()
+            )
         if stats == self._sent:
             return
         self._sent = msgspec.structs.replace(stats)

@@ -107,8 +107,12 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     final: bool
 
 
+class NotDecoded(msgspec.Struct, tag="not_decoded", array_like=True):
+    """A message of this frontend could not be decoded and names no sequences; it may have been a `Submit`."""
+
+
 ToRunner = Submit | Abort
-FromRunner = Loading | Ready | Outputs | Stats | Prefixes | Failed
+FromRunner = Loading | Ready | Outputs | Stats | Prefixes | Failed | NotDecoded
 
 CANNOT_START = 3
 """Exit status of a runner whose engine could not be loaded as configured."""

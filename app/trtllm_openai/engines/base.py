@@ -7,6 +7,7 @@ from typing import Protocol
 
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
+from trtllm_openai.processes.undecodable import sendable
 
 Progress = Callable[[float, str], None]
 """Reports loading progress: the fraction done (0..1) and a description of the current stage."""
@@ -45,6 +46,7 @@ FAILED_ON_REQUEST = "the engine failed on this request"
 
 def refusal(request_id: str, error: InvalidRequest) -> StepOutput:
     """The only output of a request that an engine refuses."""
-    message = str(error).encode(errors="replace").decode()  # it may quote half of a surrogate pair
-    param = error.param and error.param.encode(errors="replace").decode()
-    return StepOutput(request_id, [], "error", error=message, error_code=error.code, error_param=param)
+    param = error.param and sendable(error.param)
+    return StepOutput(
+        request_id, [], "error", error=sendable(str(error)), error_code=error.code, error_param=param
+    )

@@ -199,6 +199,7 @@ class EngineStats(msgspec.Struct):
 
     `deferred`: those of `waiting` that wait for something else than room, such as a guide that is compiled.
     `guides_refused`: by error code. `guides_ended`: guides that failed while the text was made, by reason.
+    `undecodable_messages`: of HTTP processes, counted in front of the engine.
     """
 
     waiting: int = 0
@@ -225,6 +226,8 @@ class EngineStats(msgspec.Struct):
         """Count a step that computed `tokens` tokens: of prompts and generated ones."""
         self.step_token_counts[bisect_left(STEP_TOKEN_BOUNDS, tokens)] += 1
         self.step_tokens += tokens
+
+    undecodable_messages: int = 0
 
     def add(self, other: EngineStats) -> None:
         """Add the statistics of another engine."""

@@ -23,6 +23,7 @@ from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.fork_server import Begin, Bounds, Drop, Job, Outcome
 from trtllm_openai.processes.framing import framed, read_framed
 from trtllm_openai.processes.keep_running import BACKOFF
+from trtllm_openai.processes.undecodable import UNDECODABLE, report
 
 log = logging.getLogger(__name__)
 ALONE = {
@@ -211,9 +212,13 @@ class ForkClient:
                 for one in self._pending.values():
                     self._send(one.job)
             while True:
-                self._settle(fork_server.decode_outcome(read_framed(end.recv)))
+                body = read_framed(end.recv)
+                self._settle(fork_server.decode_outcome(body))
                 reported = True
         except (EOFError, OSError):
+            return reported
+        except UNDECODABLE as error:  # of an unknown job: what waits is run by the next server
+            report(f"the process that {self.what}", body, error)
             return reported
 
     def _settle(self, outcome: Outcome) -> None:

@@ -14,15 +14,16 @@ from trtllm_openai.engine_host.messages import (
     FromRunner,
     Held,
     Loading,
+    NotDecoded,
     Outputs,
     Prefixes,
     Ready,
     Stats,
     Submit,
-    ToRunner,
     decode_from_runner,
     encode,
 )
+from trtllm_openai.engine_host.salvage import from_runner, lost
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.address import TcpAddress, connect, parse_address
 from trtllm_openai.processes.authentication import (
@@ -32,6 +33,7 @@ from trtllm_openai.processes.authentication import (
 )
 from trtllm_openai.processes.framing import FramedSocket
 from trtllm_openai.processes.tls import connected
+from trtllm_openai.processes.undecodable import UNDECODABLE, report
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import Endpoint
 
@@ -124,13 +126,17 @@ class RunnerConnection:
     def submit(
         self, requests: list[GenerationRequest], generation: Generation, held: list[Held] | None = None
     ) -> None:
-        """Send requests to the engine; their deltas go to `generation`. `held`: see `Submit`."""
+        """Send requests to the engine; their deltas go to `generation`. `held`: see `Submit`.
+
+        Raises what the encoder does if they hold a value that no message can; nothing is changed then.
+        """
+        body = encode(Submit.of(requests, held))
         if not self._generations:
             self.progressed_at = time.monotonic()
         for request in requests:
             self._generations[request.request_id] = generation
             self._unstarted[request.request_id] = request
-        self._send(Submit.of(requests, held))
+        self._send(body)
 
     def abort(self, request_ids: list[str]) -> None:
         """End sequences within one engine step and forget them at once."""
@@ -140,7 +146,7 @@ class RunnerConnection:
             request_id for request_id in request_ids if self._generations.pop(request_id, None) is not None
         ]
         if known:
-            self._send(Abort(known))
+            self._send(encode(Abort(known)))
             if self.watch is not None:
                 for request_id in known:
                     self.watch.ended(request_id)
@@ -174,10 +180,10 @@ class RunnerConnection:
         self._socket = end
         self._loop.add_reader(end.fileno(), self._receive, end)
 
-    def _send(self, message: ToRunner) -> None:
-        """Send without waiting. Does nothing before the connection stands."""
+    def _send(self, body: bytes) -> None:
+        """Send a message without waiting. Does nothing before the connection stands."""
         if self._socket is not None:
-            self._socket.send(encode(message))
+            self._socket.send(body)
             if self._socket.blocked:
                 self._loop.add_writer(self._socket.fileno(), self._flush, self._socket)
 
@@ -203,7 +209,12 @@ class RunnerConnection:
         return bodies
 
     def _handle(self, body: bytes) -> None:
-        message: FromRunner = decode_from_runner(body)
+        try:
+            message: FromRunner | None = decode_from_runner(body)
+        except UNDECODABLE as error:
+            message = from_runner(report("a runner", body, error), self._generations)
+            if isinstance(message, Outputs):
+                self._abort_failed(message.outputs)
         match message:
             case Outputs(outputs):
                 self.progressed_at = time.monotonic()
@@ -218,9 +229,19 @@ class RunnerConnection:
             case Prefixes(held):
                 if self.watch is not None:
                     self.watch.held(held)
+            case NotDecoded():
+                outputs = [*map(lost, self._unstarted)]
+                self._abort_failed(outputs)
+                self._dispatch(outputs)
+            case None:
+                pass
             case _:
                 self._engine_failed |= isinstance(message, Failed)
                 self._events.status(self, message)
+
+    def _abort_failed(self, outputs: list[StepOutput]) -> None:
+        """Have the runner end the sequences that failed here."""
+        self._send(encode(Abort([one.request_id for one in outputs if one.finish_reason == "error"])))
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
         """Give each delta to its generation, then call each generation's listener, once."""

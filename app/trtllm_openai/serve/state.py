@@ -18,6 +18,7 @@ from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, ShuttingDown
 from trtllm_openai.generation import EngineStats
+from trtllm_openai.processes import undecodable
 from trtllm_openai.processes.memory import keep_releasing
 from trtllm_openai.runners import Admission
 from trtllm_openai.serve.deployment import Deployment, SingleProcess
@@ -156,6 +157,7 @@ class InferenceService:
             runners=status.total,
             restarts=context.pool.restarts,
             moved=context.pool.moved,
+            undecodable=undecodable.total(),
             orphaned=context.pool.live - sum(run.live for run in context.runs),
             not_begun=context.admission.waiting,
             info=context.engine_info,

@@ -173,6 +173,11 @@ _HTTP = (
         ("model_name",),
     ),
     Definition("moved_sequences", "counter", "Sequences restarted on another runner after theirs was lost"),
+    Definition(
+        "undecodable_messages",
+        "counter",
+        "Messages that HTTP processes and their supervisor could not decode: a bug",
+    ),
 )
 # Every HTTP process reports the same values of these, so they are not summed.
 _POOL = (
@@ -236,6 +241,12 @@ _POOL = (
         "LoRA adapters that TensorRT-LLM had dropped when asked for",
         shared=True,
     ),
+    Definition(
+        "runner_undecodable_messages",
+        "counter",
+        "Messages of HTTP processes that runners could not decode: a bug",
+        shared=True,
+    ),
     Definition("runners_ready", "gauge", "Runners that accept requests", shared=True),
     Definition("runners", "gauge", "Configured runners", shared=True),
     Definition("runner_restarts", "counter", "Runner restarts after a failure", shared=True),
@@ -259,6 +270,7 @@ class PoolSnapshot:
     runners: int = 0
     restarts: int = 0
     moved: int = 0
+    undecodable: int = 0
     orphaned: int = 0
     not_begun: int = 0
     build: tuple[str, str, str] = ("", "", "")
@@ -293,6 +305,8 @@ class PoolSnapshot:
             "runners": self.runners,
             "runner_restarts": self.restarts,
             "moved_sequences": self.moved,
+            "undecodable_messages": self.undecodable,
+            "runner_undecodable_messages": stats.undecodable_messages,
         }
 
     def series(self) -> dict[str, list[Series]]:

@@ -1,5 +1,6 @@
 """A template that computes without end, or makes too much, is stopped; none is changed otherwise."""
 
+import resource
 import time
 from typing import Any
 
@@ -17,6 +18,11 @@ GROWING = "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s =
 
 def template(source: str, **limits: Any) -> ChatTemplate:
     return ChatTemplate(source, {}, **{"timeout_s": 0.2, "max_length": 100_000, **limits})
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,15 @@ def test_a_short_conversation_takes_few_steps() -> None:
         "{{ '%10000000000s' | format('a') }}",
         "{{ '{:10000000000}'.format('a') }}",
         "{{ '{:{}}'.format('a', 10000000000) }}",
+        "{{ '{a:10000000000}'.format_map({'a': 'b'}) }}",
+        "{% set f = 'a'.format %}{% set g = '{:10000000000}'.format %}{{ f() }}{{ g('a') }}",
+        "{% for f in ['{:10000000000}'] | map(attribute='format') %}{{ f('a') }}{% endfor %}",
+        "{{ '%(a)10000000000s' % {'a': 1} }}",
+        "{{ (('{0:99999}' * 2000).format('a')) | length }}",
+        "{{ (('%(a)99999s' * 2000) % {'a': 'a'}) | length }}",
+        "{{ ('{0}' * 2000).format('a' * 90000) | length }}",
+        "{{ ('%(a)s' * 2000) | format(a='a' * 90000) | length }}",
+        "{{ (('%(a)s' * 2000) % {'a': 'a' * 90000}) | length }}",
         GROWING,
         GROWING.replace("+", "~"),
         "{% for i in range(99999) %}{{ messages[0].content * 1000 }}{% endfor %}",
@@ -86,8 +101,10 @@ def test_a_short_conversation_takes_few_steps() -> None:
     ],
 )
 def test_memory_is_bounded(source: str) -> None:
+    before = peak_bytes()
     with pytest.raises(InvalidRequest, match="template was stopped"):
         template(source, timeout_s=20).render(MESSAGES)
+    assert peak_bytes() - before < 100 << 20
 
 
 @pytest.mark.parametrize(
@@ -95,6 +112,7 @@ def test_memory_is_bounded(source: str) -> None:
     [
         ("{{ 'a' + 'b' + messages[0].content + 'c' ~ 1 ~ 'd' }}", "ababc1d"),
         ("{{ 2 * 3 + 2 ** 3 }} {{ '%5s|%d%%' % ('a', 123456) }}", "14     a|123456%"),
+        ("{{ '%(a)s-%(a)3d' % {'a': 1} }}{{ '{a}{b:>2}'.format_map({'a': 1, 'b': 2}) }}", "1-  11 2"),
         ("{{ '{} 1234567 {:>3}'.format('a', 1) }}{{ ', '.join(['a', 'b']) }}", "a 1234567   1a, b"),
         (
             "{{ ['a', 'b'] | join('-') }}{{ 'aXa' | replace('X', 'yy') }}{{ 'x'.replace('x', 'z') }}",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.engine_host.connecting import connect
@@ -17,6 +18,7 @@ from trtllm_openai.engine_host.messages import (
     FromRunner,
     Held,
     Loading,
+    NotDecoded,
     Outputs,
     Prefixes,
     Ready,
@@ -26,8 +28,9 @@ from trtllm_openai.engine_host.messages import (
     encode,
 )
 from trtllm_openai.engines import synthetic
-from trtllm_openai.generation import GenerationRequest, SamplingParams
+from trtllm_openai.generation import EngineStats, GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.processes.framing import FramedSocket
+from trtllm_openai.processes.undecodable import total
 
 PLACES = 256
 ENDS: list[FramedSocket] = []
@@ -54,11 +57,17 @@ class Client:
             self.heard += map(decode_from_runner, self.end.receive())
             time.sleep(0.002)
 
-    def tokens(self, name: str) -> int:
-        outputs = [
-            output for message in self.heard if isinstance(message, Outputs) for output in message.outputs
+    def outputs(self, name: str) -> list[StepOutput]:
+        return [
+            output
+            for message in self.heard
+            if isinstance(message, Outputs)
+            for output in message.outputs
+            if output.request_id == name
         ]
-        return sum(len(output.token_ids) for output in outputs if output.request_id == name)
+
+    def tokens(self, name: str) -> int:
+        return sum(len(output.token_ids) for output in self.outputs(name))
 
     def begun(self) -> list[str]:
         """The sequences in the order of their first output."""
@@ -72,19 +81,30 @@ class Client:
         return [one for message in self.heard if isinstance(message, Prefixes) for one in message.held]
 
     @property
-    def running(self) -> int:
+    def stats(self) -> EngineStats:
         """As the runner said last."""
         stats = [message.stats for message in self.heard if isinstance(message, Stats)]
-        return stats[-1].running if stats else 0
+        return stats[-1] if stats else EngineStats()
+
+    @property
+    def running(self) -> int:
+        return self.stats.running
 
 
 class Fragile(synthetic.SyntheticEngine):
-    """Cannot take a request for 13 tokens."""
+    """Cannot take a request for 13 tokens; of the request "half a pair" it says what no message can hold."""
 
     def submit(self, request: GenerationRequest) -> None:
         if request.sampling.max_tokens == 13:
             raise IndexError("thirteen")
         super().submit(request)
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        outputs = super().step(timeout)
+        for output in outputs:
+            if output.request_id == "half a pair" and output.token_ids:
+                output.error = "\ud800"
+        return outputs
 
 
 @pytest.fixture
@@ -159,12 +179,63 @@ def test_the_sequences_of_a_frontend_that_is_gone_end(path: str) -> None:
     stays.until(lambda: stays.running == 0)
 
 
-def test_what_is_no_message_is_dropped(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = Client(path)
+def test_what_is_no_message_is_told_and_counted(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    client, other = Client(path), Client(path)
+    before = total()
     client.end.send(b"\xc1 rubbish")
     client.submit("a", 5)
     client.until(lambda: client.tokens("a") == 5)
-    assert "undecodable message of 9 bytes dropped" in caplog.text
+    assert "a message of 9 bytes from an HTTP process could not be decoded" in caplog.text
+    assert NotDecoded() in client.heard
+    client.until(lambda: client.stats.undecodable_messages == before + 1)
+    other.until(lambda: other.stats.undecodable_messages == before + 1)
+    assert NotDecoded() not in other.heard
+
+
+UNDECODABLE = {
+    "a type": ["submit", [{"request_id": "bad", "prompt_token_ids": ["no"], "sampling": {}}]],
+    "no sampling": ["submit", [{"request_id": "bad", "prompt_token_ids": [1]}]],
+    "one of several": [
+        "submit",
+        [
+            {"request_id": "good", "prompt_token_ids": [1], "sampling": {"max_tokens": 2}},
+            {"request_id": "bad", "prompt_token_ids": [1], "sampling": {"max_tokens": "two"}},
+        ],
+    ],
+}
+
+
+@pytest.mark.parametrize("message", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_a_request_that_cannot_be_decoded_fails_at_once_and_alone(path: str, message: list[object]) -> None:
+    client = Client(path)
+    client.submit("running", 8000)
+    client.until(lambda: client.tokens("running") > 0)
+    client.end.send(msgspec.msgpack.encode(message))
+    client.until(lambda: bool(client.outputs("bad")))
+    assert [(one.finish_reason, one.error) for one in client.outputs("bad")] == [
+        ("error", "the engine failed on this request")
+    ]
+    assert client.tokens("good") == 0
+    seen = client.tokens("running")
+    client.until(lambda: client.tokens("running") > seen)
+
+
+def test_what_an_abort_names_is_aborted_if_the_rest_cannot_be_decoded(path: str) -> None:
+    client = Client(path)
+    client.submit("a", 8000)
+    client.until(lambda: client.running == 1)
+    client.end.send(msgspec.msgpack.encode(["abort", [7, "a"]]))
+    client.until(lambda: client.running == 0)
+
+
+def test_an_output_that_cannot_be_encoded_ends_its_own_sequence(path: str) -> None:
+    client = Client(path)
+    client.end.send(encode(Submit([GenerationRequest("half a pair", [17, 2], SamplingParams(8000))])))
+    client.submit("good", 50)
+    client.until(lambda: client.tokens("good") == 50)
+    client.until(lambda: client.running == 0)
+    last = next(one for one in client.outputs("half a pair") if one.finish_reason)
+    assert (last.finish_reason, last.error) == ("error", "the engine failed on this request")
 
 
 def test_a_request_that_cannot_be_submitted_ends_alone(path: str) -> None:
@@ -172,13 +243,7 @@ def test_a_request_that_cannot_be_submitted_ends_alone(path: str) -> None:
     client.submit("bad", 13)
     client.submit("good", 5)
     client.until(lambda: client.tokens("good") == 5)
-    (refusal,) = [
-        output
-        for message in client.heard
-        if isinstance(message, Outputs)
-        for output in message.outputs
-        if output.request_id == "bad"
-    ]
+    (refusal,) = client.outputs("bad")
     assert (refusal.finish_reason, refusal.error) == ("error", "the engine failed on this request")
 
 
@@ -229,8 +294,5 @@ def test_what_the_engine_refuses_is_told_when_its_turn_comes(path: str) -> None:
     client = Client(path)
     client.end.send(encode(Submit(of_key("a", 1, prompt=9000) + of_key("b", 1))))
     client.until(lambda: client.tokens("b 0") == 20)
-    outputs = [
-        output for message in client.heard if isinstance(message, Outputs) for output in message.outputs
-    ]
-    (refused,) = [output for output in outputs if output.request_id == "a 0"]
+    (refused,) = client.outputs("a 0")
     assert (refused.finish_reason, refused.error_code) == ("error", "context_length_exceeded")

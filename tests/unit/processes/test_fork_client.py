@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 
 from tests.conftest import python_path
 from trtllm_openai.processes.fork_client import ForkClient
-from trtllm_openai.processes.fork_server import Bounds
+from trtllm_openai.processes.fork_server import Bounds, Outcome, encode
+from trtllm_openai.processes.framing import framed
 
 ROOT = Path(__file__).parents[3]
 WORK = "tests.unit.processes.fork_work"
@@ -108,6 +110,14 @@ def test_a_server_that_does_not_read_holds_up_nobody(client: ForkClient) -> None
     assert time.monotonic() - began < 30
     large.cancel()
     assert client.run(b"echo").result(PATIENCE).answer == b"", "by the next one"
+
+
+def test_an_outcome_that_cannot_be_decoded_is_the_end_of_its_server(client: ForkClient) -> None:
+    mine, other = socket.socketpair()
+    with mine, other:
+        for body in (b"", encode(Outcome(1, b"", "", 0.0)), b"\xc1"):
+            other.sendall(framed(body))
+        assert client._follow(mine)
 
 
 def test_close_ends_the_process_the_thread_and_what_waits() -> None:

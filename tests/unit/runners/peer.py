@@ -48,6 +48,11 @@ class RunnerPeer:
         for writer in self._writers:
             writer.write(b"".join(framed(encode(message)) for message in messages))
 
+    def send_raw(self, body: bytes) -> None:
+        """Send a message that need not be one to every connection."""
+        for writer in self._writers:
+            writer.write(framed(body))
+
     def drop(self) -> None:
         """Close the connections; what was sent before still arrives."""
         while self._writers:

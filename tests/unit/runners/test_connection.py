@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.runners.peer import INFO, RunnerPeer
 from tests.unit.runners.test_pool import run, until
 from trtllm_openai.engine_host.frontends import Frontends
-from trtllm_openai.engine_host.messages import Failed, Loading, Outputs, Ready, Stats
+from trtllm_openai.engine_host.messages import Failed, Loading, NotDecoded, Outputs, Ready, Stats
+from trtllm_openai.engines.base import FAILED_ON_REQUEST
 from trtllm_openai.generation import EngineStats, GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners import connection as connection_module
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
@@ -129,6 +131,79 @@ def test_outputs_sent_before_the_end_are_delivered_before_it_is_reported(tmp_pat
             assert subject.statuses == [Failed("the engine failed", final=False)]
             assert subject.connection.ended.is_set()
             assert (subject.closed, subject.connection.load) == (1, 0)
+
+    run(test())
+
+
+def test_an_output_that_cannot_be_decoded_ends_its_own_sequence(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with connected(tmp_path) as (peer, subject):
+            bad, good = subject.submit("bad"), subject.submit("good")
+            peer.send_raw(msgspec.msgpack.encode(["outputs", [["good", [1]], ["bad", "tokens"]]]))
+            peer.send(Outputs([StepOutput("good", [2], "length")]))
+            await until(lambda: not good.live)
+            assert [one.token_ids for one in good.take()] == [[1], [2]]
+            assert [(one.finish_reason, one.error) for one in bad.take()] == [("error", FAILED_ON_REQUEST)]
+            await until(lambda: peer.aborted == ["bad"])
+            assert (subject.connection.load, subject.closed) == (0, 0)
+
+    run(test())
+
+
+@pytest.mark.parametrize("body", [b"\xc1", b"", b"\x91\xa2\xff\xfe", msgspec.msgpack.encode(["outputs", 7])])
+def test_outputs_of_which_nothing_can_be_decoded_end_every_sequence(tmp_path: Path, body: bytes) -> None:
+    """Any of them may have lost tokens."""
+
+    async def test() -> None:
+        async with connected(tmp_path) as (peer, subject):
+            before = [subject.submit("a"), subject.submit("b")]
+            peer.send_raw(body)
+            await until(lambda: not any(one.live for one in before))
+            assert [one.take()[-1].error for one in before] == [FAILED_ON_REQUEST] * 2
+            await until(lambda: peer.aborted == ["a", "b"])
+            later = subject.submit("c")
+            peer.send(Outputs([StepOutput("c", [1], "stop")]))
+            await until(lambda: later.waiting)
+            assert (subject.connection.load, subject.closed) == (0, 0)
+
+    run(test())
+
+
+def test_a_message_that_the_runner_could_not_decode_fails_what_has_no_token(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with connected(tmp_path) as (peer, subject):
+            begun, lost = subject.submit("begun"), subject.submit("lost")
+            peer.send(Outputs([StepOutput("begun", [1])]), NotDecoded())
+            await until(lambda: not lost.live)
+            assert [one.error for one in lost.take()] == [FAILED_ON_REQUEST]
+            await until(lambda: peer.aborted == ["lost"])
+            assert begun.live == {"begun"}
+
+    run(test())
+
+
+def test_a_state_that_cannot_be_decoded_is_a_failure_and_statistics_are_left_out(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with connected(tmp_path) as (peer, subject):
+            peer.send_raw(msgspec.msgpack.encode(["stats", 7]))
+            peer.send_raw(msgspec.msgpack.encode(["ready", {"engine": 7}]))
+            await until(lambda: subject.statuses)
+            assert subject.statuses == [Failed("its message 'ready' could not be decoded", final=False)]
+
+    run(test())
+
+
+def test_a_request_that_cannot_be_encoded_leaves_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with connected(tmp_path) as (peer, subject):
+            generation = Generation(["a"], subject.connection.abort)
+            request = GenerationRequest("a", [1 << 70], SamplingParams(5))
+            with pytest.raises(OverflowError):
+                subject.connection.submit([request], generation)
+            assert subject.connection.load == 0
+            other = subject.submit("b")
+            await until(lambda: peer.submitted == ["b"])
+            other.close()
 
     run(test())
 

@@ -1,4 +1,7 @@
-"""Messages, requests and responses between the supervisor and a worker, over `processes.framing`."""
+"""Messages, requests and responses between the supervisor and a worker, over `processes.framing`.
+
+A message that cannot be decoded is counted and dropped: a question or an answer is then unanswered at once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,16 @@ import msgspec
 
 from trtllm_openai.errors import Unanswered
 from trtllm_openai.processes.framing import LENGTH, framed, read_framed
-from trtllm_openai.serve.workers.messages import Answer, Ask, Message, Question, decode, encode
+from trtllm_openai.processes.undecodable import UNDECODABLE, report
+from trtllm_openai.serve.workers.messages import (
+    Answer,
+    Ask,
+    Message,
+    NotDecoded,
+    Question,
+    decode,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +73,13 @@ class Channel:
         try:
             while True:
                 (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-                self._take(decode(await self._reader.readexactly(size)))
+                body = await self._reader.readexactly(size)
+                try:
+                    message = decode(body)
+                except UNDECODABLE as error:
+                    self._take_undecodable(report("the other end of the channel", body, error))
+                else:
+                    self._take(message)
         except (EOFError, OSError):  # includes asyncio.IncompleteReadError
             pass
         finally:
@@ -81,12 +99,16 @@ class Channel:
         self._counter += 1
         number = self._counter
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self.tell(Ask(number, question))
         try:
+            self.tell(Ask(number, question))
             done, _ = await asyncio.wait({future}, timeout=timeout_s)
             if not done or future.cancelled() or not future.result():
                 raise Unanswered(type(question).__name__)
-            return msgspec.msgpack.decode(future.result(), type=kind)
+            try:
+                return msgspec.msgpack.decode(future.result(), type=kind)
+            except UNDECODABLE as error:
+                report("the other end of the channel", future.result(), error)
+                raise Unanswered(type(question).__name__) from None
         finally:
             del self._waiting[number]
 
@@ -102,6 +124,15 @@ class Channel:
                     future.set_result(result)
             case _:
                 self._hear(message)
+
+    def _take_undecodable(self, message: list[object]) -> None:
+        match message:
+            case ["ask", int(number), *_]:
+                self.tell(Answer(number, b""))
+            case ["answer", int(number), *_]:
+                self._take(Answer(number, b""))
+            case [str(tag), *_]:
+                self._hear(NotDecoded(tag))
 
     async def _reply(self, ask: Ask) -> None:
         result = b""

@@ -100,7 +100,13 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     result: bytes
 
 
-Message = Begin | Converting | Opened | RunnerReport | Report | RunnerUnresponsive | Ask | Answer
+class NotDecoded(msgspec.Struct, tag="not_decoded", array_like=True):
+    """A one-way message with this tag arrived and could not be decoded. Made by its receiver, never sent."""
+
+    of: str
+
+
+Message = Begin | Converting | Opened | RunnerReport | Report | RunnerUnresponsive | Ask | Answer | NotDecoded
 
 REPORT_INTERVAL = 1.0
 """Seconds between two `Report`s of a worker."""

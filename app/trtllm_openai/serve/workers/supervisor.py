@@ -17,6 +17,7 @@ from typing import Any
 
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
+from trtllm_openai.processes import undecodable
 from trtllm_openai.processes.keep_running import Ended, keep_running
 from trtllm_openai.runners import PoolStatus, RunnerPool
 from trtllm_openai.runners.shared_counters import SharedCounters
@@ -43,7 +44,7 @@ from trtllm_openai.serve.workers.process import WorkerProcess
 from trtllm_openai.telemetry.failures import Failure, FailureHandler, Failures, latest
 from trtllm_openai.telemetry.history import History, Overview
 from trtllm_openai.telemetry.metrics import DEFINITIONS
-from trtllm_openai.telemetry.values import Snapshot, merged, totals
+from trtllm_openai.telemetry.values import Series, Snapshot, merged, totals
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +261,8 @@ class Supervisor:
         match question:
             case WantMetrics():
                 snapshots = await asyncio.gather(*map(self._counted, self._present()))
-                return merged([self._gone, *snapshots], DEFINITIONS)
+                own: Snapshot = {"undecodable_messages": [Series([], undecodable.total())]}
+                return merged([self._gone, own, *snapshots], DEFINITIONS)
             case WantOverview():
                 every = await asyncio.gather(*map(self._failed, self._present()))
                 return Overview(self._history.samples, latest([self._failures.recent(), *every]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from trtllm_openai.serve.workers.messages import (
     Begin,
     Converting,
     Message,
+    NotDecoded,
     Opened,
     Question,
     Report,
@@ -36,6 +38,8 @@ from trtllm_openai.telemetry.failures import Failure
 from trtllm_openai.telemetry.history import History, Overview
 from trtllm_openai.telemetry.values import Snapshot
 from trtllm_openai.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -125,7 +129,10 @@ class Worker:
             raise PoolError("the supervisor does not respond", loading=True) from None
 
     async def _listen(self) -> None:
-        await self._channel.run()
+        try:
+            await self._channel.run()
+        except Exception:  # without the channel nobody would replace this process
+            log.exception("the channel to the supervisor broke")
         self.supervisor_gone.set()
 
     def _hear(self, message: Message) -> None:
@@ -134,6 +141,10 @@ class Worker:
                 self._converting(fraction, what)
             case Opened() if self._opened is not None and not self._opened.done():
                 self._opened.set_result(message)
+            case NotDecoded("opened") if self._opened is not None and not self._opened.done():
+                self._opened.set_exception(
+                    PoolError("the supervisor's message could not be decoded", loading=False)
+                )
             case RunnerReport() if self._pool is not None:
                 self._pool.update(message)
 

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from trtllm_openai.errors import Unanswered
+from trtllm_openai.processes.framing import framed
 from trtllm_openai.serve.workers.channel import Channel, frame, read_blocking
 from trtllm_openai.serve.workers.messages import (
     Converting,
     Message,
+    NotDecoded,
     Opened,
     Question,
     WantMetrics,
@@ -130,6 +133,44 @@ def test_the_end_of_the_other_side_ends_questions_at_once() -> None:
             asking.tell(Converting(0.5, "to nobody"))
             with pytest.raises(Unanswered):
                 await asking.ask(WantRestart(1, 0.0), int, timeout_s=0.1)
+
+    asyncio.run(test())
+
+
+def test_a_message_that_cannot_be_decoded_ends_no_channel_and_nobody_waits_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        async with channels() as (asking, _, heard, _):
+            assert asking._writer is not None
+            for body in (b"", b"\xc1", msgspec.msgpack.encode(["opened", 7])):
+                asking._writer.write(framed(body))
+            asking.tell(Converting(0.5, "weights"))
+            await until(lambda: len(heard) == 2)
+            assert heard == [NotDecoded("opened"), Converting(0.5, "weights")]
+            waiting = asyncio.create_task(asking.ask(WantRestart(1, 20.0), int, timeout_s=20.0))
+            await until(lambda: asking._waiting)
+            (number,) = asking._waiting
+            asking._take_undecodable(["answer", number, "no bytes"])
+            with pytest.raises(Unanswered):
+                await waiting
+            answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            asking._waiting[1000] = answered
+            asking._writer.write(framed(msgspec.msgpack.encode(["ask", 1000, ["a question", 7]])))
+            assert await answered == b""
+
+    asyncio.run(test())
+    assert len(caplog.records) == 4
+
+
+def test_an_answer_of_another_type_is_none() -> None:
+    async def test() -> None:
+        async with channels() as (asking, _, _, _):
+            with pytest.raises(Unanswered, match="WantRestart"):
+                await asking.ask(WantRestart(5, 0.0), dict)
+            with pytest.raises(OverflowError):
+                await asking.ask(WantRestart(1 << 70, 0.0), int)
+            assert asking._waiting == {}
 
     asyncio.run(test())
 
