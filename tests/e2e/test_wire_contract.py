@@ -253,7 +253,19 @@ def test_16_accepted(http: httpx.Client) -> None:
     }
     response = http.post(CHAT, json={**HI, "max_tokens": 1, **fields})
     assert response.status_code == 200
-    assert response.headers["x-ignored-params"] == "prediction", "a hint that is not followed"
+    assert "x-ignored-params" not in response.headers
+
+
+def test_16_a_prediction_makes_it_faster_and_changes_nothing(http: httpx.Client) -> None:
+    body = {**HI, "temperature": 0, "max_tokens": 24}
+    first = http.post(CHAT, json=body).json()
+    content = first["choices"][0]["message"]["content"]
+    predicted = {"prediction": {"type": "content", "content": content}, "cache_salt": "of its own"}
+    second = http.post(CHAT, json={**body, **predicted}).json()
+    assert second["choices"] == first["choices"]
+    details = second["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] > 2
+    assert second["usage"]["completion_tokens"] == first["usage"]["completion_tokens"]
 
 
 def test_17_one_shape_of_errors(http: httpx.Client) -> None:
@@ -361,7 +373,9 @@ def test_21_usage_details(http: httpx.Client) -> None:
     usage = post(http, CHAT, {**HI, "max_tokens": 3})["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert usage["prompt_tokens_details"]["cached_tokens"] >= 0
-    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
+    details = usage["completion_tokens_details"]
+    assert details["reasoning_tokens"] == 0
+    assert {"accepted_prediction_tokens", "rejected_prediction_tokens"} <= details.keys()
 
 
 def test_21_reasoning_tokens(http: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -28,6 +28,8 @@ _SAME = {
     "request_decode_time_seconds": "decode_time_seconds",
     "request_prompt_tokens": "request_prompt_tokens",
     "request_generation_tokens": "request_generation_tokens",
+    "spec_decode_num_drafts": "drafts",
+    "spec_decode_num_draft_tokens": "draft_tokens",
 }
 _FINISHED = {"stop": "stop", "tool_calls": "stop", "length": "length"}
 """Maps our finish reasons to vLLM's; every other one is abort."""
@@ -49,6 +51,18 @@ def aliases(
     for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
         share = Definition(f"vllm:{name}", "gauge", "KV cache usage, 0 to 1", ("model_name",))
         yield share, [Series(model, used / total if total else 0.0)]
+    accepted = snapshot["accepted_draft_tokens"]
+    by_position = Definition(
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "counter",
+        "Alias of accepted_draft_tokens",
+        ("model_name", "position"),
+    )
+    yield by_position, [Series([*model, *series.labels], series.value) for series in accepted]
+    whole = Definition(
+        "vllm:spec_decode_num_accepted_tokens", "counter", "Sum of accepted_draft_tokens", ("model_name",)
+    )
+    yield whole, [Series(model, sum(series.value for series in accepted))]
     reasons = dict.fromkeys(("stop", "length", "abort"), 0.0)
     for series in snapshot["sequences"]:
         reasons[_FINISHED.get(series.labels[0], "abort")] += series.value
