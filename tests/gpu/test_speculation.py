@@ -47,7 +47,12 @@ def same_texts(expected: dict[str, StepOutput], got: dict[str, StepOutput]) -> N
 def test_answers_do_not_depend_on_drafts(checkpoint: Callable[[str], Path], seed: int) -> None:
     """Any parameters, and a cache of 24 blocks that several sequences soon outgrow."""
     engine = make_engine(
-        checkpoint("llama"), device="cuda", max_seq_len=256, kv_cache_tokens=24 * 16, max_batch_size=6
+        checkpoint("llama"),
+        device="cuda",
+        speculation="suffix",
+        max_seq_len=256,
+        kv_cache_tokens=24 * 16,
+        max_batch_size=6,
     )
     chance = random.Random(seed)
     ones = requests(chance, chance.randrange(1, 8), 60)
@@ -87,7 +92,9 @@ def test_drafts_of_its_own_between_steps_in_flight(checkpoint: Callable[[str], P
 
 
 def test_guides(few_layers: Path, demo_tokenizer: Tokenizer) -> None:
-    options = TorchSettings(dtype="float32", device="cuda", max_seq_len=256, max_batch_size=8)
+    options = TorchSettings(
+        speculation="suffix", dtype="float32", device="cuda", max_seq_len=256, max_batch_size=8
+    )
     engine = load(few_layers, options, lambda *_: None, demo_tokenizer.vocabulary)
     try:
         prompt = demo_tokenizer.encode("Tell me about a person.\n", add_special_tokens=False)
@@ -120,7 +127,9 @@ def answers(engine: TorchEngine, drafter: Drafter | None, ones: list[GenerationR
 
 def test_bfloat16_differs_only_by_rounding(checkpoint: Callable[[str], Path]) -> None:
     """As with another number of sequences: most answers are equal, the others up to a near tie."""
-    engine = make_engine(checkpoint("llama"), device="cuda", dtype="bfloat16", max_batch_size=16)
+    engine = make_engine(
+        checkpoint("llama"), device="cuda", speculation="suffix", dtype="bfloat16", max_batch_size=16
+    )
     chance = random.Random(5)
     ones = [
         request(str(i), [chance.randrange(3, VOCAB) for _ in range(30)], max_tokens=40, ignore_eos=True)

@@ -63,7 +63,7 @@ class TorchSettings(Section):
         "on a GPU of its own if GPUs are used",
     )
     speculation: Literal["auto", "off", "suffix", "ngram"] = Field(
-        "auto",
+        "off",
         description="draft the next tokens from the request's own text, its prediction and earlier answers, "
         "and verify several in one step: suffix takes the most frequent continuation of the longest match, "
         "ngram the latest one of up to 4 tokens; auto is suffix where it pays, by what was accepted so far "

@@ -63,7 +63,9 @@ class LateExecutor:
 def engines(checkpoint: Callable[[str], Path]) -> tuple[TorchEngine, TorchEngine]:
     """One that takes a step at a time, and one that does not. The cache is too small for all that comes."""
     settings: dict[str, Any] = {"max_batch_size": 4, "max_seq_len": 160, "kv_cache_tokens": 320}
-    plain, late = (make_engine(checkpoint("llama"), **settings) for _ in range(2))
+    plain, late = (make_engine(checkpoint("llama"), **settings, speculation="suffix") for _ in range(2))
+    for engine in (plain, late):
+        engine._drafter = engine._scheduler._drafter = None  # a test sets its own
     late._executor = LateExecutor(late._executor)
     return plain, late
 
@@ -112,7 +114,6 @@ def test_same_answers(engines: tuple[TorchEngine, TorchEngine]) -> None:
 def test_same_answers_with_drafts(engines: tuple[TorchEngine, TorchEngine]) -> None:
     """A step in flight is read first where drafts may come, and a step with drafts at once."""
     plain, late = engines
-    plain._drafter = plain._scheduler._drafter = None
     chance = random.Random(6)
     ones = [
         request(

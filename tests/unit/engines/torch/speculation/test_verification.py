@@ -120,7 +120,14 @@ def test_answers_do_not_depend_on_drafts_at_length(checkpoint: Callable[[str], P
 
 def check_any_requests(model: Path, seed: int) -> None:
     # 24 blocks, which several sequences soon outgrow
-    engine = make_engine(model, max_seq_len=256, kv_cache_tokens=24 * 16, max_batch_size=6, max_num_tokens=96)
+    engine = make_engine(
+        model,
+        speculation="suffix",
+        max_seq_len=256,
+        kv_cache_tokens=24 * 16,
+        max_batch_size=6,
+        max_num_tokens=96,
+    )
     chance = random.Random(seed)
     ones = requests(chance, chance.randrange(1, 8))
     plain(engine)
@@ -141,7 +148,12 @@ def check_any_requests(model: Path, seed: int) -> None:
 )
 def test_bfloat16(checkpoint: Callable[[str], Path], name: str, quantization: str) -> None:
     engine = make_engine(
-        checkpoint(name), dtype="bfloat16", quantization=quantization, max_num_tokens=128, max_batch_size=16
+        checkpoint(name),
+        speculation="suffix",
+        dtype="bfloat16",
+        quantization=quantization,
+        max_num_tokens=128,
+        max_batch_size=16,
     )
     ones = [
         request(
@@ -158,7 +170,7 @@ def test_bfloat16(checkpoint: Callable[[str], Path], name: str, quantization: st
 
 
 def test_an_abort_between_drafts(checkpoint: Callable[[str], Path]) -> None:
-    engine = make_engine(checkpoint("llama"))
+    engine = make_engine(checkpoint("llama"), speculation="suffix")
     ones = [
         request(name, [5, 6, 7], max_tokens=60, seed=1, temperature=1.0, ignore_eos=True) for name in "ab"
     ]
@@ -179,7 +191,7 @@ def test_an_abort_between_drafts(checkpoint: Callable[[str], Path]) -> None:
 
 
 def test_every_output_says_how_many_draft_tokens_were_right(checkpoint: Callable[[str], Path]) -> None:
-    engine = make_engine(checkpoint("llama"))
+    engine = make_engine(checkpoint("llama"), speculation="suffix")
     one = request("a", [5, 6, 7], max_tokens=50, seed=1, temperature=1.0, ignore_eos=True)
     plain(engine)
     expected = run(engine, one)
@@ -235,7 +247,9 @@ GUIDES = [
 
 def test_guides_hold_at_every_draft_position(few_layers: Path, demo_tokenizer: Tokenizer) -> None:
     """Masks follow the draft, budgets of thinking too; texts end where their guide ends them."""
-    options = TorchSettings(dtype="float32", device="cpu", max_seq_len=256, max_batch_size=8)
+    options = TorchSettings(
+        speculation="suffix", dtype="float32", device="cpu", max_seq_len=256, max_batch_size=8
+    )
     engine = load(few_layers, options, lambda *_: None, demo_tokenizer.vocabulary)
     try:
         prompt = demo_tokenizer.encode("Tell me about a person.\n", add_special_tokens=False)
