@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite clean
+.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -57,6 +57,9 @@ format: setup    ## format, and mend what the linter can mend
 
 bench: setup     ## tokens/s of the torch engine beside transformers
 	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+bench-speculation: setup ## speculative decoding on texts that repeat (ARGS="--device cuda")
+	$(BIN)/python benchmarks/speculation.py $(ARGS)
 
 bench-gpu: setup ## a decode step against the bytes it moves (ARGS="--model DIR")
 	$(BIN)/python benchmarks/gpu.py $(ARGS)

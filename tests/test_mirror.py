@@ -88,6 +88,8 @@ TESTED_IN = {
     "engines/torch/loader.py": "tests/unit/engines/torch/test_engine.py",
     # Its steps are compared with those of an executor that overlaps them.
     "engines/torch/executor.py": "tests/unit/engines/torch/test_overlap.py",
+    # Guides in an engine's batch, beside sequences without one.
+    "engines/torch/token_masks.py": "tests/unit/engines/torch/test_guides.py",
     # Ranks are processes of one engine: started, compared with a single rank, killed.
     "engines/torch/follower.py": "tests/unit/engines/torch/test_parallel.py",
     "engines/torch/followers.py": "tests/unit/engines/torch/test_parallel.py",

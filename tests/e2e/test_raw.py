@@ -266,7 +266,7 @@ def test_accepted_without_effect(http: httpx.Client) -> None:
     }
     response = http.post(CHAT, json=body)
     assert response.status_code == 200, response.text
-    assert response.headers["x-ignored-params"] == "prediction", "a hint that is not followed"
+    assert response.headers["x-ignored-params"] == "prediction", "the server does not draft"
 
 
 def test_request_id_is_kept_when_sane(http: httpx.Client) -> None:

@@ -7,6 +7,7 @@ from tests.gpu.test_kernels import DEVICE
 from trtllm_openai.engines.torch.cuda.inputs import Inputs
 from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Tiles
 from trtllm_openai.engines.torch.cuda.prefill import Chunks
+from trtllm_openai.engines.torch.sampler import uniform
 from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
@@ -79,6 +80,54 @@ def check_tiles(tiles: Tiles, parts: list[tuple[Sequence, int, int]], positions:
         assert owners[first : first + rows] == [table] * rows
         assert positions[first : first + rows] == list(range(position, position + rows))
     assert sorted(covered) == list(range(len(owners)))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "padded"), [([], 7), ([], 8), ([(0, 17), (16, 6)], 0), ([(0, 17), (16, 6)], 64)]
+)
+def test_rows_of_drafts_follow_their_sequences(chunks: list[tuple[int, int]], padded: int) -> None:
+    """Each draft token at its own position, with the block table, cuts and random number of its sequence."""
+    plan = mixed_plan(3, chunks)
+    one, two, three = plan.decode
+    for name, sequence_ in zip("xyz", plan.decode, strict=True):
+        sampling = SamplingParams(max_tokens=40, temperature=0.5, seed=ord(name), top_k=ord(name))
+        sequence_.request = GenerationRequest(name, [1], sampling)
+        sequence_.seed = ord(name)
+        sequence_.blocks.append(90 + ord(name))
+    plan.drafts = {one: [70, 71, 72], three: [80]}
+    sampled = plan.decode + [chunk.sequence for chunk in plan.prefill if chunk.last]
+    sizes = (MOST + 8, MAX_TOKENS, MAX_LENGTH, BLOCK_SIZE, VOCAB, DEVICE)
+    inputs = Inputs(*sizes, most_padded=64, tile_tokens=TILE_TOKENS)
+    mixed = inputs.write(plan, sampled, padded)
+    front, rows = inputs.front, 7
+    owners, ahead = [one, one, one, one, two, three, three], [0, 1, 2, 3, 0, 0, 1]
+    tokens = [one.tokens[-1], 70, 71, 72, two.tokens[-1], three.tokens[-1], 80]
+    positions = [owner.computed + more for owner, more in zip(owners, ahead, strict=True)]
+    places = [
+        owner.blocks[at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE
+        for owner, at in zip(owners, positions, strict=True)
+    ]
+    views = [front.rows] if mixed is None else [front.rows, mixed.rows]
+    for view in views:
+        assert view.tokens[:rows].tolist() == tokens
+        assert view.positions[:rows].tolist() == positions
+        assert view.slots[:rows].tolist() == places
+    assert front.lengths[:rows].tolist() == [at + 1 for at in positions]
+    assert front.top_k[:rows].tolist() == [owner.request.sampling.top_k for owner in owners]
+    numbers = [uniform(owner.seed, owner.generated + more) for owner, more in zip(owners, ahead, strict=True)]
+    assert front.uniform[:rows].tolist() == numbers
+    stride = int(front.table_stride)
+    tables = front.tables[: rows * stride].view(rows, stride).tolist()
+    for owner, table in zip(owners, tables, strict=True):
+        assert table[: len(owner.blocks)] == owner.blocks
+    if mixed is not None:
+        assert mixed.sample_rows[:rows].tolist() == list(range(rows))
+        assert mixed.sample_rows[rows:].tolist() == [rows + 17 - 1]
+        assert mixed.rows.tokens[rows : rows + 17].tolist() == plan.prefill[0].sequence.tokens[:17]
+        if isinstance(mixed.attention, Tiles):
+            tiles = mixed.attention.list[: int(mixed.attention.count)].tolist()
+            expected = [[row, 1, row, position] for row, position in enumerate(positions)]
+            assert [tile for tile in tiles if tile[0] < rows] == expected
 
 
 @pytest.mark.parametrize("padded", [0, 64])

@@ -31,7 +31,9 @@ class Accounting:
     """
 
     __slots__ = (
+        "_accepted",
         "_choices",
+        "_drafted",
         "_first_token",
         "_key",
         "_last_token",
@@ -71,6 +73,7 @@ class Accounting:
         self._latencies = [_Latency() for _ in choices]
         self._first_token: float | None = None
         self._last_token: float | None = None
+        self._drafted = self._accepted = 0  # draft tokens
         self._queued = 0.0  # seconds that its first sequence waited in the engine
 
     def begin(self, choice: Choice, output: StepOutput) -> None:
@@ -84,6 +87,11 @@ class Accounting:
         self.metrics.prefix_hits.inc(tokens)
         if choice.first:
             self.cached_tokens += tokens
+
+    def draft_verified(self, output: StepOutput) -> None:
+        """The engine verified a draft (speculative decoding)."""
+        self._drafted += output.drafted
+        self._accepted += output.accepted
 
     def observe_output(self, now: float) -> bool:
         """The engine produced tokens at `now`. Returns whether they were the request's first."""
@@ -164,7 +172,9 @@ class Accounting:
             total_tokens=self.prompt_tokens + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
             completion_tokens_details=CompletionTokensDetails(
-                reasoning_tokens=sum(choice.decoder.reasoning_tokens for choice in self._choices)
+                reasoning_tokens=sum(choice.decoder.reasoning_tokens for choice in self._choices),
+                accepted_prediction_tokens=self._accepted,
+                rejected_prediction_tokens=self._drafted - self._accepted,
             ),
             timings=usage_timings(timings) if timings is not None else None,
         )

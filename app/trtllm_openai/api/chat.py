@@ -20,6 +20,7 @@ from trtllm_openai.api.echo import echoed_message
 from trtllm_openai.api.ids import new_id
 from trtllm_openai.api.logprobs import chat_logprobs
 from trtllm_openai.api.middleware import sender_of
+from trtllm_openai.api.prediction import predicted_tokens
 from trtllm_openai.api.prefixes import prefix_salt
 from trtllm_openai.api.respond import complete, stream
 from trtllm_openai.api.run import RequestRun
@@ -61,10 +62,11 @@ async def create_chat_completion(request: Request) -> Response:
     names = reasoning_fields(context.settings.reasoning_field)
     strictness = context.settings.tool_strict
     conversation = await prepare(model, body, _max_tokens(body), salt, request.scope[BODY_SIZE], strictness)
-    hints = ["prediction"] if body.prediction is not None else []
+    predicted = await predicted_tokens(model, body.prediction, salt)
+    hints = ["prediction"] if body.prediction is not None and predicted is None else []
     headers = ignored_params(body, [*conversation.form.left_out, *hints])
     echo = echoed_message(body) if body.echo else []
-    run = start_chat(request, body, model, conversation, started)
+    run = start_chat(request, body, model, conversation, started, predicted or [])
     fields = TokenFields.of(model.tokenizer, body, _logprobs(body))
     head: dict[str, Any] = {
         "id": f"chatcmpl-{new_id()}",
@@ -106,9 +108,17 @@ async def render_chat_completion(request: Request) -> Response:
 
 
 def start_chat(
-    request: Request, body: ChatRequest, model: LoadedModel, conversation: Conversation, started: float
+    request: Request,
+    body: ChatRequest,
+    model: LoadedModel,
+    conversation: Conversation,
+    started: float,
+    predicted: Sequence[int] = (),
 ) -> RequestRun:
-    """Submit a prepared conversation. Raises `InvalidRequest`, `Overloaded` or `PoolError`."""
+    """Submit a prepared conversation. `predicted`: the tokens of its `prediction`.
+
+    Raises `InvalidRequest`, `Overloaded` or `PoolError`.
+    """
     context: ServerContext = request.app.state.context
     tenant, record = sender_of(request)
     sampling, rules = sequence_params(
@@ -139,6 +149,7 @@ def start_chat(
         tenant=tenant,
         record=record,
         make_parser=conversation.make_parser,
+        predicted=list(predicted),
     )
     return start_run(context, model, spec)
 

@@ -57,6 +57,8 @@ class RequestDecoder:
             if output.error is not None or output.error_code is not None:
                 decoded.error = self.error(output)
                 break
+            if output.drafted:
+                self._accounting.draft_verified(output)
             try:
                 delta = choice.decoder.push(output)
             except (ApiError, InvalidRequest, Overloaded) as error:

@@ -16,7 +16,7 @@ from trtllm_openai.api.flow import FlowControl
 from trtllm_openai.api.run import Consumer, RequestRun
 from trtllm_openai.api.sse import DONE, ChunkFrames, SseWriter
 from trtllm_openai.errors import InvalidRequest, ShuttingDown
-from trtllm_openai.protocol.common import SamplingFields
+from trtllm_openai.protocol.common import CompletionTokensDetails, SamplingFields
 from trtllm_openai.text.choice import TextDelta
 from trtllm_openai.text.events import merged as merged_events
 
@@ -128,7 +128,7 @@ class ChunkFormatter(StreamFormatter):
         if not opened:
             usage = self._accounting.usage(final=False)
             usage.completion_tokens, usage.total_tokens = 0, usage.prompt_tokens
-            usage.completion_tokens_details.reasoning_tokens = 0
+            usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=0)
             form.frames.set_usage(usage.model_dump())
         parts = []
         for choice, _ in deltas:

@@ -26,7 +26,7 @@ class GenerationSpec:
 
     `started`: when the request arrived, by `time.perf_counter`. `timeout`: the client's own timeout in
     seconds from then. `session`: see `api.sessions`. `make_parser` makes the output parser of one choice, or
-    None for plain text.
+    None for plain text. `predicted`: what the client expects the answer to be like, as tokens.
     """
 
     prompts: list[list[int]]
@@ -42,6 +42,7 @@ class GenerationSpec:
     tenant: Tenant = NOBODY
     record: RequestRecord = field(default_factory=RequestRecord)
     make_parser: Callable[[], OutputParser | None] = lambda: None
+    predicted: list[int] = field(default_factory=list)
 
 
 def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) -> RequestRun:
@@ -72,6 +73,7 @@ def start_run(context: ServerContext, model: LoadedModel, spec: GenerationSpec) 
                 adapter=model.adapter,
                 key=spec.tenant.name,
                 key_priority=priority,
+                prediction_token_ids=spec.predicted,
             )
             decoder = ChoiceDecoder(model.tokenizer, spec.rules, spec.make_parser())
             choices.append(Choice(len(choices), request, decoder, i == 0))

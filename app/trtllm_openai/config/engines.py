@@ -62,6 +62,21 @@ class TorchSettings(Section):
         description="number of tensor-parallel ranks: processes that each hold a shard of the model, each "
         "on a GPU of its own if GPUs are used",
     )
+    speculation: Literal["auto", "off", "suffix", "ngram"] = Field(
+        "off",
+        description="draft the next tokens from the request's own text, its prediction and earlier answers, "
+        "and verify several in one step: suffix takes the most frequent continuation of the longest match, "
+        "ngram the latest one of up to 4 tokens; auto is suffix where it pays, by what was accepted so far "
+        "and by the size of the batch; answers do not depend on it",
+    )
+    speculation_max_draft: Annotated[int, Field(ge=1, le=64)] = Field(
+        12, description="maximum number of draft tokens for a sequence in a step"
+    )
+    speculation_history_tokens: Annotated[int, Field(ge=0)] = Field(
+        1_000_000,
+        description="tokens of earlier answers that are kept to draft from, apart for each API key and "
+        "cache_salt; 0 keeps none, as does enable_prefix_caching: false",
+    )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 is one per core")
     guide_processes: Positive = Field(
         2, description="number of guides (schemas, regular expressions, grammars) compiled at a time"

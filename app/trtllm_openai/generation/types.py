@@ -67,8 +67,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `allotted_ms`: milliseconds after which the engine ends it by itself. `adapter`: name of a LoRA adapter.
     `key`: whose it is, for fair queueing in front of the engine; empty where there are no API keys.
     `key_priority`: that key's priority among keys, and the highest that its requests have in the engine.
-    `waited_ms`: how long it waited before the engine got it. The fields with a `Parameter` belong to the
-    parameter table, like those of `SamplingParams`.
+    `waited_ms`: how long it waited before the engine got it. `prediction_token_ids`: a text that the client
+    expects, for an engine with `Capabilities.prediction`; only the speed depends on it. The fields with a
+    `Parameter` belong to the parameter table, like those of `SamplingParams`.
     """
 
     request_id: str
@@ -88,6 +89,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     key_priority: float = DEFAULT_PRIORITY
     waited_ms: float = 0.0
+    prediction_token_ids: list[int] = []
 
 
 QUEUE_TIMEOUT = "queue_timeout"
@@ -117,6 +119,8 @@ class StepOutput(msgspec.Struct, array_like=True):
     requested. `cached_tokens`: prompt tokens taken from the prefix cache, set on the first delta.
     `prompt_logprobs`, if requested, come with the first delta: an item for each prompt token, None for the
     first, which nothing predicts; so does `queued_ms`, the time before its first step, if known.
+    `drafted`: draft tokens that the step verified for it (speculative decoding), of which `accepted` are in
+    `token_ids`.
     An output without tokens and finish_reason says that the engine has begun: it is sent, if at all, for a
     sequence whose first token takes longer than a step.
     `error` is a sentence for the client, with finish_reason "error"; `error_code` and `error_param` are set
@@ -134,6 +138,15 @@ class StepOutput(msgspec.Struct, array_like=True):
     error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     queued_ms: float | None = None
+    drafted: int = 0
+    accepted: int = 0
+
+    def add(self, later: StepOutput) -> None:
+        """Append the tokens of a later output of the sequence, and take over how it ended."""
+        self.token_ids += later.token_ids
+        if later.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + later.logprobs
+        self.finish_reason, self.stop_token_id = later.finish_reason, later.stop_token_id
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -141,7 +154,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
     log-probabilities at all. `max_prompt_logprobs` is the same for prompts. Without `sampling` the engine
-    always takes the likeliest token. `thinking_budget`: a guide's thinking can have a budget.
+    always takes the likeliest token. `thinking_budget`: a guide's thinking can have a budget. `prediction`: a
+    predicted text makes it faster.
     """
 
     max_logprobs: int = -1
@@ -158,6 +172,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     sampling: bool = True
     guides: tuple[GuideKind, ...] = ()
     thinking_budget: bool = False
+    prediction: bool = False
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -198,8 +213,9 @@ class EngineStats(msgspec.Struct):
     """Gauges (sequences, KV blocks) and totals since the engine started (the rest).
 
     `deferred`: those of `waiting` that wait for something else than room, such as a guide that is compiled.
-    `guides_refused`: by error code. `guides_ended`: guides that failed while the text was made, by reason.
-    `undecodable_messages`: of HTTP processes, counted in front of the engine.
+    `drafts`: of speculative decoding, verified, with `draft_tokens` in all; `accepted_draft_tokens`: by their
+    position in the draft, from "0". `guides_refused`: by error code. `guides_ended`: guides that failed while
+    the text was made, by reason. `undecodable_messages`: of HTTP processes, counted in front of the engine.
     """
 
     waiting: int = 0
@@ -228,6 +244,9 @@ class EngineStats(msgspec.Struct):
         self.step_tokens += tokens
 
     undecodable_messages: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: dict[str, int] = {}
 
     def add(self, other: EngineStats) -> None:
         """Add the statistics of another engine."""

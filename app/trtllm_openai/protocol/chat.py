@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from trtllm_openai.protocol.common import (
     RESPONSE_FORMAT,
@@ -28,6 +28,18 @@ TOOL_CHOICE = {
         {"type": "null"},
     ]
 }
+
+
+class PredictionPart(BaseModel):
+    type: str = Field(description="text")
+    text: str
+
+
+class Prediction(BaseModel):
+    """A text that the answer is expected to repeat in part."""
+
+    type: str = Field(description="content")
+    content: str | FailFastList[PredictionPart]
 
 
 class ChatRequest(SamplingFields):
@@ -80,7 +92,11 @@ class ChatRequest(SamplingFields):
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
-    prediction: JsonObject | None = Field(None, description="A hint to be faster; ignored.")
+    prediction: Prediction | None = Field(
+        None,
+        description="What the answer will be like. With speculative decoding it comes faster where that is "
+        "so; elsewhere this is ignored.",
+    )
 
 
 class TopLogprob(ResponseModel):

@@ -144,6 +144,12 @@ class PromptTokensDetails(ResponseModel):
 
 class CompletionTokensDetails(ResponseModel):
     reasoning_tokens: int
+    accepted_prediction_tokens: int = Field(
+        0, description="Tokens of the answer that speculative decoding had drafted."
+    )
+    rejected_prediction_tokens: int = Field(
+        0, description="Drafted tokens that are not in the answer; completion_tokens does not have them."
+    )
 
 
 class UsageTimings(ResponseModel):

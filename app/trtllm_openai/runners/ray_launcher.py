@@ -162,7 +162,7 @@ async def _answer(reference: Any) -> Any:
 
 
 def _take_signals_back() -> None:
-    """Ray's core takes SIGTERM for a crash: three seconds later it aborts the process, which may be draining."""
+    """Ray's core takes SIGTERM for a crash: three seconds later it aborts the process, which may drain."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.getsignal(number))  # what Python knows, and the system no longer

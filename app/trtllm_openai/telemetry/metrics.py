@@ -235,6 +235,15 @@ _POOL = (
         shared=True,
     ),
     Definition("guide_mask_seconds", "counter", "CPU time of the torch engine's token masks", shared=True),
+    Definition("drafts", "counter", "Drafts verified by speculative decoding", shared=True),
+    Definition("draft_tokens", "counter", "Tokens of these drafts", shared=True),
+    Definition(
+        "accepted_draft_tokens",
+        "counter",
+        "Tokens of these drafts that were accepted, by position in the draft, from 0",
+        ("position",),
+        shared=True,
+    ),
     Definition(
         "adapters_sent_again",
         "counter",
@@ -300,6 +309,8 @@ class PoolSnapshot:
             "engine_generated_tokens": stats.generated_tokens,
             "guides_compiled": stats.guides_compiled,
             "guide_mask_seconds": stats.guide_mask_seconds,
+            "drafts": stats.drafts,
+            "draft_tokens": stats.draft_tokens,
             "adapters_sent_again": stats.adapters_sent_again,
             "runners_ready": self.ready,
             "runners": self.runners,
@@ -313,10 +324,15 @@ class PoolSnapshot:
         """All of the pool's metrics."""
         stats = self.stats
         found = {name: [Series([], value)] for name, value in self.values().items()}
-        for name, counts in (("guides_refused", stats.guides_refused), ("guides_ended", stats.guides_ended)):
-            found[name] = [Series([reason], count) for reason, count in counts.items()]
+        labelled = {
+            "guides_refused": stats.guides_refused,
+            "guides_ended": stats.guides_ended,
+            "accepted_draft_tokens": stats.accepted_draft_tokens,
+        }
+        for name, counts in labelled.items():
+            found[name] = [Series([label], count) for label, count in counts.items()]
         for index, name in enumerate(("adapter_sequences_running", "adapter_sequences_waiting")):
-            found[name] = [Series([adapter], counts[index]) for adapter, counts in self.adapters.items()]
+            found[name] = [Series([adapter], numbers[index]) for adapter, numbers in self.adapters.items()]
         return found | {
             "guide_compile_seconds": [
                 Series([], stats.guide_compile_seconds, list(stats.guide_compile_counts))

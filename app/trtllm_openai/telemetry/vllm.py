@@ -41,6 +41,8 @@ _SAME = {
     "request_max_num_generation_tokens": "request_longest_choice_tokens",
     "iteration_tokens_total": "step_tokens",
     "num_preemptions": "preemptions",
+    "spec_decode_num_drafts": "drafts",
+    "spec_decode_num_draft_tokens": "draft_tokens",
 }
 _UP_TO_LONGEST = frozenset({"request_params_max_tokens", "request_max_num_generation_tokens"})
 """Histograms of which vLLM's last bound is the longest sequence, or the next below it of 1, 2, 5, 10 …"""
@@ -67,6 +69,18 @@ def aliases(
     for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
         share = Definition(f"vllm:{name}", "gauge", "KV cache usage, 0 to 1", ("model_name",))
         yield share, [Series(model, used / total if total else 0.0)]
+    accepted = snapshot["accepted_draft_tokens"]
+    by_position = Definition(
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "counter",
+        "Alias of accepted_draft_tokens",
+        ("model_name", "position"),
+    )
+    yield by_position, [Series([*model, *series.labels], series.value) for series in accepted]
+    whole = Definition(
+        "vllm:spec_decode_num_accepted_tokens", "counter", "Sum of accepted_draft_tokens", ("model_name",)
+    )
+    yield whole, [Series(model, sum(series.value for series in accepted))]
     reasons = dict.fromkeys(("stop", "length", "abort"), 0.0)
     for series in snapshot["sequences"]:
         reasons[_FINISHED.get(series.labels[0], "abort")] += series.value

@@ -63,6 +63,13 @@ def test_usage_counts_the_prompt_once(request_: Request) -> None:
     assert request_.metrics.prefix_hits.value == 8, "both sequences were spared the work"
 
 
+def test_usage_tells_which_draft_tokens_came_true(request_: Request) -> None:
+    request_.accounting.draft_verified(StepOutput("0", [5, 5, 5], drafted=4, accepted=2))
+    request_.accounting.draft_verified(StepOutput("1", [5], drafted=3, accepted=0))
+    details = request_.accounting.usage().completion_tokens_details
+    assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (2, 5)
+
+
 def test_tokens_that_came_together_share_the_time(request_: Request) -> None:
     request_.feed(0, 1, 1.0)
     request_.feed(0, 4, 3.0)

@@ -35,11 +35,11 @@ class Decoding:
             for index, name in enumerate("ab")
         ]
         ticket = self.admission.enter("", [1, 1])
-        accounting = Accounting(
+        self.accounting = Accounting(
             self.metrics, RequestRecord(), ticket, self.choices, prompt_tokens=2, started=0.0
         )
         self.decoder = RequestDecoder(
-            self.choices, accounting, self.aborted.append, lambda code: Overloaded("late", code, 1)
+            self.choices, self.accounting, self.aborted.append, lambda code: Overloaded("late", code, 1)
         )
 
     def output(self, name: str, text: str, reason: Any = None, **fields: Any) -> StepOutput:
@@ -61,6 +61,17 @@ def test_each_output_goes_to_its_choice(decoding: Decoding) -> None:
     assert [choice.finish_reason for choice in decoding.choices] == [None, "length"]
     assert decoding.decoder.open_choices == 1
     assert decoding.aborted == [], "the engine ended it by itself"
+
+
+def test_drafts_are_counted_while_a_choice_is_open(decoding: Decoding) -> None:
+    outputs = [
+        decoding.output("a", "x y", drafted=5, accepted=1),
+        decoding.output("a", "z", "length"),
+        decoding.output("a", "late", drafted=9),
+    ]
+    decoding.decoder.decode(outputs)
+    details = decoding.accounting.usage().completion_tokens_details
+    assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (1, 4)
 
 
 def test_a_stop_string_ends_the_sequence_in_the_engine(decoding: Decoding) -> None:

@@ -21,6 +21,7 @@ def filled(scale: int = 1) -> Metrics:
     stats = EngineStats(running=3, waiting=2, kv_blocks_used=25, kv_blocks_total=100, steps=7)
     stats.guides_refused, stats.guides_ended = {"invalid_value": 1}, {"no_token_possible": 1}
     stats.count_step(20)
+    stats.accepted_draft_tokens = {"0": 1}
     pool = PoolSnapshot(
         stats,
         runners=1,
@@ -83,8 +84,18 @@ def test_sums_over_processes_take_shared_gauges_once() -> None:
 
 
 def test_guides_of_all_engines() -> None:
-    one = EngineStats(guides_refused={"a": 1}, guides_ended={"c": 2}, guide_compile_seconds=0.25)
-    other = EngineStats(guides_refused={"a": 2, "b": 1}, guide_compile_seconds=1.5, steps=3)
+    one = EngineStats(
+        accepted_draft_tokens={"0": 3},
+        guides_refused={"a": 1},
+        guides_ended={"c": 2},
+        guide_compile_seconds=0.25,
+    )
+    other = EngineStats(
+        accepted_draft_tokens={"0": 1, "1": 2},
+        guides_refused={"a": 2, "b": 1},
+        guide_compile_seconds=1.5,
+        steps=3,
+    )
     one.guide_compile_counts[0], other.guide_compile_counts[-1] = 2, 1
     one.add(other)
     metrics = Metrics()
@@ -93,6 +104,8 @@ def test_guides_of_all_engines() -> None:
     found = values(render(merged(twice, DEFINITIONS)))
     assert found[f"{PREFIX}guides_refused_total{{reason=a}}"] == 3
     assert found[f"{PREFIX}guides_refused_total{{reason=b}}"] == 1
+    assert found[f"{PREFIX}accepted_draft_tokens_total{{position=0}}"] == 4
+    assert found[f"{PREFIX}accepted_draft_tokens_total{{position=1}}"] == 2
     assert found[f"{PREFIX}guides_ended_total{{reason=c}}"] == 2
     assert found[f"{PREFIX}guide_compile_seconds_bucket{{le={GUIDE_COMPILE_BOUNDS[0]}}}"] == 2
     assert found[f"{PREFIX}guide_compile_seconds_count{{}}"] == 3

@@ -11,6 +11,7 @@ from trtllm_openai.telemetry.vllm import aliases
 def found(blocks: int = 100) -> dict[str, list[Series]]:
     metrics = Metrics()
     stats = EngineStats(running=3, waiting=2, kv_blocks_used=25, kv_blocks_total=blocks)
+    stats.drafts, stats.draft_tokens, stats.accepted_draft_tokens = 5, 20, {"0": 4, "1": 3}
     metrics.watch_pool(lambda: PoolSnapshot(stats, runners=1, build=("1.0", "torch", "m")))
     for reason, count in {"stop": 1, "tool_calls": 2, "length": 4, "cancelled": 8, "error": 16}.items():
         metrics.sequences.labels(reason).inc(count)
@@ -29,6 +30,15 @@ def test_both_names_of_a_renamed_metric() -> None:
     assert every["vllm:inter_token_latency_seconds"] == every["vllm:time_per_output_token_seconds"]
     assert sum(every["vllm:inter_token_latency_seconds"][0].buckets) == 3
     assert every["vllm:kv_cache_usage_perc"] == every["vllm:gpu_cache_usage_perc"] == [Series(["m"], 0.25)]
+
+
+def test_drafts_by_position_and_in_all() -> None:
+    every = found()
+    assert every["vllm:spec_decode_num_drafts"] == [Series(["m"], 5)]
+    assert every["vllm:spec_decode_num_draft_tokens"] == [Series(["m"], 20)]
+    assert every["vllm:spec_decode_num_accepted_tokens"] == [Series(["m"], 7)]
+    by_position = every["vllm:spec_decode_num_accepted_tokens_per_pos"]
+    assert by_position == [Series(["m", "0"], 4), Series(["m", "1"], 3)]
 
 
 def test_finish_reasons_are_vllms() -> None:

@@ -38,8 +38,9 @@ def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> 
 def _decode(qkv: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, heads: int) -> torch.Tensor:
     size = group.stop - group.start
     _, block_size, _, kv_heads, head_dim = cache.shape
-    length = group.blocks.numel() // size * block_size
-    kv = cache.index_select(0, group.blocks).view(size, length, 2, kv_heads, head_dim)
+    length = group.blocks.numel() // group.sequences * block_size
+    kv = cache.index_select(0, group.blocks).view(group.sequences, length, 2, kv_heads, head_dim)
+    kv = kv.expand(size, -1, -1, -1, -1)  # the rows of a single sequence read the same keys
     query = qkv[group.start : group.stop, :heads].view(size, kv_heads, heads // kv_heads, head_dim)
     out = _attention(query, kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2), group.mask)
     return out.reshape(size, heads * head_dim)

@@ -26,9 +26,11 @@ from trtllm_openai.engines.torch.guides import TOO_COMPLEX
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import BiasTables, LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
-from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled
+from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled, count_token
 from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.drafter import Drafter
+from trtllm_openai.engines.torch.speculation.verification import verified
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
@@ -52,6 +54,7 @@ class TorchEngine:
         guides: GuideCompiler | None = None,
         followers: Followers | None = None,
         kv_events: KVEvents | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.info = info
         self._executor = executor
@@ -60,7 +63,8 @@ class TorchEngine:
         self._bias_tables = BiasTables(self._device)
         self._kv_events = kv_events
         self._pool = BlockPool(info.kv_blocks, kv_events.removed if kv_events is not None else None)
-        self._scheduler = Scheduler(limits, self._pool, cache, kv_events)
+        self._drafter = drafter
+        self._scheduler = Scheduler(limits, self._pool, cache, kv_events, drafter)
         self._eos = frozenset(info.eos_token_ids)
         self._guides = guides
         self._followers = followers
@@ -120,8 +124,7 @@ class TorchEngine:
             outputs += self._admit_guided(timeout if idle else 0.0)
         outputs += self._end_expired()
         with torch.inference_mode():
-            if self._pool.free < len(self._scheduler.running):
-                # A sequence may be preempted, for which all of its tokens must be known.
+            if self._flying is not None and self._must_land():
                 outputs += self._land()
             try:
                 plan = self._scheduler.plan()
@@ -164,6 +167,8 @@ class TorchEngine:
             stats.guides_ended = dict(self._guides_ended)
             stats.guide_compile_counts = list(self._guides.counts)
             stats.guide_compile_seconds = self._guides.seconds
+        if self._drafter is not None:
+            self._drafter.count(stats)
         return stats
 
     def shutdown(self, timeout_s: float) -> None:
@@ -194,6 +199,7 @@ class TorchEngine:
             ("logit_bias", sampling.logit_bias or ()),
             ("allowed_token_ids", sampling.allowed_token_ids),
             ("bad_words", tuple(chain.from_iterable(sampling.bad_words))),
+            ("prediction", request.prediction_token_ids),
         ):
             for token in tokens:
                 if not 0 <= token < self.info.vocab_size:
@@ -249,7 +255,7 @@ class TorchEngine:
         return outputs
 
     def _withdraw(self, sequence: Sequence) -> None:
-        self._count_masks(sequence)
+        self._note_end(sequence)
         for future, waiting in self._compiling.items():
             if waiting is sequence:
                 future.cancel()
@@ -296,24 +302,73 @@ class TorchEngine:
         return step
 
     def _may_fly(self, step: Step) -> bool:
-        """Whether the next step can be launched before this one's tokens are read. Guides need the tokens."""
-        return self._executor.overlaps and all(one.matcher is None for one in step.sampled)
+        """Whether the next step can be launched before this one's tokens are read.
+
+        Guides need the tokens; after drafts it is not known how many there are.
+        """
+        return (
+            self._executor.overlaps and not step.drafts and all(one.matcher is None for one in step.sampled)
+        )
+
+    def _must_land(self) -> bool:
+        """Whether the tokens of the step in flight are needed to plan the next one."""
+        if self._pool.free < len(self._scheduler.running):
+            return True  # a sequence may be preempted, for which all of its tokens must be known
+        return self._drafter is not None and self._drafter.wants(self._scheduler.running)
 
     def _land(self) -> list[StepOutput]:
         """Read the tokens of the step in flight, if any."""
         step, self._flying = self._flying, None
+        if step is not None and step.drafts:
+            return self._land_drafts(step)
         outputs = []
         for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is sequence:
-                self._stats.generated_tokens += chosen.token_id != NO_TOKEN
-                try:
-                    output = self._failed(sequence) if sequence.faulty else self._advance(sequence, chosen)
-                except Exception:
-                    log.exception("the token of request %s cannot be used", sequence.request.request_id)
-                    output = self._failed(sequence)
-                outputs.append(output)
+                outputs.append(self._take(sequence, chosen))
         return outputs
+
+    def _land_drafts(self, step: Step) -> list[StepOutput]:
+        """Read the tokens of a step with drafts: those up to the first that differs from its draft."""
+        outputs = []
+        for sequence, drafted, chosen in verified(step.sampled, step.drafts, step.collect()):
+            sequence.unread -= 1
+            if self._live.get(sequence.request.request_id) is not sequence:
+                continue
+            output = self._take_counted(sequence, chosen[0])
+            outputs.append(output)
+            accepted = 0
+            for token in chosen[1:]:
+                if output.finish_reason is not None:
+                    break
+                self._scheduler.accept(sequence)
+                accepted += 1
+                more = self._take_counted(sequence, token)
+                if more.finish_reason == "error":
+                    output = more  # after the tokens so far, as these would be in a step of their own
+                    outputs.append(output)
+                else:
+                    output.add(more)
+            if drafted and self._drafter is not None:
+                self._drafter.judge(sequence, drafted, accepted)
+                outputs[-1].drafted, outputs[-1].accepted = drafted, accepted
+        return outputs
+
+    def _take_counted(self, sequence: Sequence, chosen: Sampled) -> StepOutput:
+        """Take a token of a step with drafts, which the sampler has not counted."""
+        output = self._take(sequence, chosen)
+        if sequence.rules is not None and output.finish_reason is None:
+            count_token(sequence, torch.tensor([chosen.token_id], device=self._device))
+        return output
+
+    def _take(self, sequence: Sequence, chosen: Sampled) -> StepOutput:
+        """Take a sampled token, or end the sequence that it cannot be used for."""
+        self._stats.generated_tokens += chosen.token_id != NO_TOKEN
+        try:
+            return self._failed(sequence) if sequence.faulty else self._advance(sequence, chosen)
+        except Exception:
+            log.exception("the token of request %s cannot be used", sequence.request.request_id)
+            return self._failed(sequence)
 
     def _end_faulty(self, plan: Plan) -> list[StepOutput]:
         """End the sequences whose prompt log-probabilities could not be computed."""
@@ -359,12 +414,14 @@ class TorchEngine:
             self._guides_ended[TOO_COMPLEX if sequence.matcher.too_complex else NO_TOKEN_POSSIBLE] += 1
         return self._end(sequence, _no_token(output, sequence))
 
-    def _count_masks(self, sequence: Sequence) -> None:
+    def _note_end(self, sequence: Sequence) -> None:
         if sequence.matcher is not None:
-            self._stats.guide_mask_seconds += sequence.matcher.seconds
+            self._stats.guide_mask_seconds += sequence.matcher.seconds + sequence.matcher.draft_seconds
+        if self._drafter is not None:
+            self._drafter.ended(sequence)
 
     def _end(self, sequence: Sequence, output: StepOutput) -> StepOutput:
-        self._count_masks(sequence)
+        self._note_end(sequence)
         del self._live[output.request_id]
         self._scheduler.remove(sequence)
         return output

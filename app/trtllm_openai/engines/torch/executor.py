@@ -11,16 +11,23 @@ from trtllm_openai.engines.torch.model import Model
 from trtllm_openai.engines.torch.sampler import Sampled, prompt_logprobs, sample
 from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.verification import Drafts
 
 
 class Step(Protocol):
-    """A launched step. `sampled`: the sequences that get a token."""
+    """A launched step. `sampled`: the sequences that get a token. `drafts`: those that it verifies."""
 
     @property
     def sampled(self) -> list[Sequence]: ...
 
+    @property
+    def drafts(self) -> Drafts: ...
+
     def collect(self) -> list[Sampled]:
-        """Wait for the step to complete; returns one sampled token per sequence in `sampled`."""
+        """Wait for the step to complete; returns a token for each sequence in `sampled` and its draft tokens.
+
+        In the order of `speculation.verification.spread`. With drafts, `LogitRules` count none of them yet.
+        """
 
 
 class Executor(Protocol):
@@ -41,6 +48,7 @@ class DoneStep:
 
     sampled: list[Sequence]
     chosen: list[Sampled]
+    drafts: Drafts
 
     def collect(self) -> list[Sampled]:
         return self.chosen
@@ -64,10 +72,11 @@ class EagerExecutor:
         ]
         chosen = []
         if batch.sampled:
-            chosen = sample(self._model.logits(hidden, batch.sample_rows), batch.sampled)
+            logits = self._model.logits(hidden, batch.sample_rows)
+            chosen = sample(logits, batch.sampled, batch.drafts)
         for scores, more in scored:
             scores += more
-        return DoneStep(batch.sampled, chosen)
+        return DoneStep(batch.sampled, chosen, batch.drafts)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -9,7 +9,7 @@ import torch, which the process of trials does without.
 
 from __future__ import annotations
 
-import logging
+import copy
 import re
 import time
 from collections.abc import Sequence as Items
@@ -32,10 +32,6 @@ from trtllm_openai.generation import Guide, GuideKind, SamplingParams
 
 if TYPE_CHECKING:
     import llguidance
-    import torch
-
-    from trtllm_openai.engines.torch.sequence import Sequence
-log = logging.getLogger(__name__)
 
 GUIDES: tuple[GuideKind, ...] = ("json_object", "json_schema", "regex", "grammar", "structural_tag")
 TOO_COMPLEX, UNSATISFIABLE = "guide_too_complex", "guide_unsatisfiable"
@@ -129,6 +125,8 @@ class GuideMatcher:
         self._allowed_ms = BURST_MS
         self.seconds = 0.0
         """CPU seconds that masks and tokens took."""
+        self.draft_seconds = 0.0
+        """CPU seconds that copies of it took for drafts. They are not held against the guide."""
         self.error = ""
         """Reason the guide failed, or empty. A failed guide ends its sequence with an error."""
 
@@ -182,6 +180,21 @@ class GuideMatcher:
         self._spend(began)
         return not self._check()
 
+    def ahead(self) -> GuideMatcher:
+        """A copy, to go ahead with a draft. What it does and spends does not change this one."""
+        other = copy.copy(self)
+        other._matcher = self._matcher.deep_copy()
+        other._budget = copy.copy(self._budget)
+        return other
+
+    def agrees(self, draft: list[int]) -> int:
+        """How many tokens of a draft it would accept at least, without accepting them."""
+        try:
+            count: int = self._matcher.validate_tokens(draft)
+        except Exception:  # in a failed state
+            return 0
+        return count
+
     @property
     def too_complex(self) -> bool:
         """Whether it failed at a bound on its work."""
@@ -200,32 +213,6 @@ class GuideMatcher:
         if not self.error and self._matcher.is_error():
             self.error = _reason(self._matcher.get_error())
         return bool(self.error)
-
-
-def constrain(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Mask `logits` [rows, vocab] in place: tokens that a row's guide does not allow become -inf.
-
-    A row with a failed guide is masked completely, which fails only that sequence.
-    """
-    import torch
-
-    rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
-    if not rows:
-        return
-    vocab = logits.shape[-1]
-    masks = np.empty((len(rows), -(-vocab // 32)), dtype=np.int32)
-    for mask, row in zip(masks, rows, strict=True):
-        try:
-            sequences[row].matcher.fill_mask(mask)
-        except Exception:
-            log.exception("the guide of request %s failed", sequences[row].request.request_id)
-            mask.fill(0)
-    bits = np.unpackbits(masks.view(np.uint8), axis=1, count=vocab, bitorder="little")
-    forbidden = torch.from_numpy(bits == 0)
-    if logits.is_cuda:
-        forbidden = forbidden.pin_memory().to(logits.device, non_blocking=True)
-    for index, row in enumerate(rows):
-        logits[row].masked_fill_(forbidden[index], -torch.inf)
 
 
 class _Vocabulary:

@@ -25,6 +25,8 @@ from trtllm_openai.engines.torch.model import Model
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.scheduler import Limits
+from trtllm_openai.engines.torch.speculation.drafter import Drafter
+from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource
 from trtllm_openai.engines.torch.weights import Weights
 from trtllm_openai.errors import ConfigError
@@ -65,6 +67,7 @@ def load(
     decoding is off. `kv_events`: is told which KV blocks are cached; the engine closes it.
     """
     progress(0.0, "reading the configuration")
+    _check_speculation(settings)
     ranks = Ranks(0, settings.tensor_parallel_size)
     if ranks.size == 1:
         own = load_rank(model_dir, settings, progress, ranks)
@@ -196,6 +199,7 @@ def _engine(
             bad_words=True,
             guides=GUIDES if vocabulary is not None else (),
             thinking_budget=vocabulary is not None,
+            prediction=own.limits.draft_rows > 0,
         ),
         tensor_parallel=settings.tensor_parallel_size,
         max_num_tokens=own.limits.max_num_tokens,
@@ -212,7 +216,35 @@ def _engine(
         )
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids, bounds)
     progress(1.0, "ready")
-    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers, kv_events)
+    drafter = make_drafter(settings, overlaps=own.executor.overlaps) if own.limits.draft_rows else None
+    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers, kv_events, drafter)
+
+
+def _check_speculation(settings: TorchSettings) -> None:
+    """Raises `ConfigError` if drafts were asked for with several ranks."""
+    if settings.speculation not in ("auto", "off") and settings.tensor_parallel_size > 1:
+        raise ConfigError(
+            f"torch.speculation: {settings.speculation} needs torch.tensor_parallel_size 1; use off, or "
+            "auto, which is off with several ranks"
+        )
+
+
+def make_drafter(settings: TorchSettings, *, overlaps: bool) -> Drafter:
+    """The drafter of an engine whose `speculation` is not off. `overlaps`: that of its executor, on a GPU."""
+    assert settings.speculation != "off"
+    return Drafter(
+        settings.speculation,
+        settings.speculation_max_draft,
+        GPU_STEP_COST if overlaps else CPU_STEP_COST,
+        settings.speculation_history_tokens if settings.enable_prefix_caching else 0,
+        GPU_READ_COST if overlaps else None,
+    )
+
+
+CPU_STEP_COST = StepCost((1, 1.0), (2, 1.03), (4, 1.15), (8, 1.45), (16, 2.1), (32, 3.6), (64, 6.5))
+GPU_STEP_COST = StepCost((1, 1.0), (2, 1.18), (16, 1.25), (64, 1.7), (128, 2.3), (256, 3.5))
+"""Durations of decode steps (docs/performance.md), by which `torch.speculation: auto` decides."""
+GPU_READ_COST = 0.1
 
 
 def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
@@ -227,6 +259,11 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
         )
     # The rounding of an all-reduce depends on the position of a value in the batch.
     exact = device.type == "cpu" and settings.tensor_parallel_size == 1
+    draft_rows = 0
+    if settings.speculation != "off" and settings.tensor_parallel_size == 1:
+        draft_rows = max(
+            batch, min(CPU_DRAFT_ROWS if device.type == "cpu" else GPU_DRAFT_ROWS, tokens - chunk)
+        )
     return Limits(
         batch,
         tokens,
@@ -234,11 +271,13 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
         settings.block_size,
         tile=min(chunk, CPU_TILE) if exact else 1,
         exact=exact,
+        draft_rows=draft_rows,
         prefix_caching=settings.enable_prefix_caching,
     )
 
 
 CPU_BATCH, GPU_BATCH = 32, 256
+CPU_DRAFT_ROWS, GPU_DRAFT_ROWS = 64, 64
 CPU_STEP, CPU_CHUNK, CPU_TILE = 512, 256, 64
 GPU_STEP, GPU_CHUNK = 8192, 8192
 """Maximum tokens per step and per prefill chunk; they bound the inter-token latency of decodes. On a GPU,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -92,6 +94,19 @@ class LogitRules:
         if self._words is not None:
             self._words.add(token)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Forget at the end of the context what was counted in it."""
+        counts = self._counts.clone() if self._counts is not None else None
+        seen = self._seen.clone() if self._seen is not None else None
+        recent = self._words.recent if self._words is not None else None
+        try:
+            yield
+        finally:
+            self._counts, self._seen = counts, seen
+            if self._words is not None and recent is not None:
+                self._words.recent = recent
+
     def apply(self, logits: torch.Tensor, generated: int) -> None:
         """Modify `logits` [vocab] in place; `generated`: number of tokens generated so far."""
         sampling = self._sampling
@@ -115,7 +130,7 @@ class LogitRules:
 class _BadWords:
     """Sequences of tokens that are not generated, compared with the last tokens on their device."""
 
-    __slots__ = ("_any", "_before", "_last", "_recent")
+    __slots__ = ("_any", "_before", "_last", "recent")
 
     def __init__(self, words: tuple[tuple[int, ...], ...], device: torch.device) -> None:
         longest = max(map(len, words)) - 1
@@ -124,16 +139,17 @@ class _BadWords:
         """The tokens before the last one of each word, [words, longest]; shorter words begin with `_ANY`."""
         self._any = self._before == _ANY
         self._last = torch.tensor([word[-1] for word in words], device=device)
-        self._recent = torch.full((longest,), _NONE, dtype=torch.int64, device=device)
+        self.recent = torch.full((longest,), _NONE, dtype=torch.int64, device=device)
+        """The last tokens that were generated; replaced, not modified, by `add`."""
 
     def add(self, token: torch.Tensor) -> None:
         """Note a generated token [1]."""
-        if len(self._recent):
-            self._recent = torch.cat((self._recent[1:], token))
+        if len(self.recent):
+            self.recent = torch.cat((self.recent[1:], token))
 
     def apply(self, logits: torch.Tensor) -> None:
         """Mask the tokens of `logits` [vocab] that would complete a word, in place."""
-        complete = ((self._before == self._recent) | self._any).all(-1)
+        complete = ((self._before == self.recent) | self._any).all(-1)
         change = torch.zeros_like(self._last, dtype=logits.dtype).masked_fill_(complete, -math.inf)
         logits.index_add_(0, self._last, change)  # added, since several words may end with the same token
 

@@ -15,10 +15,11 @@ from typing import Protocol
 
 import torch
 
-from trtllm_openai.engines.torch.guides import constrain
 from trtllm_openai.engines.torch.memory import out_of_memory
 from trtllm_openai.engines.torch.scheduler import Chunk
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.verification import NO_DRAFTS, Drafts, spread
+from trtllm_openai.engines.torch.token_masks import constrain, constrain_drafts
 from trtllm_openai.generation import TokenLogprobs
 
 log = logging.getLogger(__name__)
@@ -45,26 +46,37 @@ class Sampled:
     logprobs: TokenLogprobs | None
 
 
-def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+def sample(logits: torch.Tensor, sequences: list[Sequence], drafts: Drafts = NO_DRAFTS) -> list[Sampled]:
     """Sample a token for each row of `logits` (float32 [rows, vocab], modified in place).
 
-    A row that cannot be sampled gets `NO_TOKEN`; other rows are unaffected.
+    There is a row for each sequence, and with `drafts` one for each of its draft tokens, in the order of
+    `spread`; rules then do not count the tokens. A row that cannot be sampled gets `NO_TOKEN`; other rows are
+    unaffected.
     """
-    for row, sequence in zip(logits, sequences, strict=True):
-        apply_rules(row, sequence, sequence.generated)
-    constrain(logits, sequences)
+    ahead = None
+    if drafts:
+        apply_rules_to_drafts(logits, sequences, drafts)
+        constrain_drafts(logits, sequences, drafts)
+        sequences, ahead = spread(sequences, drafts)
+    else:
+        for row, sequence in zip(logits, sequences, strict=True):
+            apply_rules(row, sequence, sequence.generated)
+        constrain(logits, sequences)
     best = logits.argmax(-1)  # argmax returns the index of a NaN, if any
     tokens: list[int] = best.tolist()
     usable: list[bool] = (logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).abs() <= LARGEST_LOGIT).tolist()
     tokens = [token if ok else NO_TOKEN for token, ok in zip(tokens, usable, strict=True)]
     random = [i for i, s in enumerate(sequences) if usable[i] and s.request.sampling.temperature > 0]
     if random:
-        chosen = _sample_random(logits, random, [sequences[i] for i in random])
+        numbers = [
+            uniform(sequences[i].seed, sequences[i].generated + (ahead[i] if ahead else 0)) for i in random
+        ]
+        chosen = _sample_random(logits, random, [sequences[i] for i in random], numbers)
         for index, token in zip(random, chosen, strict=True):
             tokens[index] = token
     wanted = [i for i, s in enumerate(sequences) if usable[i] and s.request.sampling.logprobs is not None]
     logprobs = _logprobs(logits, wanted, sequences, tokens) if wanted else {}
-    for token, sequence in zip(tokens, sequences, strict=True):
+    for token, sequence in zip(tokens, sequences, strict=True) if not drafts else ():
         if sequence.rules is not None and token != NO_TOKEN:
             count_token(sequence, torch.tensor([token], device=logits.device))
     return [Sampled(token, logprobs.get(index)) for index, token in enumerate(tokens)]
@@ -82,6 +94,21 @@ def apply_rules(row: torch.Tensor, sequence: Sequence, generated: int) -> None:
     except Exception as error:
         _blame(sequence, error)
         row.fill_(math.nan)
+
+
+def apply_rules_to_drafts(logits: torch.Tensor, sequences: list[Sequence], drafts: Drafts) -> None:
+    """Apply `LogitRules` to the rows of `spread`, each in the state after the draft tokens before it."""
+    first = 0
+    for sequence in sequences:
+        draft = drafts.get(sequence, [])
+        if sequence.rules is not None:
+            generated = sequence.generated + sequence.unread
+            apply_rules(logits[first], sequence, generated)
+            with sequence.rules.kept():
+                for index, token in enumerate(draft):
+                    count_token(sequence, torch.tensor([token], device=logits.device))
+                    apply_rules(logits[first + index + 1], sequence, generated + index + 1)
+        first += 1 + len(draft)
 
 
 def count_token(sequence: Sequence, token: torch.Tensor) -> None:
@@ -141,7 +168,9 @@ class _Rows:
         )
 
 
-def _sample_random(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> list[int]:
+def _sample_random(
+    logits: torch.Tensor, rows: list[int], sequences: list[Sequence], numbers: list[float]
+) -> list[int]:
     device, vocab = logits.device, logits.shape[-1]
     params = [sequence.request.sampling for sequence in sequences]
 
@@ -157,7 +186,7 @@ def _sample_random(logits: torch.Tensor, rows: list[int], sequences: list[Sequen
         top_p=column([p.top_p for p in params], torch.float64),
         top_k=column([p.top_k if 0 < p.top_k < vocab else vocab for p in params], torch.int64),
         min_p=column([min(p.min_p, 1.0) if p.min_p > 0 else 0.0 for p in params]),
-        uniform=column([uniform(s.seed, s.generated) for s in sequences], torch.float64),
+        uniform=column(numbers, torch.float64),
     )
     cut = [p.top_p < 1 or 0 < p.top_k < vocab for p in params]
     tokens = torch.empty(len(rows), dtype=torch.int64, device=device)

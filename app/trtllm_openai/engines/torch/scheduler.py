@@ -4,7 +4,8 @@ Every running sequence past its prefill decodes one token per step. The rest of 
 to prefill chunks; the budget is smaller while sequences decode, to bound their inter-token latency. Order is
 by priority, then by arrival, but a prompt takes at most half of the remaining budget while others wait, so
 that short prompts overtake long ones. Chunks end at multiples of a tile, so that a prompt is always computed
-in the same tiles, independent of the batch.
+in the same tiles, independent of the batch. With speculative decoding a sequence also has rows for its draft,
+in blocks that nobody else needs.
 
 Prefill starts after the longest cached prefix. If the KV cache is full, the sequence of lowest rank is
 preempted: in exact mode its blocks are swapped to host memory, since recomputation could round differently;
@@ -42,13 +43,22 @@ class BlockEvents(Protocol):
     ) -> None: ...
 
 
+class DraftSource(Protocol):
+    """Guesses the next tokens of sequences."""
+
+    def propose(self, sequences: list[Sequence], most: int) -> dict[Sequence, list[int]]:
+        """Drafts for some of the `sequences` of a step's decode rows, at most `most` tokens together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of a step.
 
     `max_num_tokens`: tokens per step. `chunk`: tokens per prefill chunk, and for all chunks together while
-    sequences decode. `tile`: chunks end at its multiples. `exact`: responses are bitwise independent of the
-    batch and of the cache; only whole prompt tiles are then reused, and nothing is ever recomputed.
+    sequences decode. `tile`: chunks end at its multiples. `draft_rows`: rows per step that sample a token,
+    with those of drafts, at least `max_batch_size`; 0 without speculative decoding. `exact`: responses are
+    bitwise independent of the batch and of the cache; only whole prompt tiles are then reused, and nothing is
+    ever recomputed.
     """
 
     max_batch_size: int
@@ -57,12 +67,18 @@ class Limits:
     block_size: int
     tile: int = 1
     exact: bool = False
+    draft_rows: int = 0
     prefix_caching: bool = True
 
     @property
     def grain(self) -> int:
         """Lengths of cached prefixes are multiples of this number of tokens."""
         return math.lcm(self.tile, self.block_size)
+
+    @property
+    def sampled_rows(self) -> int:
+        """Most rows that sample a token in a step."""
+        return max(self.max_batch_size, self.draft_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +97,19 @@ class Chunk:
 
 @dataclass(slots=True)
 class Plan:
-    """One step: sequences that decode one token each, and prefill chunks."""
+    """One step: sequences that decode one token each, prefill chunks, and draft tokens to verify.
+
+    A sequence in `drafts` is in `decode`; its draft continues its tokens.
+    """
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[Chunk] = field(default_factory=list)
+    drafts: dict[Sequence, list[int]] = field(default_factory=dict)
+
+    @property
+    def decode_rows(self) -> int:
+        """Rows of `decode` and its drafts."""
+        return len(self.decode) + sum(map(len, self.drafts.values()))
 
     def __bool__(self) -> bool:
         return bool(self.decode or self.prefill)
@@ -98,9 +123,15 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: Limits, pool: BlockPool, store: BlockStore, events: BlockEvents | None = None
+        self,
+        limits: Limits,
+        pool: BlockPool,
+        store: BlockStore,
+        events: BlockEvents | None = None,
+        drafter: DraftSource | None = None,
     ) -> None:
         self._limits = limits
+        self._drafter = drafter
         self._pool = pool
         self._store = store
         self._events = events
@@ -133,7 +164,9 @@ class Scheduler:
         An error of a copy that finds no memory passes through; queues and blocks are then consistent.
         """
         plan = Plan(decode=self._decoding())
-        budget = self._limits.max_num_tokens - len(plan.decode)
+        if self._drafter is not None and plan.decode:
+            self._add_drafts(plan, self._drafter)
+        budget = self._limits.max_num_tokens - plan.decode_rows
         if plan.decode:
             budget = min(budget, self._limits.chunk)
         for sequence in self.running:
@@ -156,13 +189,34 @@ class Scheduler:
         return plan
 
     def advance(self, plan: Plan) -> None:
-        """Account for a launched step: count its tokens and publish full blocks in the prefix cache."""
+        """Account for a launched step: count its tokens and publish full blocks in the prefix cache.
+
+        Draft tokens do not count before `accept`.
+        """
         for sequence in plan.decode:
             sequence.computed += 1
             self._name_blocks(sequence)
         for chunk in plan.prefill:
             chunk.sequence.computed += chunk.length
             self._name_blocks(chunk.sequence)
+
+    def accept(self, sequence: Sequence) -> None:
+        """Count the next token of a verified draft, which is in `sequence.tokens`."""
+        sequence.computed += 1
+        self._name_blocks(sequence)
+
+    def _add_drafts(self, plan: Plan, drafter: DraftSource) -> None:
+        """Add drafts to the plan, as far as free blocks last that no running sequence will need next."""
+        limits, size = self._limits, self._limits.block_size
+        # Prompts may end in this step too, each with a row that samples.
+        sequences = min(limits.max_batch_size, len(self.running) + len(self.waiting))
+        for sequence, draft in drafter.propose(plan.decode, limits.draft_rows - sequences).items():
+            spare = max(0, self._pool.free - len(self.running))
+            room = (len(sequence.blocks) + spare) * size - sequence.computed - 1
+            if draft := draft[:room]:
+                end = sequence.computed + 1 + len(draft)
+                sequence.blocks += self._pool.take(max(0, blocks_for(end, size) - len(sequence.blocks)))
+                plan.drafts[sequence] = draft
 
     def _decoding(self) -> list[Sequence]:
         """Return the sequences to decode, each with a block allocated for its next token."""
@@ -188,7 +242,8 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         if self._limits.exact:  # first: without memory for the copy nothing has changed
-            victim.swapped = self._store.copy_out(victim.blocks)
+            filled = max(1, blocks_for(victim.computed, self._limits.block_size))  # others: for a draft
+            victim.swapped = self._store.copy_out(victim.blocks[:filled])
         else:
             victim.begin_again()
         self.running.pop()

@@ -49,6 +49,8 @@ class Sequence:
     rules: LogitRules | None = None
     matcher: Any = None
     """The `GuideMatcher` of a guided sequence (`engines.torch.guides`)."""
+    drafting: Any = None
+    """What the drafter knows about it, once it has looked for drafts (`speculation.drafter.Drafting`)."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """The ones computed so far; None if not requested or already returned."""
     faulty: bool = False

@@ -15,15 +15,18 @@ from trtllm_openai.engines.torch.executor import DoneStep, Executor
 from trtllm_openai.engines.torch.sampler import Sampled
 from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.drafter import Drafter
+from trtllm_openai.engines.torch.speculation.policy import StepCost
 
 
 class LateStep:
     """A step whose tokens only the "device" knows until it is collected."""
 
     def __init__(self, step: DoneStep, device: dict[Sequence, int]) -> None:
-        self.sampled = step.sampled
+        self.sampled, self.drafts = step.sampled, step.drafts
         self._chosen = step.chosen
-        device.update((one, chosen.token_id) for one, chosen in zip(step.sampled, step.chosen, strict=True))
+        if not step.drafts:  # else it is read at once
+            device.update((one, token.token_id) for one, token in zip(step.sampled, step.chosen, strict=True))
 
     def collect(self) -> list[Sampled]:
         return self._chosen
@@ -60,7 +63,9 @@ class LateExecutor:
 def engines(checkpoint: Callable[[str], Path]) -> tuple[TorchEngine, TorchEngine]:
     """One that takes a step at a time, and one that does not. The cache is too small for all that comes."""
     settings: dict[str, Any] = {"max_batch_size": 4, "max_seq_len": 160, "kv_cache_tokens": 320}
-    plain, late = (make_engine(checkpoint("llama"), **settings) for _ in range(2))
+    plain, late = (make_engine(checkpoint("llama"), **settings, speculation="suffix") for _ in range(2))
+    for engine in (plain, late):
+        engine._drafter = engine._scheduler._drafter = None  # a test sets its own
     late._executor = LateExecutor(late._executor)
     return plain, late
 
@@ -74,6 +79,14 @@ KINDS: list[dict[str, Any]] = [
     {"min_tokens": 5, "stop_token_ids": tuple(range(250))},
     {"logprobs": 2},
     {"prompt_logprobs": 1, "max_tokens": 0},
+]
+
+
+REPEATING: list[dict[str, Any]] = [
+    {"temperature": 1.0},
+    {"temperature": 0, "logit_bias": {7: 60.0}},
+    {"temperature": 0, "logit_bias": {9: 60.0}, "logprobs": 1},
+    {"temperature": 1.0, "logit_bias": {11: 4.0}, "frequency_penalty": 0.1},
 ]
 
 
@@ -94,6 +107,30 @@ def test_same_answers(engines: tuple[TorchEngine, TorchEngine]) -> None:
         other = got[name]
         assert (other.token_ids, other.finish_reason) == (one.token_ids, one.finish_reason), name
         assert other.logprobs == one.logprobs
+    assert late.stats().kv_blocks_used == 0
+    assert late.stats().generated_tokens == plain.stats().generated_tokens
+
+
+def test_same_answers_with_drafts(engines: tuple[TorchEngine, TorchEngine]) -> None:
+    """A step in flight is read first where drafts may come, and a step with drafts at once."""
+    plain, late = engines
+    chance = random.Random(6)
+    ones = [
+        request(
+            str(i),
+            [chance.randrange(3, 500) for _ in range(9)] * 4,
+            **{"max_tokens": 40, "seed": i, "ignore_eos": True, **REPEATING[i % len(REPEATING)]},
+        )
+        for i in range(2 * len(REPEATING))
+    ]
+    expected = run(plain, *ones)
+    drafter = Drafter("auto", 6, StepCost((1, 1.0), (64, 2.0)), kept=1000, read_cost=0.1)
+    late._drafter = late._scheduler._drafter = drafter
+    got = run(late, *ones)
+    for name, one in expected.items():
+        assert (got[name].token_ids, got[name].logprobs) == (one.token_ids, one.logprobs), name
+    assert late._executor.unread > 20, "steps were still launched ahead"  # type: ignore[attr-defined]
+    assert drafter.accepted.total() > 50
     assert late.stats().kv_blocks_used == 0
     assert late.stats().generated_tokens == plain.stats().generated_tokens
 

@@ -16,7 +16,6 @@ from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Tiles
 from trtllm_openai.engines.torch.cuda.model import CudaModel
 from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
-from trtllm_openai.engines.torch.guides import constrain
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.plan_channel import PlanChannel
@@ -24,11 +23,14 @@ from trtllm_openai.engines.torch.sampler import (
     SCORED_AT_ONCE,
     Sampled,
     apply_rules,
+    apply_rules_to_drafts,
     count_token,
     prompt_logprobs,
 )
 from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.verification import NO_DRAFTS, Drafts, spread
+from trtllm_openai.engines.torch.token_masks import constrain, constrain_drafts
 from trtllm_openai.generation import TokenLogprobs
 
 MOST_PAIRS = 2**24
@@ -59,6 +61,7 @@ class CudaStep:
     done: torch.cuda.Event
     fault: torch.Tensor | None = None
     """Pinned memory: 1 + the rank that timed out, or 0; valid once `done` completes."""
+    drafts: Drafts = NO_DRAFTS
 
     def collect(self) -> list[Sampled]:
         self.done.synchronize()
@@ -91,7 +94,7 @@ class CudaExecutor:
         """`config`: of this rank's shard. `peers`: GPU-to-GPU communication, if there are several ranks."""
         self._peers = peers
         self._limits = limits
-        most = limits.max_batch_size
+        most = limits.sampled_rows
         self._model, self._heads = model, config.heads
         self._scorer = _Scorer(model)
         self._width = config.heads * config.head_dim
@@ -136,7 +139,7 @@ class CudaExecutor:
         )
         self._graphs = Graphs(
             self._decode,
-            ladder(self._limits.max_batch_size),
+            ladder(self._limits.sampled_rows),
             beside=self._mixed_graphs,
             progress=lambda share: progress(0.5 + share / 2),
         )
@@ -181,7 +184,7 @@ class CudaExecutor:
     def launch(self, plan: Plan) -> CudaStep:
         ends = [chunk.sequence for chunk in plan.prefill if chunk.last]
         sampled = plan.decode + ends
-        count = len(plan.decode)
+        count = plan.decode_rows
         size = self._graph_rows(plan)
         mixed = self._inputs.write(plan, sampled, size)
         if self._channel is not None:
@@ -196,14 +199,14 @@ class CudaExecutor:
             logits = self._model.logits(hidden, mixed.sample_rows)
         if self._peers is not None and self._peers.ranks.rank:  # followers have no logits
             return self._under_way(sampled, None)
-        return self._choose(logits, sampled)
+        return self._choose(logits, sampled, plan.drafts)
 
     def _graph_rows(self, plan: Plan) -> int:
         """Return the rows of the CUDA graph that computes the step, 0 if none does."""
-        count, chunks = len(plan.decode), plan.prefill
+        count, chunks = plan.decode_rows, plan.prefill
         if not chunks:
             return self._graphs.size(count) if self._graphs else 0
-        if self._mixed_graphs is None or count + len(chunks) > self._limits.max_batch_size:
+        if self._mixed_graphs is None or count + len(chunks) > self._limits.sampled_rows:
             return 0
         if max((sequence.computed for sequence in plan.decode), default=0) >= MOST_CONTEXT:
             return 0
@@ -261,15 +264,19 @@ class CudaExecutor:
                 scores += prompt_logprobs(self._scorer, hidden, chunk, first_row)
             first_row += chunk.length
 
-    def _choose(self, logits: torch.Tensor, sampled: list[Sequence]) -> CudaStep:
+    def _choose(self, logits: torch.Tensor, sampled: list[Sequence], drafts: Drafts) -> CudaStep:
         ruled = [row for row, sequence in enumerate(sampled) if sequence.rules is not None]
         if ruled or any(sequence.matcher is not None for sequence in sampled):
             logits = logits.float()
-            for row in ruled:
-                apply_rules(logits[row], sampled[row], sampled[row].generated + sampled[row].unread)
-            constrain(logits, sampled)
-        count, front = len(sampled), self._inputs.front
-        tokens = self._tokens[:count]
+            if drafts:
+                apply_rules_to_drafts(logits, sampled, drafts)
+                constrain_drafts(logits, sampled, drafts)
+            else:
+                for row in ruled:
+                    apply_rules(logits[row], sampled[row], sampled[row].generated + sampled[row].unread)
+                constrain(logits, sampled)
+        rows = spread(sampled, drafts)[0] if drafts else sampled
+        tokens, front = self._tokens[: len(rows)], self._inputs.front
         self._sampler(
             logits,
             front.cuts,
@@ -279,9 +286,9 @@ class CudaExecutor:
             self._last_tokens,
             tokens,
         )
-        for row in ruled:
+        for row in ruled if not drafts else ():
             count_token(sampled[row], tokens[row : row + 1])
-        return self._under_way(sampled, self._logprobs(logits, sampled, tokens))
+        return self._under_way(sampled, self._logprobs(logits, rows, tokens), drafts, len(rows))
 
     def _logprobs(
         self, logits: torch.Tensor, sampled: list[Sequence], tokens: torch.Tensor
@@ -302,15 +309,23 @@ class CudaExecutor:
             rows, [counts[row] or 0 for row in rows], _to_host(chosen), _to_host(top), _to_host(top_ids)
         )
 
-    def _under_way(self, sampled: list[Sequence], logprobs: Logprobs | None) -> CudaStep:
-        read, fault = self._read[self._turn][: len(sampled)], None
+    def _under_way(
+        self,
+        sampled: list[Sequence],
+        logprobs: Logprobs | None,
+        drafts: Drafts = NO_DRAFTS,
+        rows: int | None = None,
+    ) -> CudaStep:
+        """`rows`: those that sampled, if not one for each sequence."""
+        rows = len(sampled) if rows is None else rows
+        read, fault = self._read[self._turn][:rows], None
         if self._peers is not None:
             fault = self._faults[self._turn].copy_(self._peers.fault, non_blocking=True)
         self._turn = (self._turn + 1) % BUFFERS
-        read.copy_(self._tokens[: len(sampled)], non_blocking=True)
+        read.copy_(self._tokens[:rows], non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return CudaStep(sampled, read, logprobs, done, fault)
+        return CudaStep(sampled, read, logprobs, done, fault, drafts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 The front of the buffer has a fixed layout with all inputs of a decode step, so that CUDA graphs can hold its
 addresses. Block tables follow; a region at a fixed place holds the inputs of steps with prefill chunks
 (`mixed_inputs.py`). Each running sequence has a slot number from 1 to `max_batch_size`, which indexes its
-last token on the device and its block table and sampling parameters on the host.
+last token on the device and its block table and sampling parameters on the host. A row of a draft token is
+like another sequence with the same block table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trtllm_openai.engines.torch.kv_cache import blocks_for
 from trtllm_openai.engines.torch.sampler import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, uniform
 from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.speculation.verification import spread
 
 HEADER = 4
 BUFFERS = 3
@@ -112,12 +114,20 @@ class Inputs:
         """
         host, words = self._hosts[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
-        count = len(plan.decode)
+        ahead = [0] * len(sampled)
+        if plan.drafts:
+            sampled, ahead = spread(sampled, plan.drafts)
         numbers = np.array([self._number(sequence) for sequence in sampled], np.int64)
-        self._write_sampling(words, sampled, numbers)
-        tables = plan.prefill if padded else []
+        self._write_sampling(words, sampled, numbers, ahead)
+        count = plan.decode_rows
         end = self._write_decode(
-            words, plan.decode, numbers[:count], count if plan.prefill else padded, tables
+            words,
+            plan,
+            sampled[:count],
+            numbers[:count],
+            ahead[:count],
+            count if plan.prefill else padded,
+            plan.prefill if padded else [],
         )
         self._device[:end].copy_(host[:end], non_blocking=True)
         region = attended = np.zeros(0, np.int32)
@@ -198,12 +208,16 @@ class Inputs:
         self._known[number] = (None, 0)
         return number
 
-    def _write_sampling(self, words: np.ndarray, sampled: list[Sequence], numbers: np.ndarray) -> None:
+    def _write_sampling(
+        self, words: np.ndarray, sampled: list[Sequence], numbers: np.ndarray, ahead: list[int]
+    ) -> None:
         most, count = self._most, len(sampled)
         at = HEADER
         words[at : at + 2 * count].view(np.float64)[:] = [
-            uniform(one.seed, one.generated + one.unread) if one.request.sampling.temperature > 0 else 0.0
-            for one in sampled
+            uniform(one.seed, one.generated + one.unread + more)
+            if one.request.sampling.temperature > 0
+            else 0.0
+            for one, more in zip(sampled, ahead, strict=True)
         ]
         at += 2 * most
         words[at : at + 4 * count].view(np.float32)[:] = self._cuts[numbers].ravel()
@@ -215,12 +229,17 @@ class Inputs:
     def _write_decode(
         self,
         words: np.ndarray,
+        plan: Plan,
         sequences: list[Sequence],
         numbers: np.ndarray,
+        ahead: list[int],
         padded: int,
         chunks: list[Chunk],
     ) -> int:
-        """Write the decode rows, and block tables of them and of `chunks`; returns the words used."""
+        """Write the decode rows, and block tables of them and of `chunks`; returns the words used.
+
+        `sequences`: that of each row; `ahead`: its draft tokens before the row.
+        """
         most, count = self._most, len(sequences)
         longest = 1
         for sequence, number in zip(sequences, numbers.tolist(), strict=True):
@@ -233,6 +252,11 @@ class Inputs:
             sequence.tokens[sequence.computed] if sequence.computed < len(sequence.tokens) else -1
             for sequence in sequences
         ]
+        if plan.drafts:
+            positions += np.array(ahead, np.int64)
+            for row, (sequence, more) in enumerate(zip(sequences, ahead, strict=True)):
+                if more:
+                    tokens[row] = plan.drafts[sequence][more - 1]
         size = self._block_size
         slots = self._tables[numbers, positions // size] * size + positions % size
         at = HEADER + 8 * most
