@@ -62,7 +62,8 @@ def test_numbers_topic_and_replay(tmp_path: Path) -> None:
     ):
         publisher.publish(b"first")
         topic, number, payload = received(reader, publisher)
-        assert (topic, payload) == (b"kv@pod@model", b"again")
+        assert topic == b"kv@pod@model"
+        assert payload in (b"first", b"again")  # a subscription may arrive in time for the first
         publisher.publish(b"last")
         numbers = [int.from_bytes(number)]
         while payload != b"last":

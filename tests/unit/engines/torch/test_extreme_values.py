@@ -142,7 +142,7 @@ def fail(*_: Any, **__: Any) -> None:
 class BrokenGuide:
     """A `GuideMatcher` that allows everything and then raises."""
 
-    error, seconds = "", 0.0
+    error, seconds, draft_seconds = "", 0.0, 0.0
     accept_token = fail
 
     def fill_mask(self, mask: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
