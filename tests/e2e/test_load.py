@@ -40,7 +40,8 @@ def test_32_clients_all_finish(server: RunningServer) -> None:
     with ThreadPoolExecutor(32) as threads:
         results = list(threads.map(one, range(32)))
     assert all(done and text for text, done in results)
-    assert server.metric("requests_running") + server.metric("requests_waiting") == 0
+    # A runner's statistics may follow its last tokens.
+    server.wait(lambda: server.metric("requests_running") + server.metric("requests_waiting") == 0, 10)
 
 
 def test_same_seed_same_text_in_any_batch(server: RunningServer) -> None:
