@@ -89,3 +89,17 @@ def test_client(servers: Servers, client: Client) -> None:
         report({client.name: Result(client.versions(), named)})
     assert {test: why for test, ok, why in rows if not ok and test not in known} == {}
     assert [test for test, ok, _ in rows if ok and test in known] == [], "known to fail, but passes"
+
+
+def test_the_demo_answers_a_question(servers: Servers) -> None:
+    """All other tests of text would pass with any model."""
+    question = "What is the capital of France? Answer in one short sentence."
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
+    answer = httpx.post(f"{servers.url}/chat/completions", json=body, timeout=120).raise_for_status().json()
+    (choice,) = answer["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert "Paris" in choice["message"]["content"]
+    assert choice["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["completion_tokens"] <= 40

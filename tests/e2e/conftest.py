@@ -16,6 +16,8 @@ from typing import IO
 import httpx
 import pytest
 
+from trtllm_openai.text.tokenizer import Tokenizer
+
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "trtllm_openai_"
 
@@ -137,6 +139,15 @@ def server(few_layers: Path) -> Iterator[RunningServer]:
     model = ("--model", str(few_layers), "--served-model-name", "SmolLM2-135M-Instruct")
     with serve(*model, "--torch.max-seq-len", "2048", "--log-level", "warning") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def terse(demo_tokenizer: Tokenizer) -> dict[str, float]:
+    """A `logit_bias` without white space, of which a few layers write as much between the parts of JSON as
+    they may.
+    """
+    ids = range(demo_tokenizer.vocab_size)
+    return {str(token): -100 for token in ids if demo_tokenizer.token_text(token).isspace()}
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,6 @@ WEATHER = {
 }
 
 
-@pytest.fixture(scope="session")
-def server(demo_server: RunningServer) -> RunningServer:
-    return demo_server
-
-
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
@@ -108,7 +103,7 @@ def test_streamed_text_equals_unstreamed_text(client: OpenAI, model: str) -> Non
     assert events[-1].response.usage == whole.usage
 
 
-def test_tools(client: OpenAI, model: str) -> None:
+def test_tools(client: OpenAI, model: str, terse: dict[str, float]) -> None:
     ask: dict[str, Any] = {
         "model": model,
         "input": "Weather in Seoul?",
@@ -116,17 +111,13 @@ def test_tools(client: OpenAI, model: str) -> None:
         "tool_choice": "required",
         "max_output_tokens": 200,
         "parallel_tool_calls": False,
-        "seed": 5,
     }
-    whole = client.post("/responses", body=ask, cast_to=dict[str, Any])
+    more = {"seed": 5, "logit_bias": terse}
+    whole = client.post("/responses", body=ask | more, cast_to=dict[str, Any])
     call = whole["output"][0]
     assert (call["type"], call["name"]) == ("function_call", "get_weather")
     assert json.loads(call["arguments"])["unit"] in ("celsius", "fahrenheit")
-    events = list(
-        client.responses.create(
-            **{key: value for key, value in ask.items() if key != "seed"}, stream=True, extra_body={"seed": 5}
-        )
-    )
+    events = list(client.responses.create(**ask, stream=True, extra_body=more))
     pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
     assert len(pieces) > 1
     assert "".join(pieces) == call["arguments"]
@@ -139,7 +130,7 @@ def test_tools(client: OpenAI, model: str) -> None:
     assert answer.output_text
 
 
-def test_structured_text(client: OpenAI, model: str) -> None:
+def test_structured_text(client: OpenAI, model: str, terse: dict[str, float]) -> None:
     schema = {
         "type": "object",
         "properties": {"ok": {"type": "boolean"}},
@@ -147,7 +138,13 @@ def test_structured_text(client: OpenAI, model: str) -> None:
         "additionalProperties": False,
     }
     form: Any = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
-    answer = client.responses.create(model=model, input="Yes?", text={"format": form}, max_output_tokens=100)
+    answer = client.responses.create(
+        model=model,
+        input="Yes?",
+        text={"format": form},
+        max_output_tokens=100,
+        extra_body={"logit_bias": terse},
+    )
     assert isinstance(json.loads(answer.output_text)["ok"], bool)
 
 
@@ -158,7 +155,7 @@ PATCH: Any = {
 }
 
 
-def test_custom_and_namespaced_tools(client: OpenAI, model: str) -> None:
+def test_custom_and_namespaced_tools(client: OpenAI, model: str, terse: dict[str, float]) -> None:
     ask: dict[str, Any] = {
         "model": model,
         "input": "Write a patch.",
@@ -169,6 +166,7 @@ def test_custom_and_namespaced_tools(client: OpenAI, model: str) -> None:
         ],
         "max_output_tokens": 200,
         "parallel_tool_calls": False,
+        "extra_body": {"logit_bias": terse},
     }
     demanded: Any = {"type": "custom", "name": "apply_patch"}
     in_the_sky: Any = {"type": "function", "name": "get_weather", "namespace": "sky"}

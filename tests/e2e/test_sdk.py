@@ -1,4 +1,4 @@
-"""The official openai client against the demo model."""
+"""The official openai client against a few layers of the demo model."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,11 +18,6 @@ QUESTION: list[Any] = [
 KOREAN = "대한민국의 수도는"
 
 
-@pytest.fixture(scope="session")
-def server(demo_server: RunningServer) -> RunningServer:
-    return demo_server
-
-
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
@@ -36,17 +31,6 @@ def test_models(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-9")
     assert caught.value.code == "model_not_found"
-
-
-def test_chat_answers_the_question(client: OpenAI) -> None:
-    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=40)
-    choice = answer.choices[0]
-    assert choice.message.role == "assistant"
-    assert "Paris" in (choice.message.content or "")
-    assert choice.finish_reason == "stop"
-    assert answer.usage is not None
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert answer.usage.completion_tokens <= 40
 
 
 def test_chat_stream_equals_the_whole(client: OpenAI) -> None:
@@ -169,8 +153,9 @@ def test_completion_logprobs(client: OpenAI) -> None:
 def test_stop_string_and_list(client: OpenAI) -> None:
     arguments: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 40}
     plain = client.chat.completions.create(**arguments).choices[0].message.content
-    at = plain.index("France")
-    for stop in ("France", ["never there", "France"]):
+    word = plain.split()[2]
+    at = plain.index(word)
+    for stop in (word, ["never there", word]):
         answer = client.chat.completions.create(**arguments, stop=stop)
         assert answer.choices[0].message.content == plain[:at]
         assert answer.choices[0].finish_reason == "stop"

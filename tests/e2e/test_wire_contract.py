@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from tests.e2e.conftest import ROOT, RunningServer, serve
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hi."}], "temperature": 0}
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "pick",
@@ -339,21 +340,16 @@ def test_19_request_id(http: httpx.Client) -> None:
     assert json.loads(last[6:])["error"]["request_id"] == "mine-2"
 
 
-@pytest.fixture
-def demo(demo_server: RunningServer) -> Iterator[httpx.Client]:
-    """The whole demo model, which ends a call's arguments."""
-    with httpx.Client(base_url=demo_server.url, timeout=120) as client:
-        yield client
-
-
-def test_20_length_wins_over_tool_calls(demo: httpx.Client) -> None:
-    body = {**HI, "tools": [TOOL], "tool_choice": "required"}
-    whole = post(demo, CHAT, {**body, "max_tokens": 200, "parallel_tool_calls": False})["choices"][0]
+def test_20_length_wins_over_tool_calls(http: httpx.Client, terse: dict[str, float]) -> None:
+    closed: dict[str, Any] = {**TOOL["function"]["parameters"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "pick", "parameters": closed}}
+    body = {**HI, "tools": [tool], "tool_choice": "required", "logit_bias": terse}
+    whole = post(http, CHAT, {**body, "max_tokens": 200, "parallel_tool_calls": False})["choices"][0]
     assert whole["finish_reason"] == "tool_calls"
     assert json.loads(whole["message"]["tool_calls"][0]["function"]["arguments"])["color"] in ("red", "green")
     assert whole["message"]["content"] is None
     for budget in (12, 14, 16):
-        cut = post(demo, CHAT, {**body, "max_tokens": budget})["choices"][0]
+        cut = post(http, CHAT, {**body, "max_tokens": budget})["choices"][0]
         assert cut["finish_reason"] == "length"
 
 
@@ -366,14 +362,23 @@ def test_21_usage_details(http: httpx.Client) -> None:
     assert {"accepted_prediction_tokens", "rejected_prediction_tokens"} <= details.keys()
 
 
-def test_21_reasoning_tokens(http: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A template that opens the thinking: all the demo model writes before the tag is thinking."""
+def test_21_reasoning_tokens(few_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A template that opens the thinking: all that the model writes before the tag is thinking."""
     template = tmp_path_factory.mktemp("template") / "thinking.jinja"
     template.write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "<|im_start|>assistant\n<think>\n{# </think> #}"
     )
-    flags = ["--chat-template", str(template), "--torch.max-seq-len", "256", "--log-level", "warning"]
+    flags = [
+        "--model",
+        str(few_layers),
+        "--chat-template",
+        str(template),
+        "--torch.max-seq-len",
+        "256",
+        "--log-level",
+        "warning",
+    ]
     with serve(*flags) as server, httpx.Client(base_url=server.url, timeout=60) as own:
         whole = post(own, CHAT, {**HI, "max_tokens": 12, "ignore_eos": True})
         message = whole["choices"][0]["message"]

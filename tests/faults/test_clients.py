@@ -280,7 +280,7 @@ def test_files_and_templates_of_a_client_are_not_used(victim: Victim, outcome: S
 def test_too_many_wait(start: Start, outcome: Say) -> None:
     with start("--limits.max-waiting-requests", "4", "--torch.max-batch-size", "1") as victim:
         before = victim.state()
-        streams = [Stream(victim.url, {**LONG, "max_tokens": 100}) for _ in range(16)]
+        streams = [Stream(victim.url, {**LONG, "max_tokens": 50}) for _ in range(16)]
         for stream in streams:
             stream.join()
         refused = [stream for stream in streams if stream.status == 429]

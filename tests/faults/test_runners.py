@@ -4,48 +4,60 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import children
-from tests.faults.conftest import LONG, TEXT, Start, Stream, run_victim
+from tests.faults.conftest import LONG, TEXT, Start, Stream, Victim, run_victim
 from trtllm_openai.api.auth import make_key
 
 Say = Callable[[str], None]
 
 
-def test_kill_a_runner_at_idle(start: Start, outcome: Say) -> None:
-    with start() as victim:
-        before = victim.state()
-        os.kill(victim.runners()[0], signal.SIGKILL)
-        began = time.monotonic()
-        victim.server.wait(lambda: victim.server.metric("runner_restarts_total") == 1, 30)
-        victim.recovers(before)
-        outcome(f"served again after {time.monotonic() - began:.1f} s")
+@pytest.fixture(scope="module")
+def single(victim_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """A server with one runner, which each test leaves as it found it."""
+    with run_victim(victim_model, tmp_path_factory.mktemp("single")) as victim:
+        yield victim
 
 
-def test_kill_a_runner_in_mid_stream(start: Start, outcome: Say) -> None:
-    with start("--replicas", "2") as victim:
-        before = victim.state()
-        streams = [Stream(victim.url, LONG) for _ in range(4)]
-        for stream in streams:
-            stream.wait_for_text()
-        os.kill(victim.runners()[0], signal.SIGKILL)
-        for stream in streams:
-            stream.join()
-        broken = [stream for stream in streams if stream.error]
-        whole = [stream for stream in streams if stream.done]
-        assert len(broken) + len(whole) == 4
-        assert len(broken) == 2
-        assert {stream.error["code"] for stream in broken if stream.error} == {"generation_failed"}
-        assert len({stream.text for stream in whole}) == 1
-        for stream in broken:  # what came is a true part, nothing lost or doubled
-            assert whole[0].text.startswith(stream.text)
-        victim.recovers(before)
-        outcome("its 2 streams got an error event, the other runner's 2 ended whole")
+@pytest.fixture(scope="module")
+def pair(victim_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """The same with two runners."""
+    with run_victim(victim_model, tmp_path_factory.mktemp("pair"), "--replicas", "2") as victim:
+        yield victim
+
+
+def test_kill_a_runner_at_idle(single: Victim, outcome: Say) -> None:
+    before, restarts = single.state(), single.server.metric("runner_restarts_total")
+    os.kill(single.runners()[0], signal.SIGKILL)
+    began = time.monotonic()
+    single.server.wait(lambda: single.server.metric("runner_restarts_total") == restarts + 1, 30)
+    single.recovers(before)
+    outcome(f"served again after {time.monotonic() - began:.1f} s")
+
+
+def test_kill_a_runner_in_mid_stream(pair: Victim, outcome: Say) -> None:
+    before = pair.state()
+    streams = [Stream(pair.url, LONG) for _ in range(4)]
+    for stream in streams:
+        stream.wait_for_text()
+    os.kill(pair.runners()[0], signal.SIGKILL)
+    for stream in streams:
+        stream.join()
+    broken = [stream for stream in streams if stream.error]
+    whole = [stream for stream in streams if stream.done]
+    assert len(broken) + len(whole) == 4
+    assert len(broken) == 2
+    assert {stream.error["code"] for stream in broken if stream.error} == {"generation_failed"}
+    assert len({stream.text for stream in whole}) == 1
+    for stream in broken:  # what came is a true part, nothing lost or doubled
+        assert whole[0].text.startswith(stream.text)
+    pair.recovers(before)
+    outcome("its 2 streams got an error event, the other runner's 2 ended whole")
 
 
 def test_kill_a_runner_in_prefill(start: Start, outcome: Say) -> None:
@@ -73,49 +85,46 @@ def test_kill_a_runner_in_prefill(start: Start, outcome: Say) -> None:
         outcome(f"{victim.server.metric('moved_sequences_total'):.0f} requests moved, all 4 answered in full")
 
 
-def test_kill_the_only_runner_in_prefill(start: Start, outcome: Say) -> None:
+def test_kill_the_only_runner_in_prefill(single: Victim, outcome: Say) -> None:
     """The request waits for the runner's successor."""
-    with start() as victim:
-        before = victim.state()
-        victim.fault("hang")
-        stream = Stream(victim.url, {**LONG, "max_tokens": 8})
-        victim.server.wait(lambda: not victim.fault_file.exists(), 10)
-        os.kill(victim.runners()[0], signal.SIGKILL)
-        stream.join()
-        assert stream.done
-        victim.recovers(before)
-        outcome("the request was answered by the next runner")
+    before = single.state()
+    single.fault("hang")
+    stream = Stream(single.url, {**LONG, "max_tokens": 8})
+    single.server.wait(lambda: not single.fault_file.exists(), 10)
+    os.kill(single.runners()[0], signal.SIGKILL)
+    stream.join()
+    assert stream.done
+    single.recovers(before)
+    outcome("the request was answered by the next runner")
 
 
-def test_a_request_that_ends_its_runners_is_given_up(start: Start, outcome: Say) -> None:
+def test_a_request_that_ends_its_runners_is_given_up(pair: Victim, outcome: Say) -> None:
     """Alone it ends one runner, beside others two; no number of them ends the server or gives a runner up."""
-    with start("--replicas", "2") as victim:
-        before = victim.state()
-        alone = httpx.post(victim.url + TEXT, json={"prompt": "x", "cache_salt": "raise"}, timeout=60)
-        assert alone.status_code == 500
-        assert "not tried again" in alone.json()["error"]["message"]
-        assert victim.server.metric("moved_sequences_total") == 0
-        victim.server.wait(lambda: victim.server.metric("runners_ready") == 2, 60)
-        assert victim.server.metric("runner_restarts_total") == 1
-        others = [Stream(victim.url, LONG) for _ in range(4)]
-        for stream in others:
-            stream.wait_for_text()
-        bad = [
-            Stream(victim.url, {"prompt": "x", "cache_salt": salt}) for salt in ("raise", "crash", "raise")
-        ]
-        for stream in bad + others:
-            stream.join()
-        # 503: it came while both runners were started again.
-        assert all(stream.error is not None or stream.status in (500, 503) for stream in bad)
-        assert all(stream.done or stream.error for stream in others)
-        victim.server.wait(lambda: victim.server.metric("runners_ready") == 2, 60)
-        again = [Stream(victim.url, {**LONG, "max_tokens": 8}) for _ in others]
-        for stream in again:
-            stream.join()
-        assert all(stream.done for stream in again)
-        assert "degraded" not in httpx.get(f"{victim.url}/health/ready").json()
-        victim.recovers(before)
-        outcome("alone: an error at once; beside others: moved once, then an error; the server stayed")
+    before = pair.state()
+    moved, restarts = (pair.server.metric(f"{name}_total") for name in ("moved_sequences", "runner_restarts"))
+    alone = httpx.post(pair.url + TEXT, json={"prompt": "x", "cache_salt": "raise"}, timeout=60)
+    assert alone.status_code == 500
+    assert "not tried again" in alone.json()["error"]["message"]
+    assert pair.server.metric("moved_sequences_total") == moved
+    pair.server.wait(lambda: pair.server.metric("runners_ready") == 2, 60)
+    assert pair.server.metric("runner_restarts_total") == restarts + 1
+    others = [Stream(pair.url, LONG) for _ in range(4)]
+    for stream in others:
+        stream.wait_for_text()
+    bad = [Stream(pair.url, {"prompt": "x", "cache_salt": salt}) for salt in ("raise", "crash", "raise")]
+    for stream in bad + others:
+        stream.join()
+    # 503: it came while both runners were started again.
+    assert all(stream.error is not None or stream.status in (500, 503) for stream in bad)
+    assert all(stream.done or stream.error for stream in others)
+    pair.server.wait(lambda: pair.server.metric("runners_ready") == 2, 60)
+    again = [Stream(pair.url, {**LONG, "max_tokens": 8}) for _ in others]
+    for stream in again:
+        stream.join()
+    assert all(stream.done for stream in again)
+    assert "degraded" not in httpx.get(f"{pair.url}/health/ready").json()
+    pair.recovers(before)
+    outcome("alone: an error at once; beside others: moved once, then an error; the server stayed")
 
 
 def test_stop_a_runner(start: Start, outcome: Say) -> None:
@@ -136,33 +145,31 @@ def test_stop_a_runner(start: Start, outcome: Say) -> None:
         outcome("not ready, with the reason, after 1 s; replaced after 4; its stream got an error event")
 
 
-def test_the_engine_raises(start: Start, outcome: Say) -> None:
-    with start() as victim:
-        before = victim.state()
-        stream = Stream(victim.url, LONG)
-        stream.wait_for_text()
-        victim.fault("raise")
-        stream.join()
-        assert stream.error is not None
-        assert "asked for" not in stream.error["message"]
-        victim.recovers(before)
-        outcome("error event, runner replaced")
+def test_the_engine_raises(single: Victim, outcome: Say) -> None:
+    before = single.state()
+    stream = Stream(single.url, LONG)
+    stream.wait_for_text()
+    single.fault("raise")
+    stream.join()
+    assert stream.error is not None
+    assert "asked for" not in stream.error["message"]
+    single.recovers(before)
+    outcome("error event, runner replaced")
 
 
-def test_a_step_runs_out_of_memory(start: Start, outcome: Say) -> None:
-    with start() as victim:
-        before = victim.state()
-        stream = Stream(victim.url, LONG)
-        stream.wait_for_text()
-        (runner,) = victim.runners()
-        victim.fault("memory")
-        refused = httpx.post(victim.url + TEXT, json={"prompt": "Hi", "max_tokens": 2}, timeout=60)
-        stream.join()
-        # Whichever made the step larger is given up, and only that one.
-        assert (refused.status_code == 500) != (stream.error is not None)
-        assert victim.runners() == [runner]
-        victim.recovers(before)
-        outcome("one request got an error, the engine went on")
+def test_a_step_runs_out_of_memory(single: Victim, outcome: Say) -> None:
+    before = single.state()
+    stream = Stream(single.url, LONG)
+    stream.wait_for_text()
+    (runner,) = single.runners()
+    single.fault("memory")
+    refused = httpx.post(single.url + TEXT, json={"prompt": "Hi", "max_tokens": 2}, timeout=60)
+    stream.join()
+    # Whichever made the step larger is given up, and only that one.
+    assert (refused.status_code == 500) != (stream.error is not None)
+    assert single.runners() == [runner]
+    single.recovers(before)
+    outcome("one request got an error, the engine went on")
 
 
 @pytest.mark.parametrize(

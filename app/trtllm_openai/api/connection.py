@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,11 @@ MAX_PIPELINED = 32
 MAX_SMALL_PARTS, SMALL_PART = 8192, 16
 """A body of more parts than this must have this many bytes in each, on average: a part of one byte costs as
 much time as one of thousands."""
+SEND_BUFFER = 256 * 1024
+"""Bytes of a response that the kernel takes before the client reads; it counts them twice, with what it adds.
+
+Linux would take 4 MB: minutes of a stream's text, for which nobody could see that its client does not read.
+"""
 
 LINGER_S = 2.0
 """Seconds that a client gets to read why it was refused, and to close the connection."""
@@ -43,6 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
     `read_timeout`: seconds for a complete request head, and between two chunks of a body, whose total time is
     not limited. `client_read_timeout`: seconds that the client may leave a full send buffer unread; None is
     unlimited. Then the connection is reset, which ends the response and its generation like any disconnect.
+    The kernel takes `SEND_BUFFER` bytes at most, so that a short stream is seen not to be read, too.
     `heads` bounds the incomplete heads of all connections.
 
     An unacceptable request gets its error once those before it have been answered, and the connection closes.
@@ -72,6 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _bound_send_buffer(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -316,6 +324,12 @@ def protocol(
         "heads": ReceiveBudget(MAX_HEADS_BYTES),
     }
     return type("Protocol", (BoundedProtocol,), attributes)
+
+
+def _bound_send_buffer(transport: asyncio.Transport) -> None:
+    end = transport.get_extra_info("socket")
+    if end is not None:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def _head_too_large() -> ApiError:

@@ -1,9 +1,12 @@
 """Bounds on what a client sends and how slowly, and HTTP/1's less common parts, over a real socket."""
 
 import asyncio
+import fcntl
 import json
 import re
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +18,7 @@ from trtllm_openai.api.connection import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_SMALL_PARTS,
+    SEND_BUFFER,
     BoundedProtocol,
     protocol,
 )
@@ -320,6 +324,17 @@ def not_read(client_read_timeout: float | None, meanwhile: Callable[[BoundedProt
 
 def test_a_response_that_is_not_read_ends_as_if_the_client_had_left() -> None:
     assert not_read(0.1, lambda _: None) == "http.disconnect"
+
+
+def test_what_the_kernel_takes_of_a_response_that_is_not_read_is_bounded() -> None:
+    taken: list[int] = []
+
+    def count(connection: BoundedProtocol) -> None:
+        end = connection.transport.get_extra_info("socket")
+        taken.append(struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+
+    assert not_read(0.3, count) == "http.disconnect"
+    assert 0 < max(taken) <= 3 * SEND_BUFFER
 
 
 def test_the_bound_can_be_shortened_for_what_is_not_read_already() -> None:
