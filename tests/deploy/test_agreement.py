@@ -26,8 +26,6 @@ from trtllm_openai.api.auth import make_key
 from trtllm_openai.config import Section, Settings
 from trtllm_openai.config.environment import ENV_PREFIX
 
-COMING = {"RUNNERS__LAUNCHER"}
-"""Settings of deploy/ray that may not be there yet."""
 END_S = 20
 """Seconds for a server to end after `drain_timeout`: 10 for its last responses, 10 for its runners."""
 
@@ -57,8 +55,6 @@ def settings_of(name: str, container: Document) -> Settings:
         if not variable["name"].startswith(ENV_PREFIX):
             continue
         key = variable["name"].removeprefix(ENV_PREFIX)
-        if key in COMING:
-            continue
         section, _, inner = key.lower().partition("__")
         assert section.upper() in known, key
         value = variable["value"]
