@@ -98,10 +98,10 @@ class Server(uvicorn.Server):
             self._skip_drain = True
             return
         self._drain_began = time.monotonic()
+        self._service.drain()  # first: the next signal may interrupt what follows, and must be the second
         context = self._service.context
         if not self._service.deployment.worker:  # else the supervisor says it, once
             tell_stopping(len(context.runs), context.settings.drain_timeout)
-        self._service.drain()
 
 
 def http_config(app: Application, settings: Settings) -> uvicorn.Config:
