@@ -115,7 +115,8 @@ def test_a_request_that_ends_its_runners_is_given_up(pair: Victim, outcome: Say)
     for stream in bad + others:
         stream.join()
     # 503: it came while both runners were started again.
-    assert all(stream.error is not None or stream.status in (500, 503) for stream in bad)
+    ends = [(stream.status, stream.error, stream.text) for stream in bad]
+    assert all(error is not None or status in (500, 503) for status, error, _ in ends), ends
     assert all(stream.done or stream.error for stream in others)
     pair.server.wait(lambda: pair.server.metric("runners_ready") == 2, 60)
     again = [Stream(pair.url, {**LONG, "max_tokens": 8}) for _ in others]

@@ -171,11 +171,13 @@ class RunnerLoop:
     def _submit(
         self, engine: Engine | None, frontend: FramedSocket, requests: list[GenerationRequest]
     ) -> None:
+        if engine is None and isinstance(self._state, Ready):
+            return  # the engine has failed: each frontend begins them again elsewhere when it hears of it
         refused = []
         for request in requests:
             output = None
             if engine is None:
-                output = refusal(request.request_id, InvalidRequest("the engine is still loading"))
+                output = lost(request.request_id)
             elif request.key:
                 if self._fair is None:
                     self._fair = FairQueue(engine.info)

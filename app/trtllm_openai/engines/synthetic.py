@@ -117,7 +117,7 @@ class SyntheticEngine:
                 time.sleep(min(wait, timeout))
                 now = time.monotonic()
         advanced = [self._advance(sequence) for sequence in self._running.values() if sequence.due <= now]
-        if advanced:
+        if advanced or self._prefilled:
             self._stats.count_step(self._prefilled + len(advanced))
             self._prefilled = 0
         outputs += advanced

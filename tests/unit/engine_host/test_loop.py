@@ -15,6 +15,7 @@ from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import (
     Abort,
+    Failed,
     FromRunner,
     Held,
     Loading,
@@ -296,3 +297,38 @@ def test_what_the_engine_refuses_is_told_when_its_turn_comes(path: str) -> None:
     client.until(lambda: client.tokens("b 0") == 20)
     (refused,) = client.outputs("a 0")
     assert (refused.finish_reason, refused.error_code) == ("error", "context_length_exceeded")
+
+
+def test_what_comes_after_the_engine_failed_is_left_to_whoever_sent_it(tmp_path: Path) -> None:
+    """No answer: a sequence is begun again elsewhere only if nothing was said of it."""
+
+    class Fails(synthetic.SyntheticEngine):
+        def step(self, timeout: float) -> list[StepOutput]:
+            client.submit("late", 3)
+            raise IndexError("a fault of the engine")
+
+    address = f"unix:{tmp_path}/runner.sock"
+    owner, owned = os.pipe()
+    frontends = Frontends(address, owner)
+    loop = RunnerLoop(frontends)
+    ended: list[str] = []
+
+    def run() -> None:
+        try:
+            loop.run(Fails(SyntheticSettings(), 100, (2,)))
+        except IndexError as error:
+            ended.append(str(error))
+            loop.fail(str(error), final=False)
+        frontends.close(1.0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    client = Client(address)
+    client.submit("early", 3)
+    client.until(lambda: any(isinstance(message, Failed) for message in client.heard))
+    ENDS.pop().close()
+    thread.join(10)
+    os.close(owned)
+    os.close(owner)
+    assert ended == ["a fault of the engine"]
+    assert client.outputs("early") == client.outputs("late") == []

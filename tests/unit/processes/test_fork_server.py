@@ -78,7 +78,9 @@ def test_an_answer_with_its_cpu_time(server: Server) -> None:
     assert server.run("echo once").answer == b"loaded once"
     outcome = server.run("spin 0.25")  # more than the first two rounds' shares
     assert (outcome.answer, outcome.ended) == (b"done", "")
-    assert 0.25 <= outcome.cpu_s < CPU_S
+    assert (
+        0.24 <= outcome.cpu_s < CPU_S
+    )  # two clocks: its own, and the one that the kernel adds up for its parent
 
 
 def test_cpu_time_is_bounded(server: Server) -> None:
