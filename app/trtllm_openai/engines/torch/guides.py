@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from trtllm_openai.engines.torch.json_schema import WHITESPACE, SchemaError, find_keyword, prepare
+from trtllm_openai.engines.torch.json_schema import SchemaError, find_keyword, prepare, whitespace_options
 from trtllm_openai.engines.torch.structural_tag import (
     after_thinking,
     parts,
@@ -278,7 +278,7 @@ def _form(guide: Guide) -> str:
 def _json_grammar(schema: str) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(prepare(schema), overrides={"whitespace_pattern": WHITESPACE})
+    return LLMatcher.grammar_from_json_schema(prepare(schema), overrides=whitespace_options())
 
 
 def gbnf_grammar(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 SUBSCHEMA = frozenset(
@@ -61,6 +62,24 @@ _EMPTY: dict[str, Callable[[Any], bool]] = {
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,40}"
 """Whitespace allowed between two JSON tokens: enough for deep indentation, but bounded."""
+_FIXED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@lru_cache(1)
+def whitespace_options() -> Any:
+    """llguidance's options for whitespace between JSON tokens: at most `WHITESPACE`.
+
+    Before 1.8 it repeats the pattern without end, and a model could write nothing but whitespace: there the
+    text has that of Python's `json.dumps`.
+    """
+    from llguidance import LLMatcher, LLTokenizer
+
+    options: Any = {"whitespace_pattern": WHITESPACE}
+    longer = b"[" + b" " * 50 + b"]"
+    matcher = LLMatcher(
+        LLTokenizer("byte"), LLMatcher.grammar_from_json_schema('{"type":"array"}', overrides=options)
+    )
+    return options if matcher.validate_tokens(list(longer)) < len(longer) else _FIXED
 
 
 class SchemaError(ValueError):

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trtllm_openai.engines.torch.json_schema import WHITESPACE, SchemaError, prepare
+from trtllm_openai.engines.torch.json_schema import SchemaError, prepare, whitespace_options
 from trtllm_openai.generation import Guide, GuideKind, Thinking
 
 ANY_TEXT = r"ANY_TEXT: /(.|\n)*/"
@@ -150,7 +150,7 @@ class _Builder:
             prepared = json.loads(prepare(json.dumps(schema)))
         except SchemaError as error:
             raise SchemaError(path + error.path, str(error)) from None
-        options = {"whitespace_pattern": WHITESPACE, **prepared.get("x-guidance", {})}
+        options = {**whitespace_options(), **prepared.get("x-guidance", {})}
         return "%json " + json.dumps({**prepared, "x-guidance": options})
 
     def _regex(self, pattern: Any, path: str) -> str:
