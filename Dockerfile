@@ -31,6 +31,7 @@ RUN pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > /tmp/pins.txt
     && pip install --no-cache-dir --constraint /tmp/pins.txt \
        'uvloop>=0.19,<1' 'httptools>=0.6,<1' 'sse-starlette>=3.0,<4' 'click>=8.1.8,<9' 'rich>=13.7,<16' \
        'msgspec>=0.18,<1' 'orjson>=3.10,<4' 'prometheus-client>=0.20,<1' 'gguf>=0.10,<1' \
+       'backports.zstd>=1,<2' \
        'opentelemetry-sdk>=1.27,<2' 'opentelemetry-exporter-otlp-proto-http>=1.27,<2' 'pyzmq>=25,<28' \
     && pip install --no-cache-dir --no-deps . \
     && rm /tmp/pins.txt

@@ -59,6 +59,25 @@ def test_images_and_a_plain_install_have_guides() -> None:
     assert "--no-deps" not in install
 
 
+def test_the_tensorrt_llm_image_has_every_dependency() -> None:
+    """The project comes without dependencies there: each is installed, or tensorrt_llm requires it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {one.partition(";")[0].strip() for one in project["dependencies"]}
+    extras = {one for name in ("tracing", "kv-events") for one in project["optional-dependencies"][name]}
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS trtllm")[2]
+    installed = set(
+        re.findall(
+            r"'([a-zA-Z][^']*[<>=][^']*)'", stage.partition("RUN pip freeze")[2].partition("--no-deps")[0]
+        )
+    )
+    assert installed <= declared | extras
+    assert extras <= installed
+    # What tensorrt_llm 1.2.1 requires, and what those packages require.
+    theirs = {"fastapi", "starlette", "uvicorn", "pydantic", "pyyaml", "transformers", "tokenizers", "jinja2"}
+    theirs |= {"huggingface-hub", "safetensors", "numpy", "torch", "llguidance"}
+    assert {re.split(r"[<>=]", one)[0] for one in declared - installed} == theirs
+
+
 def test_the_korean_readme_keeps_step_with_the_english() -> None:
     """The same sections in number, the same examples to the character, the same commands, flags and links."""
     english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
