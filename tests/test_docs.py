@@ -36,7 +36,8 @@ def test_hosted_workflow_runs_what_ci_runs() -> None:
     def targets(file: str) -> set[str]:
         return set(re.findall(r"\bmake ([a-z][\w-]*)", (ROOT / file).read_text()))
 
-    assert targets(".github/workflows/ci.yml") == targets(".ci/run")
+    elsewhere = {"docs"}  # tests/test_site.py is what .ci/run has of it
+    assert targets(".github/workflows/ci.yml") - elsewhere == targets(".ci/run")
 
 
 def test_the_cpu_image_can_write_the_cache_that_compose_mounts() -> None:

@@ -187,10 +187,10 @@ class Described(click.Argument):
 
     def __init__(self, name: str, text: str, **options: Any) -> None:
         super().__init__([name], **options)
-        self._text = text
+        self.text = text
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.name.upper() if self.name else "", self._text
+        return self.name.upper() if self.name else "", self.text
 
 
 CONFIG = click.Option(

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 from trtllm_openai.generation.parameters import PARAMETERS, Row
+from trtllm_openai.pages import between, update_pages
 
 BEGIN = "<!-- parameters: written by python -m trtllm_openai.generation.docs -->"
 END = "<!-- end of parameters -->"
@@ -38,20 +38,6 @@ def _range(row: Row) -> str:
 def updated(page: str, rows: Collection[Row] = PARAMETERS) -> str:
     """`page` with the current table between its markers. Raises `ValueError` where a marker is missing."""
     return between(page, BEGIN, END, table(rows))
-
-
-def between(page: str, begin: str, end: str, text: str) -> str:
-    """`page` with `text` between its two markers. Raises `ValueError` where a marker is missing."""
-    start = page.index(begin) + len(begin)
-    return f"{page[:start]}\n{text}\n{page[page.index(end, start) :]}"
-
-
-def update_pages(names: Sequence[str], update: Callable[[str], str]) -> int:
-    """Apply `update` to the text of the files `names`. Returns the exit status."""
-    for name in names:
-        path = Path(name)
-        path.write_text(update(path.read_text(encoding="utf-8")), encoding="utf-8")
-    return 0
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
-from trtllm_openai.generation.docs import between, update_pages
+from trtllm_openai.pages import between, update_pages
 
 BEGIN = "<!-- keywords: written by python -m trtllm_openai.engines.torch.keywords -->"
 END = "<!-- end of keywords -->"
