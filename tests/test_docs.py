@@ -82,7 +82,7 @@ def test_the_tensorrt_llm_image_has_every_dependency() -> None:
 def test_the_korean_readme_keeps_step_with_the_english() -> None:
     """The same sections in number, the same examples to the character, the same commands, flags and links."""
     english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
-    layout = "```\napp/trtllm_openai/"  # the one block that only README.md has
+    layout = "```text\napp/trtllm_openai/"  # the one block that only README.md has
 
     def examples(text: str) -> list[str]:
         return [one for one in re.findall(r"```.*?\n```", text, re.DOTALL) if not one.startswith(layout)]
