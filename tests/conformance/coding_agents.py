@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tests.conformance import install
 from tests.conformance.page import Row
 from tests.e2e.conftest import RunningServer
@@ -256,5 +258,53 @@ AIDER = (
         "chat: an edit, applied",
         (f"{BEGINNING}\n\ntold.txt\n```\n<<<<<<< SEARCH\n=======\n{TOLD}>>>>>>> REPLACE\n```\n",),
         _aider("diff"),
+    ),
+)
+
+
+def _cline(run: Run) -> subprocess.CompletedProcess[str]:
+    program = str(install.NODE_BIN / "cline")
+    done = run.start([program, "auth", "-p", "openai", "-b", f"{run.url}/v1", "-k", "none", "-m", MODEL])
+    return done if done.returncode else run.start([program, "--timeout", str(PATIENCE_S // 2), "Look at it."])
+
+
+def _answers(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
+    assert SAID in done.stdout, done.stdout[-300:]
+
+
+CLINE = (
+    Turn(
+        "chat: a call, executed, and the answer",
+        (BEGINNING + call("run_commands", commands=[COMMAND]), SAID),
+        _cline,
+        _answers,
+    ),
+)
+
+
+def _continue(run: Run) -> subprocess.CompletedProcess[str]:
+    model = {
+        "name": "here",
+        "provider": "openai",
+        "model": MODEL,
+        "apiBase": f"{run.url}/v1",
+        "apiKey": "none",
+        "roles": ["chat", "edit", "apply"],
+        "capabilities": ["tool_use"],
+    }
+    config = run.home / "config.yaml"
+    config.write_text(
+        yaml.safe_dump({"name": "local", "version": "0.0.1", "schema": "v1", "models": [model]})
+    )
+    command = [str(install.NODE_BIN / "cn"), "--config", str(config), "--allow", "Bash", "-p", "Look."]
+    return run.start(command, CONTINUE_TELEMETRY_ENABLED="0")
+
+
+CONTINUE = (
+    Turn(
+        "chat: a call, executed, and the answer",
+        (BEGINNING + call("Bash", command=COMMAND), SAID),
+        _continue,
+        _answers,
     ),
 )
