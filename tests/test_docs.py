@@ -79,6 +79,21 @@ def test_the_tensorrt_llm_image_has_every_dependency() -> None:
     assert {re.split(r"[<>=]", one)[0] for one in declared - installed} == theirs
 
 
+def test_symptoms_of_troubleshooting_are_what_the_server_says() -> None:
+    """Texts of messages and error codes, as they are in the source."""
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", source)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    start, refused = page.partition("## A request is refused")[::2]
+    refused = refused.partition("\n## ")[0]
+    found = []
+    for rows in (start, refused):
+        cells = [line.split(" | ")[0] for line in rows.splitlines() if line.startswith("| ")]
+        found += [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+    assert len(found) > 25
+    assert not [span for span in found if span not in said and span != "code"]
+
+
 def test_the_korean_readme_keeps_step_with_the_english() -> None:
     """The same sections in number, the same examples to the character, the same commands, flags and links."""
     english, korean = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))

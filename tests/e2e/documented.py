@@ -2,7 +2,8 @@
 
 A fence marked `sh` holds commands that are run by `test_commands.py`, from top to bottom of a page. One that
 cannot be has a comment before it that says why, `<!-- not run: needs a GPU -->`, and its commands are only
-looked at here: programs, flags, values of settings, targets, files.
+looked at here: programs, flags, values of settings, targets, files. After `<!-- slow: … -->` they are run by
+`make test-all`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 LANGUAGES = {"sh", "python", "js", "json", "yaml", "toml", "text"}
-_NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
-_OPERATORS = {"|", "||", "&", "&&", ";", "(", ")", "$("}
+_COMMENTED = re.compile(r"<!-- (not run|slow): .+ -->")
+_COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")|(?:(?<=\s)|^)#[^\n]*""", re.MULTILINE)
+"""A text in quotes, or a comment outside of one."""
 
 
 class CommandError(Exception):
@@ -41,13 +43,13 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """A fence of a page. `reason`: why it is not run; empty if it is."""
+    """A fence of a page. `when`: `not run` or `slow`; empty if it always runs."""
 
     page: Path
     line: int
     language: str
     text: str
-    reason: str
+    when: str
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -56,37 +58,30 @@ class Example:
 @cache
 def examples(page: Path) -> list[Example]:
     """All fences of a page, in order."""
-    found, reason = [], ""
+    found, when = [], ""
     for token in MarkdownIt("commonmark").parse(page.read_text()):
         if token.type == "fence":
             line = token.map[0] + 1 if token.map else 0
-            found.append(Example(page, line, token.info.strip(), token.content, reason))
-        matched = _NOT_RUN.search(token.content) if token.type == "html_block" else None
-        reason = matched[1] if matched else ""
+            found.append(Example(page, line, token.info.strip(), token.content, when))
+        matched = _COMMENTED.search(token.content) if token.type == "html_block" else None
+        when = matched[1] if matched else ""
     return found
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of a script, without redirections and the lines of here-documents."""
-    lines = iter(re.sub(r"\\\n\s*", "", text).splitlines())
-    for line in lines:
-        here = re.search(r"<<\s*'?(\w+)'?", line)
-        while here and next(lines, here[1]).strip() != here[1]:
-            pass
-        yield from _split(line)
-
-
-def _split(line: str) -> Iterator[list[str]]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
+    """The words of each command of a script, without comments, redirections and here-documents."""
+    text = _COMMENT.sub(lambda found: found[1] or "", re.sub(r"\\\n\s*", "", text))
+    text = re.sub(r"<<\s*'?(\w+)'?(.*\n)(?:.*\n)*?\1\n", r"\2", text)
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     words: list[str] = []
     tokens = iter(lexer)
     for token in tokens:
-        if token in _OPERATORS:
+        if re.fullmatch(r"[<>]+&?", token):
+            next(tokens, None)
+        elif re.fullmatch(r"[();|&\n]+", token):
             yield words
             words = []
-        elif re.fullmatch(r"[<>]+&?", token):
-            next(tokens, None)
         else:
             words.append(token)
     yield words

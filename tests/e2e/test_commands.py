@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 ALL = [example for page in PAGES for example in examples(page)]
 SCRIPTS = [example for example in ALL if example.language == "sh"]
 RUN = {
-    page: [one for one in examples(page) if one.language in ("sh", "python") and not one.reason]
+    page: [one for one in examples(page) if one.language in ("sh", "python") and not one.when]
     for page in PAGES
     if page.name != "README.ko.md"  # has README's examples, which tests/test_docs.py compares
 }
@@ -74,6 +74,12 @@ def run(example: Example, server: RunningServer, directory: Path) -> str:
 def test_examples_run_as_written(page: Path, demo_server: RunningServer, tmp_path: Path) -> None:
     outputs = [run(example, demo_server, tmp_path) for example in RUN[page]]
     assert all(outputs), "an example prints nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [one for one in ALL if one.when == "slow"], ids=str)
+def test_slow_examples_run_as_written(example: Example, demo_server: RunningServer, tmp_path: Path) -> None:
+    assert run(example, demo_server, tmp_path)
 
 
 def test_the_examples_of_readme_print_what_it_shows(demo_server: RunningServer, tmp_path: Path) -> None:
@@ -155,6 +161,26 @@ def test_settings_within_sentences_exist() -> None:
     assert found > 100
 
 
+def test_a_script_is_its_commands() -> None:
+    script = """\
+# what's this
+A=1 one 'two
+# words' \\
+  three   # isn't it
+cat > file <<'END'
+not a command
+END
+x | y "#z" && (w >> log)
+"""
+    assert [words for words in commands(script) if words] == [
+        ["A=1", "one", "two\n# words", "three"],
+        ["cat"],
+        ["x"],
+        ["y", "#z"],
+        ["w"],
+    ]
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -176,7 +202,7 @@ def test_settings_within_sentences_exist() -> None:
     ],
 )
 def test_what_does_not_exist_is_found(command: str) -> None:
-    *_, last = commands(command)
+    last = [words for words in commands(command) if words][-1]
     with pytest.raises(CommandError):
         check(last)
 

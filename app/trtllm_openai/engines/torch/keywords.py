@@ -1,6 +1,7 @@
 """Which JSON Schema keywords guides enforce, found out by trying, as a table for the documentation.
 
-`python -m trtllm_openai.engines.torch.keywords docs/api.md` replaces the text between the page's two markers.
+`python -m trtllm_openai.engines.torch.keywords docs/structured_output.md` replaces the text between the
+page's two markers.
 """
 
 from __future__ import annotations
