@@ -42,11 +42,10 @@ def tables() -> str:
 
 
 def _table(rows: Iterable[Flag]) -> str:
-    lines = ["| setting | type | default | flag, environment variable | |", "|---|---|---|---|---|"]
+    lines = ["| setting, flag, environment variable | type | |", "|---|---|---|"]
     for flag in rows:
-        names = f"`{flag.flag}`<br>`{flag.variable}`"
-        cells = (f'<a id="{flag.key}"></a>`{flag.key}`', _type(flag), _default(flag), names, _text(flag.help))
-        lines.append(f"| {' | '.join(cells)} |")
+        names = f'<a id="{flag.key}"></a>**`{flag.key}`**<br>`{flag.flag}`<br>`{flag.variable}`'
+        lines.append(f"| {names} | {_type(flag)}<br>default {_default(flag)} | {_text(flag.help)} |")
     return "\n".join(lines)
 
 
