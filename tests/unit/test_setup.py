@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import PACKAGE_ROOT
 
 SCRIPT = PACKAGE_ROOT.parent / "scripts" / "setup.sh"
@@ -11,19 +13,20 @@ PYTHON = """#!/bin/sh
 case "$*" in
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
   *"-c import torch"*) exit 1 ;;
-  *"-m pip"*) echo "WARNING: noise about $*"; case "$*" in *"$FAILS"*) exit 1 ;; esac ;;
+  *"-m pip"*) echo "$*" >> "$CALLS"; echo "WARNING: noise about $*"
+    case "$*" in *"$FAILS"*) echo "ERROR: $WHY"; exit 1 ;; esac ;;
 esac
 """
 
 
-def setup(directory: Path, fails: str) -> subprocess.CompletedProcess[str]:
+def setup(directory: Path, fails: str, why: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     python = directory / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    variables = {"PYTHON": str(python), "VENV": str(directory / "venv"), "FAILS": fails}
+    variables = {"PYTHON": str(python), "VENV": str(directory / "venv"), "FAILS": fails, "WHY": why, **more}
     return subprocess.run(
         [str(SCRIPT)],
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, "CALLS": str(directory / "calls")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -47,3 +50,38 @@ def test_when_pip_fails_all_that_it_said_is_shown(tmp_path: Path) -> None:
     assert "noise about" in done.stderr
     assert ".[dev]" in done.stderr
     assert not list((tmp_path / "venv").glob(".ready-*"))
+
+
+def test_the_locked_versions_are_installed_with_their_hashes(tmp_path: Path) -> None:
+    assert setup(tmp_path, "nothing").returncode == 0
+    *_, locked, project, no_deps = (tmp_path / "calls").read_text().splitlines()
+    assert locked.endswith("--require-hashes --no-deps -r constraints/dev.lock.txt")
+    assert project.endswith("-e .[dev]")
+    assert no_deps.endswith("--require-hashes --no-deps -r constraints/no-deps.lock.txt")
+
+
+@pytest.mark.parametrize(
+    ("fails", "more"),
+    [
+        ("nothing", {"LOCKED": "no"}),
+        ("nothing", {"CONSTRAINTS": "constraints/tensorrt_llm-1.2.1.txt"}),
+        ("--require-hashes", {}),
+    ],
+)
+def test_where_the_lock_is_not_for(fails: str, more: dict[str, str], tmp_path: Path) -> None:
+    done = setup(tmp_path, fails, "No matching distribution found for numpy==2.4.6", **more)
+    assert done.returncode == 0, done.stderr
+    *_, project, no_deps = (tmp_path / "calls").read_text().splitlines()
+    assert project.endswith("-e .[dev]")
+    assert no_deps.endswith("--no-deps -r constraints/no-deps.in")
+    assert "noise" not in done.stderr
+    assert ("cannot be installed here" in done.stderr) is (not more)
+
+
+def test_a_package_that_is_not_the_locked_one_ends_the_set_up(tmp_path: Path) -> None:
+    why = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+    done = setup(tmp_path, "--require-hashes", why)
+    assert done.returncode == 1
+    assert why in done.stderr
+    assert "a package is not the one that was locked" in done.stderr
+    assert "-e .[dev]" not in (tmp_path / "calls").read_text()
