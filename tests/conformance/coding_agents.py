@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tests.conformance import install
 from tests.conformance.page import Row
 from tests.e2e.conftest import RunningServer
+from tests.e2e.documented import ROOT, examples
 from tests.e2e.scripted import CONTEXT, call, scripted
+from trtllm_openai.checkpoints.resolve import DEMO_NAME
 
 MODEL = "scripted"
 COMMAND = "echo 4$((1 + 1)) > told.txt"
@@ -29,6 +29,7 @@ TOLD = "42\n"
 BEGINNING = "I look into it."
 SAID = "The file says 42."
 PATIENCE_S = 120
+RECIPES = ROOT / "docs" / "recipes.md"
 
 
 @dataclass(frozen=True)
@@ -283,19 +284,10 @@ CLINE = (
 
 
 def _continue(run: Run) -> subprocess.CompletedProcess[str]:
-    model = {
-        "name": "here",
-        "provider": "openai",
-        "model": MODEL,
-        "apiBase": f"{run.url}/v1",
-        "apiKey": "none",
-        "roles": ["chat", "edit", "apply"],
-        "capabilities": ["tool_use"],
-    }
+    """With the configuration of docs/recipes.md."""
+    (text,) = [one.text for one in examples(RECIPES) if "capabilities: [tool_use]" in one.text]
     config = run.home / "config.yaml"
-    config.write_text(
-        yaml.safe_dump({"name": "local", "version": "0.0.1", "schema": "v1", "models": [model]})
-    )
+    config.write_text(text.replace("http://127.0.0.1:8000", run.url).replace(DEMO_NAME, MODEL))
     command = [str(install.NODE_BIN / "cn"), "--config", str(config), "--allow", "Bash", "-p", "Look."]
     return run.start(command, CONTINUE_TELEMETRY_ENABLED="0")
 

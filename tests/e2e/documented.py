@@ -28,7 +28,10 @@ from trtllm_openai.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "deploy/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 LANGUAGES = {"sh", "python", "js", "json", "yaml", "toml", "text"}

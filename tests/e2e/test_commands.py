@@ -6,10 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import python_path
 from tests.e2e.conftest import RunningServer
@@ -26,6 +30,7 @@ from tests.e2e.documented import (
 )
 from trtllm_openai.cli import main
 from trtllm_openai.commands import SUMMARIES
+from trtllm_openai.config import Settings
 from trtllm_openai.config.flags import flags
 
 URL = "http://127.0.0.1:8000"
@@ -102,6 +107,20 @@ def test_commands_and_flags_exist(example: Example) -> None:
             check(words)
         except CommandError as error:
             pytest.fail(f"{example}: {' '.join(words)}\n{error}")
+
+
+@pytest.mark.parametrize("example", [one for one in ALL if one.language in ("json", "toml", "yaml")], ids=str)
+def test_data_can_be_read(example: Example) -> None:
+    """And settings are those of the server: a block of them has nothing else."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "json": json.loads,
+        "toml": tomllib.loads,
+        "yaml": yaml.safe_load,
+    }
+    value = readers[example.language](example.text)
+    assert value
+    if example.language == "yaml" and value.keys() & Settings.model_fields.keys() - {"model"}:
+        Settings.model_validate(value)
 
 
 def test_every_fence_says_what_it_is() -> None:
