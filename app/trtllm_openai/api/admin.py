@@ -17,15 +17,20 @@ from trtllm_openai.runners import SequencePool
 from trtllm_openai.telemetry.usage import usage_by_key
 
 router = APIRouter()
-SHOWN = ("index", "state", "reason", "pid", "sequences")
+SHOWN = ("index", "state", "reason", "pid", "sequences", "retiring")
 
 
 @router.get("/admin/runners")
 async def list_runners(request: Request) -> dict[str, Any]:
-    """Each runner: its state with the reason, its process id and its number of sequences."""
+    """Each runner: its state with the reason, its process id and its number of sequences; and how many there
+    should be, `wanted`, without those that end once they are idle (`retiring`)."""
     report = await _pool(request).report()
     runners: list[dict[str, Any]] = msgspec.to_builtins(report.runners)
-    return {"runners": [{key: one[key] for key in SHOWN} for one in runners], "restarts": report.restarts}
+    return {
+        "runners": [{key: one[key] for key in SHOWN} for one in runners],
+        "wanted": report.wanted,
+        "restarts": report.restarts,
+    }
 
 
 @router.post("/admin/runners/{index}/restart", status_code=202)

@@ -5,7 +5,6 @@ keys are set, as /metrics does.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -13,10 +12,11 @@ from starlette.responses import Response
 
 from trtllm_openai import __version__
 from trtllm_openai.api.context import ServerContext
+from trtllm_openai.runners.state import RunnerReport
 from trtllm_openai.telemetry.history import INTERVAL_S, columns, distributions, sample
 
 router = APIRouter()
-RUNNER_FIELDS = ("index", "state", "reason", "loaded", "sequences", "gpus")
+RUNNER_FIELDS = ("index", "state", "reason", "loaded", "sequences", "gpus", "retiring")
 
 
 @router.get("/status")
@@ -32,7 +32,7 @@ async def status(request: Request) -> Response:
     overview = await context.overview()
     now = time.time()
     samples = [*overview.samples, sample(await context.merged_metrics(context.metrics.snapshot), now)]
-    runners, restarts = await _runners(context)
+    report = await context.pool.report() if context.pool is not None else RunnerReport([], 0, 0)
     body = {
         "version": __version__,
         "model": context.model_id,
@@ -44,8 +44,9 @@ async def status(request: Request) -> Response:
         "progress": readiness.progress,
         "workers": context.settings.http_workers,
         "info": msgspec.to_builtins(info),
-        "runners": runners,
-        "restarts": restarts,
+        "runners": [{name: getattr(one, name) for name in RUNNER_FIELDS} for one in report.runners],
+        "wanted": report.wanted,
+        "restarts": report.restarts,
         "interval_s": INTERVAL_S,
         "samples": columns(samples),
         "histograms": distributions(samples),
@@ -54,12 +55,3 @@ async def status(request: Request) -> Response:
     return Response(
         msgspec.json.encode(body), media_type="application/json", headers={"cache-control": "no-store"}
     )
-
-
-async def _runners(context: ServerContext) -> tuple[list[dict[str, Any]], int]:
-    """The fields of each runner that are shown, and the number of restarts."""
-    if context.pool is None:
-        return [], 0
-    report = await context.pool.report()
-    every = [{name: getattr(one, name) for name in RUNNER_FIELDS} for one in report.runners]
-    return every, report.restarts

@@ -9,6 +9,7 @@ from trtllm_openai.config.fields import LONGEST_TIMEOUT, Lookahead, Section
 from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
 from trtllm_openai.config.load import load_settings
+from trtllm_openai.config.replicas import ReplicaRange
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.config.settings import Settings
 
@@ -18,6 +19,7 @@ __all__ = [
     "KVEventSettings",
     "LimitSettings",
     "Lookahead",
+    "ReplicaRange",
     "Section",
     "Settings",
     "SyntheticSettings",

@@ -10,7 +10,7 @@ from trtllm_openai.config.fields import Section
 
 
 class RunnerSettings(Section):
-    """Where runners run, and which of several gets a request."""
+    """Where runners run, how many, and which of several gets a request."""
 
     launcher: Literal["local", "ray"] = Field(
         "local", description="what starts runners: local is this machine, ray is a Ray cluster (docs/ray.md)"
@@ -19,6 +19,19 @@ class RunnerSettings(Section):
         None, description="address of the Ray cluster; null is $RAY_ADDRESS, or the cluster of this machine"
     )
     ray_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs that Ray reserves for a runner")
+    scale_up_queue_time: Annotated[float, Field(gt=0)] = Field(
+        2.0,
+        description="where replicas is a range: runners are added when a sequence has waited for longer than "
+        "so many seconds",
+    )
+    scale_up_kv_use: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="runners are added, too, when more than this share of the KV cache is in use"
+    )
+    scale_down_after: Annotated[float, Field(gt=0)] = Field(
+        300.0,
+        description="seconds in which one runner less would always have done, since the last change too, "
+        "after which one is drained and ended",
+    )
     routing: Literal["prefix", "work"] = Field(
         "prefix",
         description="which of several runners gets a request: work is the one with the least to do, prefix "

@@ -16,6 +16,7 @@ from trtllm_openai.config.engines import SyntheticSettings, TensorRTLLMSettings,
 from trtllm_openai.config.fields import LONGEST_TIMEOUT, ApiKey, ModelNames, Positive, Seconds, Section
 from trtllm_openai.config.kv_events import KVEventSettings
 from trtllm_openai.config.limits import LimitSettings
+from trtllm_openai.config.replicas import ReplicaRange, Replicas
 from trtllm_openai.config.runners import RunnerSettings
 from trtllm_openai.config.sampling import DefaultSampling
 from trtllm_openai.processes.cores import usable_cores
@@ -98,7 +99,11 @@ class Settings(Section):
         description="number of HTTP processes that share the port; null is one per 8 available cores, at "
         "least 1 and at most 8",
     )
-    replicas: Positive = Field(1, description="number of runner processes, each with one engine")
+    replicas: Replicas = Field(
+        1,
+        description="number of runner processes, each with one engine; with {min: 1, max: 4} it follows the "
+        "load, see runners.scale_*",
+    )
     gpus: list[str] | None = Field(
         None,
         description="GPUs to divide among the replicas, by index or UUID; null is CUDA_VISIBLE_DEVICES, "
@@ -236,6 +241,13 @@ class Settings(Section):
     def http_workers(self) -> int:
         """The number of HTTP processes: `workers`, or its default on this machine."""
         return self.workers or min(max(usable_cores() // 8, 1), 8)
+
+    @property
+    def replica_range(self) -> ReplicaRange:
+        """The least and the greatest number of runners; equal where `replicas` is a number."""
+        if isinstance(self.replicas, int):
+            return ReplicaRange(min=self.replicas, max=self.replicas)
+        return self.replicas
 
     @property
     def cache_path(self) -> Path:

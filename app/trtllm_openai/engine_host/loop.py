@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import islice
 
 import msgspec
 
@@ -57,6 +58,7 @@ class RunnerLoop:
         self._frontends = frontends
         self._state: FromRunner = Loading(0.0, "starting")
         self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
+        self._since: dict[str, float] = {}  # and when it came, in this order
         self._fair: FairQueue | None = None
         self._news = PrefixNews()
         self._sent = EngineStats()
@@ -153,7 +155,7 @@ class RunnerLoop:
             if engine is None or request_id not in self._owner:
                 continue
             if self._fair is not None and self._fair.remove(request_id):
-                del self._owner[request_id]
+                del self._owner[request_id], self._since[request_id]
             else:
                 engine.abort(request_id)
 
@@ -186,6 +188,7 @@ class RunnerLoop:
                 output = _submitted(engine, request)
             if output is None:
                 self._owner[request.request_id] = frontend
+                self._since[request.request_id] = time.monotonic()
             else:
                 refused.append(output)
         if refused:
@@ -199,7 +202,7 @@ class RunnerLoop:
                 continue
             by_frontend.setdefault(frontend, []).append(output)
             if output.finish_reason:
-                del self._owner[output.request_id]
+                del self._owner[output.request_id], self._since[output.request_id]
                 if self._fair is not None:
                     self._fair.ended(output.request_id)
         for frontend, mine in by_frontend.items():
@@ -232,10 +235,18 @@ class RunnerLoop:
             stats = msgspec.structs.replace(
                 stats, waiting=stats.waiting + waiting, undecodable_messages=total()
             )
-        if stats == self._sent:
+        oldest_s = self._oldest(stats.waiting - stats.deferred, clock)
+        if stats == self._sent and not oldest_s:
             return
         self._sent = msgspec.structs.replace(stats)
-        self._frontends.send_all(encode(Stats(stats)))
+        self._frontends.send_all(encode(Stats(stats, oldest_s)))
+
+    def _oldest(self, waiting: int, now: float) -> float:
+        """Seconds that one of so many waiting sequences has waited, if they are those that came last."""
+        if waiting <= 0 or not self._since:
+            return 0.0
+        first = min(waiting, len(self._since)) - 1
+        return now - next(islice(reversed(self._since.values()), first, None))
 
 
 def _submitted(engine: Engine, request: GenerationRequest) -> StepOutput | None:

@@ -86,9 +86,13 @@ class Outputs(msgspec.Struct, tag="outputs", array_like=True):
 
 
 class Stats(msgspec.Struct, tag="stats", array_like=True):
-    """The engine's gauges and totals; sent when they changed, at most every `STATS_INTERVAL`."""
+    """The engine's gauges and totals; sent when they changed, at most every `STATS_INTERVAL`.
+
+    `oldest_s`: seconds that the sequence which waits longest has waited, at least; 0: none waits for room.
+    """
 
     stats: EngineStats
+    oldest_s: float = 0.0
 
 
 class Prefixes(msgspec.Struct, tag="prefixes", array_like=True):

@@ -80,6 +80,8 @@ class RunnerConnection:
     def __init__(self, endpoint: Endpoint, events: ConnectionEvents) -> None:
         self.endpoint = endpoint
         self.stats = EngineStats()
+        self.oldest_waiting_s = 0.0
+        """Seconds that the sequence which waits longest had waited by then, at least."""
         self.elsewhere = 0
         """Sequences on the runner that other processes sent, as of its latest statistics."""
         self.ended = asyncio.Event()
@@ -219,10 +221,10 @@ class RunnerConnection:
             case Outputs(outputs):
                 self.progressed_at = time.monotonic()
                 self._dispatch(outputs)
-            case Stats(stats):
+            case Stats(stats, oldest_s):
                 if stats.steps != self.stats.steps:  # e.g. in the middle of a long prompt
                     self.progressed_at = time.monotonic()
-                self.stats = stats
+                self.stats, self.oldest_waiting_s = stats, oldest_s
                 self.elsewhere = max(0, stats.running + stats.waiting - len(self._generations))
                 if self.watch is not None:
                     self.watch.elsewhere(self.elsewhere)

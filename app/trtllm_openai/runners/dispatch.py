@@ -27,13 +27,16 @@ class SequencePool(ABC):
         *,
         affinity: bool = True,
         first_runner: int = 0,
+        grows: bool = False,
     ) -> None:
         """`prefix` keeps the ids of requests apart from those of other pools with the same runners; with one,
         there may be such pools. `affinity`: whether the choice is by cached prefixes, too. `first_runner`:
-        the one to begin with, another for each of such pools."""
+        the one to begin with, another for each of such pools. `grows`: there may be more runners later, so
+        that the work of the first one counts from the beginning."""
         self._on_change = on_change
         self._affinity = affinity
         self._first_runner = first_runner
+        self._grows = grows
         self._router: Router | None = None
         self._routed: dict[int, Runner] = {}
         self._prefix = prefix
@@ -50,6 +53,11 @@ class SequencePool(ABC):
     @abstractmethod
     def runners(self) -> Sequence[Runner]:
         """All runners, in order of their index."""
+
+    @property
+    def wanted(self) -> int:
+        """How many runners there should be, without those that are retiring."""
+        return len(self.runners)
 
     @property
     @abstractmethod
@@ -136,7 +144,7 @@ class SequencePool(ABC):
         """Tell the router of runners that are ready, and of those that are gone with what they held."""
         runners = self.runners
         if self._router is None:
-            if len(runners) < 2:
+            if len(runners) < 2 and not self._grows:
                 return
             self._router = Router(
                 shared=bool(self._prefix), affinity=self._affinity, first_runner=self._first_runner

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES for each replica; None leaves it unchanged.
+    """CUDA_VISIBLE_DEVICES for each replica that there may be; None leaves it unchanged.
 
-    Nothing is assigned if the engine needs no GPU, or if no GPU is found and the settings name none. Raises
-    `ConfigError` if there are too few GPUs.
+    Nothing is assigned if the engine needs no GPU, or if no GPU is found and the settings name none. Of a
+    range, as many as there are GPUs for. Raises `ConfigError` if there are too few for its least number.
     """
+    least, most = settings.replica_range.min, settings.replica_range.max
     if not per_replica:
-        return [None] * settings.replicas
+        return [None] * most
     gpus = settings.gpus if settings.gpus is not None else _visible()
     if not gpus and settings.gpus is None and settings.gpus_per_replica is None:
-        return [None] * settings.replicas
-    needed = settings.replicas * per_replica
+        return [None] * most
     if len(set(gpus)) != len(gpus):
         raise ConfigError(f"gpus: {', '.join(gpus)} contains a GPU twice")
-    if needed > len(gpus):
+    if least * per_replica > len(gpus):
         raise ConfigError(
-            f"replicas: {settings.replicas} replicas with {per_replica} GPU(s) each need {needed}, "
+            f"replicas: {least} replicas with {per_replica} GPU(s) each need {least * per_replica}, "
             f"but there are {len(gpus)}"
         )
-    return [
-        ",".join(gpus[replica * per_replica : (replica + 1) * per_replica])
-        for replica in range(settings.replicas)
-    ]
+    fit = min(most, len(gpus) // per_replica)
+    if fit < most:
+        log.warning("replicas.max: %d replicas at most, as there are %d GPUs", fit, len(gpus))
+    return [",".join(gpus[replica * per_replica : (replica + 1) * per_replica]) for replica in range(fit)]
 
 
 def _visible() -> list[str]:

@@ -35,6 +35,11 @@ EXIT_TIMEOUT_S = 5.0
 LAST_MESSAGE_TIMEOUT_S = 0.5
 """Seconds between the end of a process and that of its connection: its own children may hold the socket."""
 DRAIN_POLL_S = 0.05
+SETTLED_S = 1.0
+"""Seconds without a sequence after which a runner that is not needed is ended. What other processes had sent
+before they heard of it has come by then, and shows in its statistics."""
+RESTART = "before it is restarted on request"
+NOT_NEEDED = "before it is ended, as it is not needed"
 OWN = ""
 
 
@@ -73,6 +78,7 @@ class RunnerProcess(Runner):
         self._silences: dict[str, str] = {}  # observer -> what it sees, while it sees a silent runner
         self._keeper: asyncio.Task[None] | None = None
         self._drainer: asyncio.Task[None] | None = None
+        self._ending = False  # for good: it was retired, and has no sequences
 
     @property
     def gpus(self) -> str | None:
@@ -106,8 +112,27 @@ class RunnerProcess(Runner):
             self._asked_for.set()
         elif self._handle is not None and self.phase not in (Phase.DRAINING, Phase.FAILED):
             self._proven = True
-            self.transition(Phase.DRAINING)
+            self.transition(Phase.DRAINING, RESTART)
             self._drainer = asyncio.create_task(self._drain(drain_timeout_s))
+
+    def retire(self, on_end: Callable[[RunnerProcess], None]) -> None:
+        """Take no new sequences and, once those it has are done, end for good; `on_end` is called then."""
+        self.retiring = True
+        if self._drainer is not None:
+            self._drainer.cancel()
+        if self.phase not in (Phase.FAILED, Phase.GIVEN_UP):
+            self.transition(Phase.DRAINING, NOT_NEEDED)
+        self._drainer = asyncio.create_task(self._retire(on_end))
+
+    def revive(self) -> bool:
+        """Take `retire` back. Returns whether it was in time: it has loaded, and is not ended yet."""
+        if not self.retiring or self._ending or self.phase is not Phase.DRAINING or self.info is None:
+            return False
+        if self._drainer is not None:
+            self._drainer.cancel()
+        self.retiring = False
+        self.transition(Phase.READY)
+        return True
 
     def report_silence(self, observer: str, reason: str, seconds: float) -> None:
         """`observer` waits for a result since so many seconds; an empty reason: not any more."""
@@ -163,6 +188,18 @@ class RunnerProcess(Runner):
         while self.sequences and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and not in a hurry
             await asyncio.sleep(DRAIN_POLL_S)
         self._fail(Failed("it was restarted on request", final=False), kill=True)
+
+    async def _retire(self, on_end: Callable[[RunnerProcess], None]) -> None:
+        idle_since = time.monotonic()
+        while self.phase is Phase.DRAINING and time.monotonic() - idle_since < SETTLED_S:
+            await asyncio.sleep(DRAIN_POLL_S)
+            if self.sequences:
+                idle_since = time.monotonic()
+        self._ending = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        on_end(self)
 
     async def _keep(self) -> None:
         while (ended := await keep_running(self._launch, on_failure=self._log_failure)) is not None:

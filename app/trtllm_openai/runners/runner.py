@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from trtllm_openai.engine_host.messages import Failed, Loading, Ready
-from trtllm_openai.generation import EngineInfo, GenerationRequest
+from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest
 from trtllm_openai.runners.connection import ConnectionEvents, RunnerConnection
 from trtllm_openai.runners.generation import Generation
 from trtllm_openai.runners.state import TRANSITIONS, Endpoint, Phase, RunnerState
@@ -39,6 +39,8 @@ class Runner(ABC):
         self.connection: RunnerConnection | None = None
         self.info: EngineInfo | None = None
         """Facts of the engine; None until it has loaded once."""
+        self.retiring = False
+        """Whether it is not needed any more and ends once its sequences are done."""
         self.loaded = 0.0
         """Share of the loading that is done (0..1)."""
         self._phase = Phase.STARTING
@@ -56,6 +58,11 @@ class Runner(ABC):
     def serves(self) -> bool:
         """Whether it takes sequences, if need be."""
         return self._phase in (Phase.READY, Phase.UNRESPONSIVE) and self.connection is not None
+
+    @property
+    def stats(self) -> EngineStats:
+        """Its latest statistics."""
+        return self.connection.stats if self.connection is not None else EngineStats()
 
     @property
     def load(self) -> int:
@@ -90,6 +97,7 @@ class Runner(ABC):
             sequences=self.sequences,
             gpus=self.gpus,
             endpoint=self.endpoint,
+            retiring=self.retiring,
         )
 
     @property

@@ -2,13 +2,14 @@
 
     STARTING ──▶ LOADING ──▶ READY ◀──▶ UNRESPONSIVE
         ▲            │          │             │
-        │            └──────────┼─────────────┤──▶ DRAINING (restart on request)
+        │            └──────────┼─────────────┤──▶ DRAINING (restart, or the end)
         │                       ▼             ▼        │
         └──(after a delay)── FAILED ◀──────────────────┘
         └──(on request, or after a long pause)── GIVEN_UP ◀── FAILED
 
 Every phase but GIVEN_UP may turn into FAILED. STARTING may turn into any other: an HTTP process that comes
-later first hears of a runner in the phase that it has by then.
+later first hears of a runner in the phase that it has by then. DRAINING turns back into READY when a runner
+that was not needed is needed again, or into STARTING for an HTTP process that is not connected to it yet.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Phase(StrEnum):
     UNRESPONSIVE = "unresponsive"
     """Requests run and it gives no result; it gets new ones only if no runner is ready."""
     DRAINING = "draining"
-    """It takes no new requests and is restarted once its requests are done."""
+    """It takes no new requests; once its requests are done it is restarted, or ended as it is not needed."""
     FAILED = "failed"
     """It serves nobody. Its process is ended, if it does not end by itself, and another is started."""
     GIVEN_UP = "given_up"
@@ -44,7 +45,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.LOADING: frozenset(Phase) - {Phase.STARTING, Phase.GIVEN_UP},
     Phase.READY: frozenset({Phase.UNRESPONSIVE, Phase.DRAINING, Phase.FAILED}),
     Phase.UNRESPONSIVE: frozenset({Phase.READY, Phase.UNRESPONSIVE, Phase.DRAINING, Phase.FAILED}),
-    Phase.DRAINING: frozenset({Phase.FAILED}),
+    Phase.DRAINING: frozenset({Phase.FAILED, Phase.READY, Phase.STARTING}),
     Phase.FAILED: frozenset({Phase.STARTING, Phase.GIVEN_UP}),
     Phase.GIVEN_UP: frozenset({Phase.STARTING}),
 }
@@ -55,11 +56,11 @@ _IN_WORDS: dict[Phase, str] = {
     Phase.LOADING: "is loading: ",
     Phase.READY: "is ready",
     Phase.UNRESPONSIVE: "is unresponsive: ",
-    Phase.DRAINING: "is draining before it is restarted on request",
+    Phase.DRAINING: "is draining ",
     Phase.FAILED: "failed and is started again: ",
     Phase.GIVEN_UP: "was given up: ",
 }
-_WITH_REASON = frozenset({Phase.LOADING, Phase.UNRESPONSIVE, Phase.FAILED, Phase.GIVEN_UP})
+_WITH_REASON = frozenset(Phase) - {Phase.STARTING, Phase.READY}
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -90,6 +91,8 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     """Its CUDA_VISIBLE_DEVICES; None where the server does not choose."""
     endpoint: Endpoint | None = None
     """How to reach it, while it may be reached."""
+    retiring: bool = False
+    """It is not needed any more and ends once its requests are done."""
 
     def __str__(self) -> str:
         reason = self.reason if self.state in _WITH_REASON else ""
@@ -97,15 +100,22 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunnerReport(msgspec.Struct, frozen=True, tag="runners", array_like=True):
-    """All runners: for admins, and for HTTP workers, which connect to them."""
+    """All runners: for admins, and for HTTP workers, which connect to them.
+
+    `wanted`: how many there should be, without those that are retiring.
+    """
 
     runners: list[RunnerState]
     restarts: int
+    wanted: int
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """Readiness of a pool: `ready` of `total` runners, and why the others are not."""
+    """Readiness of a pool: `ready` of `total` runners, and why the others are not.
+
+    Runners that are retiring do not count.
+    """
 
     ready: int
     total: int
@@ -119,6 +129,7 @@ class PoolStatus:
     @classmethod
     def of(cls, states: Sequence[RunnerState]) -> PoolStatus:
         """Summarize the states of all runners, at least one."""
+        states = [one for one in states if not one.retiring] or states
         missing = [one for one in states if one.state is not Phase.READY]
         return cls(
             ready=len(states) - len(missing),

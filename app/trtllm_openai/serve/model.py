@@ -21,6 +21,7 @@ from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import RunnerPool, SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.runners.launcher import Launcher
+from trtllm_openai.runners.scaling import Scaler
 from trtllm_openai.serve.sampling_defaults import described, sampling_defaults
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -133,6 +134,20 @@ def ray_launcher(settings: Settings, gpus: int) -> Launcher | None:
         ) from None
 
 
+def make_scaler(settings: Settings, most: int) -> Scaler | None:
+    """What decides on the number of runners, `most` of which there may be; None if it is fixed."""
+    least, runners = settings.replica_range.min, settings.runners
+    if least == most:
+        return None
+    return Scaler(
+        least,
+        most,
+        queue_s=runners.scale_up_queue_time,
+        kv_use=runners.scale_up_kv_use,
+        down_after_s=runners.scale_down_after,
+    )
+
+
 async def open_served_model(
     settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
 ) -> ServedModel[RunnerPool]:
@@ -167,5 +182,6 @@ async def open_served_model(
         on_change=on_change,
         launcher=launcher,
         affinity=settings.runners.routing == "prefix",
+        scaler=make_scaler(settings, len(specs)),
     )
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)

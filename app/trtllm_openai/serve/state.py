@@ -23,7 +23,7 @@ from trtllm_openai.processes.memory import keep_releasing
 from trtllm_openai.runners import Admission
 from trtllm_openai.serve.deployment import Deployment, SingleProcess
 from trtllm_openai.telemetry.failures import FailureHandler, Failures
-from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot
+from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot, RunnerSnapshot
 from trtllm_openai.telemetry.traces import make_tracer
 
 log = logging.getLogger(__name__)
@@ -148,13 +148,16 @@ class InferenceService:
         context = self.context
         build = (__version__, self.settings.engine, context.model_id)
         if context.pool is None:
-            return PoolSnapshot(EngineStats(), runners=self.settings.replicas, build=build)
+            least = self.settings.replica_range.min
+            return PoolSnapshot(EngineStats(), runners=least, wanted=least, build=build)
         status = context.pool.status()
         return PoolSnapshot(
             context.pool.stats,
             build=build,
             ready=status.ready,
             runners=status.total,
+            wanted=context.pool.wanted,
+            each=[RunnerSnapshot(one.index, one.phase, one.stats) for one in context.pool.runners],
             restarts=context.pool.restarts,
             moved=context.pool.moved,
             undecodable=undecodable.total(),

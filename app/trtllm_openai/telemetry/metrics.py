@@ -8,7 +8,7 @@ to Prometheus: the scraped process collects every `Metrics.snapshot()` and rende
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -257,7 +257,21 @@ _POOL = (
         shared=True,
     ),
     Definition("runners_ready", "gauge", "Runners that accept requests", shared=True),
-    Definition("runners", "gauge", "Configured runners", shared=True),
+    Definition("runners", "gauge", "Runners that there are, in whatever phase", shared=True),
+    Definition("runners_wanted", "gauge", "Runners that there should be", shared=True),
+    Definition(
+        "runner_phase",
+        "gauge",
+        "1 for the phase that a runner is in, as /admin/runners has it",
+        ("runner", "phase"),
+        shared=True,
+    ),
+    Definition("runner_requests_running", "gauge", "Sequences running on a runner", ("runner",), shared=True),
+    Definition("runner_requests_waiting", "gauge", "Sequences waiting on a runner", ("runner",), shared=True),
+    Definition(
+        "runner_kv_blocks_used", "gauge", "KV cache blocks in use on a runner", ("runner",), shared=True
+    ),
+    Definition("runner_kv_blocks_total", "gauge", "KV cache blocks of a runner", ("runner",), shared=True),
     Definition("runner_restarts", "counter", "Runner restarts after a failure", shared=True),
     Definition(
         "build_info",
@@ -270,6 +284,24 @@ _POOL = (
 DEFINITIONS = {definition.name: definition for definition in (*_HTTP, *_POOL)}
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerSnapshot:
+    """One runner of the pool: its index, the name of its phase, its statistics."""
+
+    index: int
+    phase: str
+    stats: EngineStats
+
+    def values(self) -> dict[str, float]:
+        """Its metrics by name, without its phase."""
+        return {
+            "runner_requests_running": self.stats.running,
+            "runner_requests_waiting": self.stats.waiting,
+            "runner_kv_blocks_used": self.stats.kv_blocks_used,
+            "runner_kv_blocks_total": self.stats.kv_blocks_total,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
     """Snapshot of the pool. `orphaned`: live sequences without a request."""
@@ -277,6 +309,8 @@ class PoolSnapshot:
     stats: EngineStats = field(kw_only=False)
     ready: int = 0
     runners: int = 0
+    wanted: int = 0
+    each: Sequence[RunnerSnapshot] = ()
     restarts: int = 0
     moved: int = 0
     undecodable: int = 0
@@ -314,6 +348,7 @@ class PoolSnapshot:
             "adapters_sent_again": stats.adapters_sent_again,
             "runners_ready": self.ready,
             "runners": self.runners,
+            "runners_wanted": self.wanted,
             "runner_restarts": self.restarts,
             "moved_sequences": self.moved,
             "undecodable_messages": self.undecodable,
@@ -333,6 +368,10 @@ class PoolSnapshot:
             found[name] = [Series([label], count) for label, count in counts.items()]
         for index, name in enumerate(("adapter_sequences_running", "adapter_sequences_waiting")):
             found[name] = [Series([adapter], numbers[index]) for adapter, numbers in self.adapters.items()]
+        found["runner_phase"] = [Series([str(one.index), one.phase], 1) for one in self.each]
+        for one in self.each:
+            for name, value in one.values().items():
+                found.setdefault(name, []).append(Series([str(one.index)], value))
         return found | {
             "guide_compile_seconds": [
                 Series([], stats.guide_compile_seconds, list(stats.guide_compile_counts))

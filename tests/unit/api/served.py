@@ -62,6 +62,10 @@ class FakePool(SequencePool):
         return []
 
     @property
+    def wanted(self) -> int:
+        return 1
+
+    @property
     def restarts(self) -> int:
         return len(self.restarted)
 
@@ -73,7 +77,7 @@ class FakePool(SequencePool):
         return [RunnerState(index=0, state=self.phase, reason=self.reason, loaded=0.5, pid=7, sequences=3)]
 
     async def report(self) -> RunnerReport:
-        return RunnerReport(self.states(), self.restarts)
+        return RunnerReport(self.states(), self.restarts, self.wanted)
 
     async def restart(self, index: int, drain_timeout_s: float) -> None:
         if index != 0:

@@ -19,7 +19,10 @@ def admin(tokenizer: Tokenizer, tmp_path: Path, **settings: Any) -> tuple[Served
 def test_runners_without_their_endpoints(demo_tokenizer: Tokenizer, tmp_path: Path) -> None:
     served, headers = admin(demo_tokenizer, tmp_path)
     assert served.get("/admin/runners", headers=headers).json() == {
-        "runners": [{"index": 0, "state": "ready", "reason": "", "pid": 7, "sequences": 3}],
+        "runners": [
+            {"index": 0, "state": "ready", "reason": "", "pid": 7, "sequences": 3, "retiring": False}
+        ],
+        "wanted": 1,
         "restarts": 0,
     }
 

@@ -19,8 +19,17 @@ def test_what_it_shows(demo_tokenizer: Tokenizer) -> None:
     status = response.json()
     assert (status["ready"], status["workers"], status["model"]) == (True, 1, served.context.model_id)
     assert status["runners"] == [
-        {"index": 0, "state": "ready", "reason": "", "loaded": 0.5, "sequences": 3, "gpus": None}
+        {
+            "index": 0,
+            "state": "ready",
+            "reason": "",
+            "loaded": 0.5,
+            "sequences": 3,
+            "gpus": None,
+            "retiring": False,
+        }
     ]
+    assert (status["wanted"], status["restarts"]) == (1, 0)
     assert status["info"]["max_seq_len"] == 512
     assert status["samples"]["sequences"] == [0, 2]
     assert sum(status["histograms"]["time_to_first_token_seconds"]["counts"]) == 1

@@ -332,3 +332,22 @@ def test_what_comes_after_the_engine_failed_is_left_to_whoever_sent_it(tmp_path:
     os.close(owner)
     assert ended == ["a fault of the engine"]
     assert client.outputs("early") == client.outputs("late") == []
+
+
+def test_how_long_the_oldest_waits_is_told_without_those_that_run(path: str) -> None:
+    client = Client(path)
+
+    def oldest() -> float:
+        return [message.oldest_s for message in client.heard if isinstance(message, Stats)][-1]
+
+    client.end.send(encode(Submit(of_key("a", PLACES, tokens=8000))))
+    client.until(lambda: client.running == PLACES)
+    begun = time.monotonic()
+    late = [GenerationRequest(name, [1], SamplingParams(8000)) for name in ("b", "c")]
+    client.end.send(encode(Submit(late)))
+    client.until(lambda: client.stats.waiting == 2)
+    client.until(lambda: oldest() > 0.2)
+    assert oldest() <= time.monotonic() - begun  # and not since the first ones came
+    client.end.send(encode(Abort(["b", "c"])))
+    client.until(lambda: client.stats.waiting == 0)
+    assert oldest() == 0.0

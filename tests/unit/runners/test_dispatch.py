@@ -32,7 +32,7 @@ class FakePool(SequencePool):
         return 0
 
     async def report(self) -> RunnerReport:
-        return RunnerReport(self.states(), 0)
+        return RunnerReport(self.states(), 0, self.wanted)
 
     async def restart(self, index: int, drain_timeout_s: float) -> None:
         raise NotImplementedError

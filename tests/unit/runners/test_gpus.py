@@ -32,6 +32,16 @@ def test_too_few_and_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         assigned(1, gpus=["0", "0"])
 
 
+def test_of_a_range_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert assigned(1, replicas={"min": 1, "max": 2}) == ["0", "1"]
+    assert not caplog.records
+    assert assigned(1, replicas={"min": 1, "max": 8}) == ["0", "1", "2"]
+    assert "replicas.max: 3 replicas at most, as there are 3 GPUs" in caplog.text
+    with pytest.raises(ConfigError, match="2 replicas with 2 GPU"):
+        assigned(2, replicas={"min": 2, "max": 3})
+
+
 def test_an_engine_without_gpus_has_as_many_replicas_as_it_likes(
     monkeypatch: pytest.MonkeyPatch, demo_dir: Path
 ) -> None:

@@ -19,8 +19,10 @@ from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.errors import PoolError
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners import Generation, PoolStatus, RunnerPool
+from trtllm_openai.runners import pool as pool_module
 from trtllm_openai.runners.dispatch import SequencePool
 from trtllm_openai.runners.launcher import Launcher, SubprocessHandle
+from trtllm_openai.runners.scaling import Scaler
 
 
 def spec(engine: str = "synthetic", **synthetic: float) -> LaunchSpec:
@@ -34,6 +36,7 @@ async def pool(
     launch: LaunchSpec | None = None,
     wait: bool = True,
     launcher: Launcher | None = None,
+    scaler: Scaler | None = None,
 ) -> AsyncIterator[tuple[RunnerPool, list[PoolStatus]]]:
     history: list[PoolStatus] = []
     subject = RunnerPool(
@@ -43,11 +46,12 @@ async def pool(
         retry_interval=60.0,
         on_change=lambda: history.append(subject.status()),
         launcher=launcher,
+        scaler=scaler,
     )
     subject.start()
     try:
         if wait:
-            await until(lambda: subject.status().ready == replicas)
+            await until(lambda: subject.status().ready == subject.wanted)
         yield subject, history
     finally:
         await subject.stop()
@@ -278,5 +282,51 @@ def test_a_long_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             assert len(await drain(subject.submit([request(subject)]))) >= 1
         assert not directory.exists()
         assert not list(long.iterdir())
+
+    run(test())
+
+
+def scaler(most: int, down_after_s: float = 0.5) -> Scaler:
+    return Scaler(1, most, queue_s=0.3, kv_use=0.9, down_after_s=down_after_s)
+
+
+def test_runners_are_added_for_a_queue_and_drained_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "SCALE_INTERVAL_S", 0.1)
+
+    async def test() -> None:
+        launch = spec(itl=0.01, max_batch_size=2)
+        async with pool(3, launch, scaler=scaler(2)) as (subject, _):
+            assert [runner.index for runner in subject.runners] == [0]
+            first = [subject.submit([request(subject, 150)]) for _ in range(4)]
+            await until(lambda: len(subject.runners) == 2)
+            assert subject.report_now().wanted == 2
+            await until(lambda: subject.status().ready == 2)
+            last = [subject.submit([request(subject, 60)]) for _ in range(4)]
+            assert subject.runners[1].load >= 3  # the queue of the other counts
+            for generation in (*first, *last):
+                outputs = await drain(generation)
+                assert outputs[-1].finish_reason == "length"
+            await until(lambda: len(subject.runners) == 1)
+            assert (subject.status().ready, subject.status().total, subject.restarts) == (1, 1, 0)
+            assert subject.moved == 0
+
+    run(test())
+
+
+def test_a_runner_that_is_drained_takes_part_again_when_one_is_wanted() -> None:
+    async def test() -> None:
+        rule = scaler(2, down_after_s=600)
+        rule.wanted = 2
+        async with pool(2, spec(itl=0.01), scaler=rule) as (subject, _):
+            generations = [subject.submit([request(subject, 4000)]) for _ in range(2)]
+            pids = [runner.pid for runner in subject.runners]
+            subject.scale(1)
+            assert [runner.retiring for runner in subject.runners] == [False, True]
+            assert (subject.status().ready, subject.status().total) == (1, 1)
+            subject.scale(2)
+            assert subject.status().ready == 2
+            assert [runner.pid for runner in subject.runners] == pids
+            for generation in generations:
+                generation.close()
 
     run(test())

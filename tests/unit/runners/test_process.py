@@ -17,8 +17,8 @@ import pytest
 
 from tests.unit.runners.peer import INFO, RunnerPeer
 from tests.unit.runners.test_pool import run, spec, until
-from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Outputs
-from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
+from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Outputs, Stats
+from trtllm_openai.generation import EngineStats, GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.processes import keep_running
 from trtllm_openai.runners import process
 from trtllm_openai.runners.connection import FAILED_ON_REQUEST
@@ -160,6 +160,11 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "EXIT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(process, "LAST_MESSAGE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(keep_running.Backoff, "delay", lambda self, failures: 0.05)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SETTLED_S", 0.2)
 
 
 def test_loading_then_ready_with_the_facts_of_the_engine(tmp_path: Path) -> None:
@@ -520,5 +525,79 @@ def test_a_launch_that_fails_is_tried_again(tmp_path: Path) -> None:
             assert subject.failure() == "it could not be started: no such command"
             subject.launcher.start = working  # type: ignore[method-assign]
             await subject.ready(2)
+
+    run(test())
+
+
+def is_gone(subject: Subject, ended: list[RunnerProcess]) -> bool:
+    return ended == [subject.runner]
+
+
+def test_one_that_is_not_needed_drains_and_ends_for_good(tmp_path: Path, settled: None) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            handle = await subject.ready()
+            generation = subject.submit("one")
+            ended: list[RunnerProcess] = []
+            subject.runner.retire(ended.append)
+            assert subject.runner.phase is Phase.DRAINING
+            assert subject.runner.state().retiring
+            await asyncio.sleep(0.5)
+            assert handle.signals == []
+            subject.peer.send(Outputs([StepOutput("one", [1], "stop")]))
+            await until(lambda: is_gone(subject, ended))
+            assert [output.error for output in generation.take()] == [None]
+            assert handle.signals[0] == "terminate"
+            await asyncio.sleep(0.2)
+            assert subject.runner.launches == 1
+
+    run(test())
+
+
+def test_what_other_processes_had_sent_is_waited_for(tmp_path: Path, settled: None) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            await subject.ready()
+            ended: list[RunnerProcess] = []
+            subject.runner.retire(ended.append)
+            subject.peer.send(Stats(EngineStats(running=1)))
+            await asyncio.sleep(0.5)
+            assert not ended
+            subject.peer.send(Stats(EngineStats()))
+            await until(lambda: is_gone(subject, ended))
+
+    run(test())
+
+
+def test_one_that_is_needed_again_goes_on(tmp_path: Path, settled: None) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            handle = await subject.ready()
+            assert not subject.runner.revive()
+            ended: list[RunnerProcess] = []
+            subject.runner.retire(ended.append)
+            assert subject.runner.revive()
+            assert (subject.runner.phase, subject.runner.retiring) == (Phase.READY, False)
+            await asyncio.sleep(0.5)
+            assert (ended, handle.signals) == ([], [])
+            subject.runner.retire(ended.append)
+            await until(lambda: is_gone(subject, ended))
+            assert not subject.runner.revive()
+
+    run(test())
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_one_that_does_not_serve_is_ended_at_once(tmp_path: Path, settled: None, fails: bool) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as subject:
+            await until(lambda: subject.launcher.handles and subject.peer.accepted)
+            if fails:
+                subject.peer.send(Failed("no memory", final=True))
+                await until(lambda: subject.runner.phase is Phase.GIVEN_UP)
+            ended: list[RunnerProcess] = []
+            subject.runner.retire(ended.append)
+            await until(lambda: is_gone(subject, ended))
+            assert not subject.runner.revive()
 
     run(test())

@@ -53,7 +53,7 @@ def test_status_counts_ready_runners_and_names_the_others() -> None:
             state(0, Phase.READY),
             state(1, Phase.UNRESPONSIVE, "it gave no result for 3 s"),
             state(2, Phase.FAILED, "it was killed by signal 9", 0.0),
-            state(3, Phase.DRAINING),
+            state(3, Phase.DRAINING, "before it is restarted on request"),
         ]
     )
     assert (status.ready, status.total, status.progress, status.failed) == (1, 4, 0.75, False)
@@ -62,6 +62,11 @@ def test_status_counts_ready_runners_and_names_the_others() -> None:
         "runner 2 failed and is started again: it was killed by signal 9; "
         "runner 3 is draining before it is restarted on request"
     )
+
+
+def test_a_runner_that_is_not_needed_is_not_missed() -> None:
+    retiring = msgspec.structs.replace(state(1, Phase.DRAINING, "before it is ended"), retiring=True)
+    assert PoolStatus.of([state(0, Phase.READY), retiring]) == PoolStatus(1, 1, 1.0, "", failed=False)
 
 
 def test_a_pool_has_failed_when_every_runner_was_given_up() -> None:
@@ -77,6 +82,6 @@ def test_every_phase_that_is_not_ready_has_a_reason() -> None:
 
 def test_a_report_survives_the_trip_and_secrets_are_not_printed() -> None:
     endpoint = Endpoint("tcp://10.0.0.1:4711", "a secret")
-    report = RunnerReport([RunnerState(index=0, state=Phase.READY, endpoint=endpoint)], 2)
+    report = RunnerReport([RunnerState(index=0, state=Phase.READY, endpoint=endpoint)], 2, 1)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=RunnerReport) == report
     assert "a secret" not in repr(report)

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtllm_openai.generation import GUIDE_COMPILE_BOUNDS, EngineStats
-from trtllm_openai.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, render
+from trtllm_openai.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, RunnerSnapshot, render
 from trtllm_openai.telemetry.values import Definition, Snapshot, merged
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,6 +26,8 @@ def filled(scale: int = 1) -> Metrics:
         stats,
         runners=1,
         ready=1,
+        wanted=2,
+        each=[RunnerSnapshot(0, "ready", stats)],
         not_begun=4 * scale,
         build=("1.0", "torch", "m"),
         adapters={"sql": (scale, 1)},

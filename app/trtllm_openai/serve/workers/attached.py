@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trtllm_openai.runners import SequencePool
-from trtllm_openai.runners.runner import SHUTTING_DOWN
+from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN
 from trtllm_openai.runners.state import Endpoint, Phase, RunnerReport, RunnerState
 from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 from trtllm_openai.serve.workers.remote import RemoteRunner
@@ -37,12 +37,13 @@ class AttachedPool(SequencePool):
         stall_timeout: float,
         on_change: Callable[[], None],
         affinity: bool = True,
+        grows: bool = False,
     ) -> None:
         """`worker`: prefix of request ids. `row`: index of this worker."""
-        super().__init__(on_change, f"{worker}.", affinity=affinity, first_runner=row)
+        super().__init__(on_change, f"{worker}.", affinity=affinity, first_runner=row, grows=grows)
         self._supervisor = supervisor
         self._stall_timeout = stall_timeout
-        self._restarts = 0
+        self._restarts = self._wanted = 0
         self._runners: list[RemoteRunner] = []
 
     @property
@@ -52,6 +53,10 @@ class AttachedPool(SequencePool):
     @property
     def restarts(self) -> int:
         return self._restarts
+
+    @property
+    def wanted(self) -> int:
+        return self._wanted
 
     def states(self) -> list[RunnerState]:
         """This process's view of each runner; before the first report, one that is starting."""
@@ -66,16 +71,21 @@ class AttachedPool(SequencePool):
 
     def update(self, report: RunnerReport) -> None:
         """The supervisor reported the state of all runners."""
-        self._restarts = report.restarts
-        if not self._runners:
-            self._runners = [
-                RemoteRunner(
-                    state, self._adopt, self._changed, self._report_silence, stall_timeout=self._stall_timeout
-                )
-                for state in report.runners
-            ]
-        for runner, state in zip(self._runners, report.runners, strict=True):
-            runner.update(state)
+        self._restarts, self._wanted = report.restarts, report.wanted
+        before = {runner.index: runner for runner in self._runners}
+        reported = {state.index: state for state in report.runners}
+        self._runners = [before.get(index) or self._new(state) for index, state in reported.items()]
+        for runner in self._runners:
+            runner.update(reported[runner.index])
+        if gone := [runner for index, runner in before.items() if index not in reported]:
+            for runner in gone:
+                runner.disconnect(RUNNER_LOST, lost=True)
+            self._changed()
+
+    def _new(self, state: RunnerState) -> RemoteRunner:
+        return RemoteRunner(
+            state, self._adopt, self._changed, self._report_silence, stall_timeout=self._stall_timeout
+        )
 
     def start(self) -> None:
         """Nothing to do: `update` connects."""

@@ -38,7 +38,7 @@ class RemoteRunner(Runner):
     def update(self, state: RunnerState) -> None:
         """The supervisor reported `state`."""
         self._reported = state
-        self.loaded = state.loaded
+        self.loaded, self.retiring = state.loaded, state.retiring
         if self.connection is not None and self.connection.endpoint != state.endpoint:
             self._lose()
         if self.connection is None and state.endpoint is not None:
@@ -61,6 +61,8 @@ class RemoteRunner(Runner):
                 reason = "an HTTP process is connecting to it"
             elif self._silent_here:
                 phase, reason = Phase.UNRESPONSIVE, self._silent_here
+        elif phase is Phase.DRAINING and not self._serving and self.phase is Phase.FAILED:
+            return  # it was drained and ends, as this process has seen first
         if phase is not self.phase or reason != self.reason or phase is Phase.LOADING:
             self.transition(phase, reason)
 

@@ -78,6 +78,7 @@ class Worker:
             stall_timeout=settings.stall_timeout,
             on_change=on_change,
             affinity=settings.runners.routing == "prefix",
+            grows=not settings.replica_range.fixed,
         )
         await self._channel.open()
         self._listening = asyncio.create_task(self._listen())

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from tests.unit.runners.test_pool import arrival, drain, request, run, spec, until
 from trtllm_openai.runners import RunnerPool
+from trtllm_openai.runners.scaling import Scaler
 from trtllm_openai.runners.state import RunnerReport
 from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.messages import RunnerUnresponsive
@@ -15,7 +16,7 @@ from trtllm_openai.serve.workers.messages import RunnerUnresponsive
 class Supervisor:
     """Stands in for the supervisor; implements `SupervisorClient`."""
 
-    def __init__(self, replicas: int, stall_timeout: float) -> None:
+    def __init__(self, replicas: int, stall_timeout: float, scaler: Scaler | None) -> None:
         self.attached: list[AttachedPool] = []
         self.pool = RunnerPool(
             [spec()] * replicas,
@@ -23,6 +24,7 @@ class Supervisor:
             stall_timeout=stall_timeout,
             retry_interval=60,
             on_change=self.tell_all,
+            scaler=scaler,
         )
         self.heard: list[RunnerUnresponsive] = []
 
@@ -44,9 +46,9 @@ class Supervisor:
 
 @asynccontextmanager
 async def attached(
-    replicas: int = 1, stall_timeout: float = 30.0
+    replicas: int = 1, stall_timeout: float = 30.0, scaler: Scaler | None = None
 ) -> AsyncIterator[tuple[Supervisor, AttachedPool, AttachedPool]]:
-    owner = Supervisor(replicas, stall_timeout)
+    owner = Supervisor(replicas, stall_timeout, scaler)
     for row, name in enumerate("ab"):
         owner.attached.append(
             AttachedPool(name, row, owner, stall_timeout=stall_timeout, on_change=lambda: None)
@@ -54,7 +56,7 @@ async def attached(
     owner.pool.start()
     first, second = owner.attached
     try:
-        await until(lambda: first.status().ready == second.status().ready == replicas)
+        await until(lambda: first.status().ready == second.status().ready == owner.pool.wanted)
         yield owner, first, second
     finally:
         for pool in (first, second):
@@ -199,5 +201,27 @@ def test_a_restart_on_request_sends_nothing_new() -> None:
             assert [runner.index for runner in first.runners] == [0, 1]
             for generation in more:
                 generation.close()
+
+    run(test())
+
+
+def test_runners_come_and_go_as_they_are_reported() -> None:
+    async def test() -> None:
+        scaler = Scaler(1, 2, queue_s=60, kv_use=1.0, down_after_s=600)
+        async with attached(2, scaler=scaler) as (_, first, second):
+            assert [len(pool.runners) for pool in (first, second)] == [1, 1]
+            scaler.wanted = 2
+            for pool in (first, second):
+                await until(lambda pool=pool: pool.status().ready == 2)  # type: ignore[misc]  # mypy infers no default
+                assert pool.wanted == 2
+            generations = [first.submit([request(first, 100)]) for _ in range(4)]
+            assert first.runners[1].load
+            scaler.wanted = 1
+            await until(lambda: first.runners[1].retiring)
+            others = [first.submit([request(first, 1)]) for _ in range(3)]
+            for generation in (*generations, *others):
+                assert (await drain(generation))[-1].finish_reason == "length"
+            await until(lambda: len(second.runners) == 1)
+            assert first.moved == 0
 
     run(test())

@@ -207,3 +207,31 @@ def test_silence_is_told_to_the_supervisor_until_it_ends(tmp_path: Path) -> None
             assert len(worker.silences) == told
 
     run(test())
+
+
+def test_one_that_is_drained_may_end_before_that_is_reported(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as (peer, worker, runner):
+            worker.report(Phase.DRAINING, peer.endpoint, "before it is ended")
+            peer.drop()
+            await until(lambda: runner.phase is Phase.FAILED)
+            worker.report(Phase.DRAINING, peer.endpoint, "before it is ended")
+            assert runner.phase is Phase.FAILED
+
+    run(test())
+
+
+def test_one_that_is_needed_again_serves_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as (peer, worker, runner):
+            worker.report(Phase.DRAINING, peer.endpoint)
+            serves = [runner.serves]
+            worker.report(Phase.READY, peer.endpoint)
+            assert [*serves, runner.serves] == [False, True]
+            late = Worker(30.0)
+            late.report(Phase.DRAINING, peer.endpoint)
+            late.report(Phase.READY, peer.endpoint)
+            assert late.runner.phase is Phase.STARTING  # it is not connected yet
+            late.runner.disconnect("the test ends", lost=False)
+
+    run(test())
