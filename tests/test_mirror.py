@@ -35,6 +35,9 @@ TESTED_IN = {
     "chat/parsers/reasoning.py": "tests/unit/chat/test_reasoning.py",
     # Ray: a cluster of three nodes (`make cluster`).
     "runners/ray_launcher.py": "tests/cluster/test_ray.py",
+    "runners/ray_registry.py": "tests/cluster/test_shared.py",
+    # A pool is what its membership makes of it.
+    "runners/shared.py": "tests/unit/runners/test_membership.py",
     # Sockets and processes: driven against a server whose pace is known.
     "bench/client.py": "tests/e2e/test_bench.py",
     "bench/run.py": "tests/e2e/test_bench.py",

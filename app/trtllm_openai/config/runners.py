@@ -19,6 +19,14 @@ class RunnerSettings(Section):
         None, description="address of the Ray cluster; null is $RAY_ADDRESS, or the cluster of this machine"
     )
     ray_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs that Ray reserves for a runner")
+    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(
+        None,
+        description="with launcher ray: name of a pool of runners that several servers share, each of which "
+        "may go away; null is a pool of this server's own",
+    )
+    orphan_timeout: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="seconds after which runners of a shared pool end if no server is left"
+    )
     scale_up_queue_time: Annotated[float, Field(gt=0)] = Field(
         2.0,
         description="where replicas is a range: runners are added when a sequence has waited for longer than "

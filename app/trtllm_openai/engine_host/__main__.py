@@ -75,7 +75,7 @@ def main() -> int:
     except OSError as error:
         log.error("runner %d cannot listen at %s: %s", spec.index, spec.address, error)
         return 1
-    loop = RunnerLoop(frontends)
+    loop = RunnerLoop(frontends, spec.orphan_timeout_s)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
     loaded = False

@@ -54,8 +54,11 @@ FAILURE_NOTICE_TIMEOUT_S = 2.0
 class RunnerLoop:
     """Connects an engine to its frontends, until it is stopped or its owner is gone."""
 
-    def __init__(self, frontends: Frontends) -> None:
+    def __init__(self, frontends: Frontends, orphan_timeout_s: float | None = None) -> None:
+        """`orphan_timeout_s`: see `LaunchSpec`."""
         self._frontends = frontends
+        self._orphan_timeout_s = orphan_timeout_s
+        self._attended_at = time.monotonic()  # when there last was a frontend
         self._state: FromRunner = Loading(0.0, "starting")
         self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
         self._since: dict[str, float] = {}  # and when it came, in this order
@@ -121,6 +124,13 @@ class RunnerLoop:
                 self._frontends.send(frontend, encode(self._state))
                 if kept := self._news.kept():
                     self._frontends.send(frontend, encode(Prefixes(kept)))
+        if self._orphan_timeout_s is not None:
+            now = time.monotonic()
+            if self._frontends.attached:
+                self._attended_at = now
+            elif now - self._attended_at > self._orphan_timeout_s:
+                log.info("no HTTP process came for %g s; ending", self._orphan_timeout_s)
+                self._stop = True
         if self._frontends.owner_gone:
             log.info("the owning process is gone; ending")
             self._stop = True

@@ -156,6 +156,8 @@ class LaunchSpec(msgspec.Struct):
     """Its engine consists of MPI processes, started by `command` or by itself: they are watched."""
     secret: str = ""
     """Shared secret that authenticates TCP connections."""
+    orphan_timeout_s: float | None = None
+    """Seconds without a frontend after which it ends; None: it waits for the end of standard input."""
     identity: str = ""
     """Key and certificate of TLS on them (`processes.tls`); empty: they are not encrypted."""
 

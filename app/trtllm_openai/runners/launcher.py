@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.processes.address import UnixAddress, listen
 from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.ranks import RankWatch
+from trtllm_openai.runners.state import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,16 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """All runners have ended; free what they shared."""
+
+
+class SharedLauncher(Launcher, Protocol):
+    """Starts runners that outlive this process, and finds those that others started."""
+
+    async def find(self, endpoint: Endpoint) -> RunnerHandle:
+        """The runner of this endpoint. Raises `OSError` if it is gone."""
+
+    async def sweep(self, endpoints: Iterable[Endpoint]) -> None:
+        """Free what starts that were broken off have left behind: all but the runners of these endpoints."""
 
 
 class SubprocessHandle:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.runners.dispatch import SequencePool
 from trtllm_openai.runners.launcher import Launcher, SubprocessLauncher
-from trtllm_openai.runners.process import RunnerProcess
+from trtllm_openai.runners.process import RunnerProcess, Running
 from trtllm_openai.runners.runner import Runner
 from trtllm_openai.runners.scaling import Load, Scaler
 from trtllm_openai.runners.state import Phase, RunnerReport
@@ -37,11 +37,12 @@ class RunnerPool(SequencePool):
         launcher: Launcher | None = None,
         affinity: bool = True,
         scaler: Scaler | None = None,
+        running: Mapping[int, Running] | None = None,
     ) -> None:
         """`specs`: one for each runner that there may be. `launcher` None: processes of this machine.
 
         `scaler` None: all of them, always; else as many as it wants. Timeouts in seconds; `retry_interval`:
-        see `RunnerProcess`, `affinity` `SequencePool`.
+        see `RunnerProcess`, `affinity` `SequencePool`. `running`: by index, runners to take over.
         """
         super().__init__(on_change, affinity=affinity, grows=scaler is not None)
         self._launcher = launcher or SubprocessLauncher()
@@ -54,7 +55,11 @@ class RunnerPool(SequencePool):
         self._scaler = scaler
         self._scaling: asyncio.Task[None] | None = None
         self._restarts = 0  # of runners that are gone
-        self._runners = [self._new(spec) for spec in self._specs[: self.wanted]]
+        running = running or {}
+        first = [spec for spec in self._specs if spec.index in running]
+        others = [spec for spec in self._specs if spec.index not in running]
+        first = sorted([*first, *others[: max(0, self.wanted - len(first))]], key=lambda spec: spec.index)
+        self._runners = [self._new(spec, running.get(spec.index)) for spec in first]
 
     @property
     def runners(self) -> Sequence[RunnerProcess]:
@@ -87,6 +92,12 @@ class RunnerPool(SequencePool):
         await asyncio.gather(*(runner.stop() for runner in self._runners))
         self._launcher.close()
 
+    async def release(self) -> None:
+        """Keep the runners no longer, and let them run."""
+        if self._scaling is not None:
+            self._scaling.cancel()
+        await asyncio.gather(*(runner.release() for runner in self._runners))
+
     async def restart(self, index: int, drain_timeout_s: float) -> None:
         for runner in self._runners:
             if runner.index == index:
@@ -115,8 +126,10 @@ class RunnerPool(SequencePool):
             log.info("runner %d is not needed and drained", runner.index)
             runner.retire(self._forget)
 
-    def _new(self, spec: LaunchSpec) -> RunnerProcess:
-        return RunnerProcess(spec, self._launcher, self._adopt, self._changed, **self._timeouts)
+    def _new(self, spec: LaunchSpec, running: Running | None = None) -> RunnerProcess:
+        return RunnerProcess(
+            spec, self._launcher, self._adopt, self._changed, running=running, **self._timeouts
+        )
 
     def _start_another(self) -> None:
         """Start a runner, unless those that end still have all places."""

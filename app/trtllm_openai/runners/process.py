@@ -34,6 +34,9 @@ EXIT_TIMEOUT_S = 5.0
 """Seconds for a process to end, when it failed or was asked to, before it is killed."""
 LAST_MESSAGE_TIMEOUT_S = 0.5
 """Seconds between the end of a process and that of its connection: its own children may hold the socket."""
+Running = tuple[Callable[[], Awaitable[RunnerHandle]], Endpoint]
+"""A runner that another process launched: what gets its handle, or raises `OSError` if it is gone; and where
+it is."""
 DRAIN_POLL_S = 0.05
 SETTLED_S = 1.0
 """Seconds without a sequence after which a runner that is not needed is ended. What other processes had sent
@@ -56,15 +59,18 @@ class RunnerProcess(Runner):
         load_timeout: float,
         stall_timeout: float,
         retry_interval: float,
+        running: Running | None = None,
     ) -> None:
         """`load_timeout`: seconds from launch to READY; `stall_timeout`: see `Runner`.
 
-        `retry_interval`: seconds before it is launched again after it was given up.
+        `retry_interval`: seconds before it is launched again after it was given up. `running`: it is taken
+        over instead of being launched the first time.
         """
         super().__init__(spec.index, adopt, on_change, stall_timeout=stall_timeout)
         self.launches = 0
         """How often the process was started, or tried to be."""
         self._spec = spec
+        self._running = running
         self._launcher = launcher
         self._load_timeout = load_timeout
         self._retry_interval = retry_interval
@@ -72,12 +78,13 @@ class RunnerProcess(Runner):
         self._handle: RunnerHandle | None = None
         self._failure: Failed | None = None
         self._failed = asyncio.Event()
-        self._worked = False  # a launch, this or an earlier one
+        self._worked = running is not None  # a launch, this or an earlier one
         self._ready_since = math.inf  # on the monotonic clock, in seconds
         self._proven = False  # this launch worked, so that earlier failures no longer count
         self._silences: dict[str, str] = {}  # observer -> what it sees, while it sees a silent runner
         self._keeper: asyncio.Task[None] | None = None
         self._drainer: asyncio.Task[None] | None = None
+        self._released = False
         self._ending = False  # for good: it was retired, and has no sequences
 
     @property
@@ -90,6 +97,8 @@ class RunnerProcess(Runner):
 
     @property
     def endpoint(self) -> Endpoint | None:
+        if self._running is not None:
+            return self._running[1]
         return super().endpoint if self.phase not in (Phase.FAILED, Phase.GIVEN_UP) else None
 
     def start(self) -> None:
@@ -102,6 +111,11 @@ class RunnerProcess(Runner):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def release(self) -> None:
+        """No longer keep it running, and let it run."""
+        self._released = True
+        await self.stop()
 
     def restart(self, drain_timeout_s: float) -> None:
         """Replace it once its sequences are done, or after so many seconds; launch one that was given up.
@@ -222,16 +236,21 @@ class RunnerProcess(Runner):
         self._reset()
         self.launches += 1
         self.transition(Phase.STARTING)
-        identity = new_identity() if self._launcher.encrypted else ""
-        spec = msgspec.structs.replace(self._spec, secret=new_secret(), identity=identity)
         refused = False
         try:
-            handle = self._handle = await self._launcher.start(spec)
+            if self._running is not None:
+                get_handle, endpoint = self._running
+                handle = self._handle = await get_handle()
+            else:
+                identity = new_identity() if self._launcher.encrypted else ""
+                spec = msgspec.structs.replace(self._spec, secret=new_secret(), identity=identity)
+                handle = self._handle = await self._launcher.start(spec)
+                endpoint = Endpoint(handle.address, spec.secret, spec.identity)
         except OSError as error:
-            refused = True
+            refused, self._running = True, None
             self._fail(Failed(f"it could not be started: {error}", final=False))
         else:
-            await self._follow(handle, Endpoint(handle.address, spec.secret, spec.identity))
+            await self._follow(handle, endpoint)
         assert self._failure is not None
         return Ended(
             self._failure.message,
@@ -251,6 +270,7 @@ class RunnerProcess(Runner):
     async def _follow(self, handle: RunnerHandle, endpoint: Endpoint) -> None:
         """Follow a launched process until it has failed and ended; when cancelled, end it."""
         connection = self.connect(endpoint)
+        self._running = None
         late = asyncio.get_running_loop().call_later(self._load_timeout, self._check_loaded)
         exited, lost = asyncio.create_task(handle.wait()), asyncio.create_task(handle.lost())
         events = {
@@ -269,7 +289,8 @@ class RunnerProcess(Runner):
             self.disconnect(RUNNER_LOST, lost=True)  # before the process ends: its sequences move on now
             await self._end(handle, exited)
         except asyncio.CancelledError:
-            await self._end(handle, exited)
+            if not self._released:
+                await self._end(handle, exited)
             raise
         finally:
             late.cancel()

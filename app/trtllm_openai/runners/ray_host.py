@@ -33,6 +33,10 @@ class EngineHost:
         self._handle = await spawn(msgspec.structs.replace(spec, address=address))
         return address, self._handle.pid or 0
 
+    async def pid(self) -> int:
+        """Its process id; 0 once it has ended."""
+        return self._started.pid or 0
+
     async def wait(self) -> int:
         """See `RunnerHandle`."""
         return await self._started.wait()

@@ -5,27 +5,36 @@ on one node; a runner whose node is lost is placed anew by its next start. Ray c
 node and the exit status back. Prompts and tokens go over TCP from this process to the runner's, authenticated
 and with TLS: the key pair of a launch reaches the node with the `LaunchSpec`, so Ray's own traffic is to be
 trusted, or encrypted by RAY_USE_TLS.
+
+Runners of a pool that several front machines share (`runners.pool`) are detached: named after their secret in
+the namespace of the pool, they outlive who started them, and end when nobody has been connected for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import signal
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.runners.ray_host import EngineHost
+from trtllm_openai.runners.state import Endpoint
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "trtllm-openai"
 PLACE_TIMEOUT_S = 60.0
 """Seconds in which a node must have the resources of a runner; then its start failed, and is tried again."""
+DIGEST = 16
+LINGER_S = 10.0
+"""Seconds that the actor of an ended runner of a shared pool stays, for who asks how it ended."""
 KILL_TIMEOUT_S = 5.0
 """Seconds that a node gets to answer; then it is taken to be gone."""
 
@@ -89,13 +98,13 @@ class RayHandle:
 
 
 class RayLauncher:
-    """Starts runners on a Ray cluster. Implements `Launcher`."""
+    """Starts runners on a Ray cluster. Implements `Launcher`, and `SharedLauncher` for a shared pool."""
 
     encrypted = True
 
-    def __init__(self, address: str | None, *, gpus: int, cpus: float) -> None:
+    def __init__(self, address: str | None, *, gpus: int, cpus: float, pool: str | None = None) -> None:
         """`address`: of the cluster; None: $RAY_ADDRESS, or the one of this machine. `gpus` and `cpus` are
-        those of a runner.
+        those of a runner. `pool`: name of the shared pool.
 
         Raises `ImportError` without Ray.
         """
@@ -107,19 +116,34 @@ class RayLauncher:
         self._gpus = gpus
         self._cpus = cpus
         self._joining = asyncio.Lock()
+        self._pool = pool
+        self._namespace = NAMESPACE if pool is None else f"{NAMESPACE}:{pool}"
+
+    @property
+    def ray(self) -> Any:
+        """The module."""
+        return self._ray
+
+    async def join(self) -> None:
+        """Make this process part of the cluster, if it is not yet. Raises `OSError` if there is none."""
+        async with self._joining:
+            if not self._ray.is_initialized():
+                await asyncio.to_thread(self._join)
+                _take_signals_back()
 
     async def start(self, spec: LaunchSpec) -> RayHandle:
         ray = self._ray
-        async with self._joining:
-            if not ray.is_initialized():
-                await asyncio.to_thread(self._join)
-                _take_signals_back()
+        await self.join()
         group = actor = None
+        name = self._name(spec.secret) if self._pool is not None else ""
+        kept = {"name": name, "lifetime": "detached"} if name else {}
         try:
-            group = await asyncio.to_thread(ray.util.placement_group, [self._bundle], strategy="STRICT_PACK")
+            group = await asyncio.to_thread(
+                ray.util.placement_group, [self._bundle], strategy="STRICT_PACK", **kept
+            )
             async with asyncio.timeout(PLACE_TIMEOUT_S):
                 await _answer(group.ready())
-            actor = self._actor(group)
+            actor = self._actor(group, kept)
             async with asyncio.timeout(PLACE_TIMEOUT_S):
                 host = await _answer(actor.node_address.remote())
                 address, pid = await _answer(actor.start.remote(msgspec.json.encode(spec), host))
@@ -133,6 +157,39 @@ class RayLauncher:
         log.info("runner %d is placed at %s", spec.index, address)
         return RayHandle(ray, actor, group, address, pid)
 
+    async def find(self, endpoint: Endpoint) -> RayHandle:
+        """See `SharedLauncher`."""
+        ray, name = self._ray, self._name(endpoint.secret)
+        await self.join()
+
+        def look() -> tuple[Any, Any]:
+            return ray.get_actor(name), ray.util.get_placement_group(name)
+
+        try:
+            actor, group = await asyncio.to_thread(look)
+            async with asyncio.timeout(KILL_TIMEOUT_S):
+                pid = await _answer(actor.pid.remote())
+        except (ValueError, TimeoutError, ray.exceptions.RayError):
+            raise OSError("it is gone") from None
+        return RayHandle(ray, actor, group, endpoint.address, pid)
+
+    async def sweep(self, endpoints: Iterable[Endpoint]) -> None:
+        """See `SharedLauncher`."""
+        await self.join()
+        await asyncio.to_thread(self._sweep, {self._name(endpoint.secret) for endpoint in endpoints})
+
+    def _sweep(self, known: set[str]) -> None:
+        for one in self._ray.util.placement_group_table().values():
+            name = one["name"]
+            if name.startswith(self._name("")[:-DIGEST]) and name not in known and one["state"] != "REMOVED":
+                log.warning("a start of a runner was broken off; what it held is given back")
+                with contextlib.suppress(ValueError):  # it is gone since
+                    _remove(self._ray, None, self._ray.util.get_placement_group(name))
+
+    def _name(self, secret: str) -> str:
+        """The name of a runner's actor and placement group."""
+        return f"{self._namespace}:runner:{hashlib.sha256(secret.encode()).hexdigest()[:DIGEST]}"
+
     def close(self) -> None:
         if self._ray.is_initialized():
             self._ray.shutdown()
@@ -140,21 +197,37 @@ class RayLauncher:
     def _join(self) -> None:
         try:
             self._ray.init(
-                self._address or "auto", namespace=NAMESPACE, log_to_driver=True, logging_level="warning"
+                self._address or "auto",
+                namespace=self._namespace,
+                log_to_driver=True,
+                logging_level="warning",
             )
         except ConnectionError as error:
             raise OSError(f"there is no Ray cluster: {error}") from None
 
-    def _actor(self, group: Any) -> Any:
+    def _actor(self, group: Any, kept: dict[str, str]) -> Any:
         ray = self._ray
 
         class PlacedEngineHost(EngineHost):
             async def node_address(self) -> str:
                 return str(ray.util.get_node_ip_address())
 
+            async def start(self, encoded: bytes, host: str) -> tuple[str, int]:
+                started = await super().start(encoded, host)
+                if kept:
+                    self._ending = asyncio.create_task(self._end())
+                return started
+
+            async def _end(self) -> None:
+                await self.wait()
+                await asyncio.sleep(LINGER_S)
+                await asyncio.to_thread(
+                    ray.util.remove_placement_group, ray.util.get_current_placement_group()
+                )
+
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0)
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "scheduling_strategy": strategy}
-        return ray.remote(PlacedEngineHost).options(max_restarts=0, **options).remote()
+        return ray.remote(PlacedEngineHost).options(max_restarts=0, **options, **kept).remote()
 
 
 async def _answer(reference: Any) -> Any:

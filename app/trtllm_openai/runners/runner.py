@@ -1,6 +1,6 @@
 """One runner as the dispatcher sees it: a phase, and a connection while there is one.
 
-`RunnerProcess` is a runner that this process launches, `serve.workers.remote.RemoteRunner` one that belongs
+`RunnerProcess` is a runner that this process launches, `runners.remote.RemoteRunner` one that belongs
 to another process. Both judge, by the events of their `RunnerConnection`, which phase the runner is in.
 """
 

@@ -47,6 +47,10 @@ class Scaler:
         self._down_after_s = down_after_s
         self._calm_since: float | None = None
 
+    def resume(self, wanted: int) -> None:
+        """Begin with the number that was wanted before, e.g. by another process."""
+        self.wanted = min(self._most, max(self._least, wanted))
+
     def observe(self, load: Load, now: float) -> int:
         """The number that is wanted under this load; to be called at regular times."""
         needed = min(self._most, self._needed(load))

@@ -110,6 +110,15 @@ class RunnerReport(msgspec.Struct, frozen=True, tag="runners", array_like=True):
     wanted: int
 
 
+class RunnerUnresponsive(msgspec.Struct, tag="quiet", array_like=True):
+    """From a process that waits: the runner at `address` sent nothing for `seconds`. Empty `reason`: it has
+    recovered."""
+
+    address: str
+    reason: str
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """Readiness of a pool: `ready` of `total` runners, and why the others are not.

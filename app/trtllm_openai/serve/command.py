@@ -14,10 +14,10 @@ from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
 from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.errors import ConfigError
-from trtllm_openai.runners import RunnerPool
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.display import StartupDisplay
 from trtllm_openai.serve.model import ServedModel
+from trtllm_openai.serve.pools import OwnedPool
 from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.serve.summary import announce, rows, url_of
 from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, print_safely, tune_gc
@@ -124,7 +124,7 @@ def supervise(settings: Settings, listener: socket.socket, display: StartupDispl
     listener.setblocking(False)
     listener.listen(BACKLOG)
 
-    def on_ready(model: ServedModel[RunnerPool]) -> None:
+    def on_ready(model: ServedModel[OwnedPool]) -> None:
         display.end()
         assert model.pool.info is not None
         chat = ChatFormat(model.tokenizer, settings.tool_parser, settings.reasoning_parser)

@@ -18,10 +18,9 @@ from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
 from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
 from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
 from trtllm_openai.errors import CheckpointError, ConfigError
-from trtllm_openai.runners import RunnerPool, SequencePool
+from trtllm_openai.runners import SequencePool
 from trtllm_openai.runners.gpus import assign_gpus
-from trtllm_openai.runners.launcher import Launcher
-from trtllm_openai.runners.scaling import Scaler
+from trtllm_openai.serve.pools import OwnedPool, make_pool, ray_launcher
 from trtllm_openai.serve.sampling_defaults import described, sampling_defaults
 from trtllm_openai.text.tokenizer import Tokenizer
 
@@ -120,37 +119,9 @@ class ServedModel(Generic[Pool]):
     pool: Pool
 
 
-def ray_launcher(settings: Settings, gpus: int) -> Launcher | None:
-    """The launcher of a Ray cluster, if the settings ask for it. Raises `ConfigError` without Ray."""
-    if settings.runners.launcher != "ray":
-        return None
-    from trtllm_openai.runners.ray_launcher import RayLauncher
-
-    try:
-        return RayLauncher(settings.runners.ray_address, gpus=gpus, cpus=settings.runners.ray_cpus)
-    except ImportError as error:
-        raise ConfigError(
-            f"runners.launcher: ray needs `pip install 'trtllm-openai-server[ray]'` ({error})"
-        ) from None
-
-
-def make_scaler(settings: Settings, most: int) -> Scaler | None:
-    """What decides on the number of runners, `most` of which there may be; None if it is fixed."""
-    least, runners = settings.replica_range.min, settings.runners
-    if least == most:
-        return None
-    return Scaler(
-        least,
-        most,
-        queue_s=runners.scale_up_queue_time,
-        kv_use=runners.scale_up_kv_use,
-        down_after_s=runners.scale_down_after,
-    )
-
-
 async def open_served_model(
     settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
-) -> ServedModel[RunnerPool]:
+) -> ServedModel[OwnedPool]:
     """Find the model, converting it if needed, and create its pool; the caller starts the pool.
 
     `converting` is called with the share that is done and the current part, from a thread. `on_change` is
@@ -174,14 +145,5 @@ async def open_served_model(
         )
         for index, visible in enumerate(gpus)
     ]
-    pool = RunnerPool(
-        specs,
-        load_timeout=settings.load_timeout,
-        stall_timeout=settings.stall_timeout,
-        retry_interval=settings.runner_retry_interval,
-        on_change=on_change,
-        launcher=launcher,
-        affinity=settings.runners.routing == "prefix",
-        scaler=make_scaler(settings, len(specs)),
-    )
+    pool = make_pool(settings, specs, launcher, on_change)
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)

@@ -1,7 +1,5 @@
 """The model as the settings name it: what an engine cannot serve is refused once, before runners start."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 from tests.fakes.engine_dir import LORA, make_adapter, make_engine_dir
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
-from trtllm_openai.serve.model import ray_launcher, resolve_model
+from trtllm_openai.serve.model import resolve_model
 
 
 def resolved(directory: Path, name: str, **settings: Any) -> str:
@@ -32,15 +30,3 @@ def test_an_adapter_may_not_have_the_models_id(demo_dir: Path, tmp_path: Path) -
 def test_the_pytorch_backend_serves_no_adapters(demo_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tensorrt_llm\.lora_adapters: only the engine tensorrt_llm"):
         resolved(tmp_path, "sql", engine="tensorrt_llm_pytorch", model=str(demo_dir))
-
-
-def test_ray_is_asked_for_by_a_setting_and_imported_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ray_launcher(Settings(replicas=4), 1) is None
-    monkeypatch.setitem(sys.modules, "ray", None)
-    wanted = Settings.model_validate({"runners": {"launcher": "ray"}})
-    with pytest.raises(ConfigError, match=r"runners.launcher: ray needs `pip install .*\[ray\]'`"):
-        ray_launcher(wanted, 1)
-    server = "trtllm_openai.serve.application, trtllm_openai.serve.workers.supervisor"
-    code = f"import sys, {server}; print([*sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"'ray'", "'trtllm_openai.runners.ray_launcher'"} & set(done.stdout.strip("[]\n").split(", "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trtllm_openai.api.responses.store import Operation
-from trtllm_openai.runners.state import RunnerReport
+from trtllm_openai.runners.state import RunnerReport, RunnerUnresponsive
 from trtllm_openai.telemetry.values import Snapshot
 
 
@@ -41,14 +41,6 @@ class Report(msgspec.Struct, tag="report", array_like=True):
 
     snapshot: Snapshot
     ready: bool
-
-
-class RunnerUnresponsive(msgspec.Struct, tag="quiet", array_like=True):
-    """From a worker: the runner at `address` sent nothing for `seconds`. Empty `reason`: it has recovered."""
-
-    address: str
-    reason: str
-    seconds: float
 
 
 class WantMetrics(msgspec.Struct, tag="metrics", array_like=True):

@@ -19,10 +19,11 @@ from trtllm_openai.config import Settings
 from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
 from trtllm_openai.processes import undecodable
 from trtllm_openai.processes.keep_running import Ended, keep_running
-from trtllm_openai.runners import PoolStatus, RunnerPool
+from trtllm_openai.runners import PoolStatus
 from trtllm_openai.runners.shared_counters import SharedCounters
-from trtllm_openai.runners.state import RunnerState
+from trtllm_openai.runners.state import RunnerState, RunnerUnresponsive
 from trtllm_openai.serve.model import ServedModel, open_served_model
+from trtllm_openai.serve.pools import OwnedPool
 from trtllm_openai.serve.uvicorn import tell_stopping
 from trtllm_openai.serve.workers.messages import (
     CANNOT_SERVE,
@@ -32,7 +33,6 @@ from trtllm_openai.serve.workers.messages import (
     Opened,
     Question,
     Report,
-    RunnerUnresponsive,
     WantFailures,
     WantMetrics,
     WantOverview,
@@ -66,7 +66,7 @@ class Supervisor:
         workers: int,
         listener: socket.socket,
         on_progress: Callable[[float, str, Sequence[RunnerState]], None],
-        on_ready: Callable[[ServedModel[RunnerPool]], None],
+        on_ready: Callable[[ServedModel[OwnedPool]], None],
     ) -> None:
         self._settings = settings
         self._listener = listener
@@ -77,7 +77,7 @@ class Supervisor:
         self._workers: list[WorkerProcess | None] = [None] * workers
         self._names = itertools.count(1)
         self._created = int(time.time())
-        self._model: ServedModel[RunnerPool] | None = None
+        self._model: ServedModel[OwnedPool] | None = None
         self._converting = Converting(0.0, "starting")
         self._gone: Snapshot = {}  # metrics of workers that have ended
         self._history = History()

@@ -13,10 +13,10 @@ from trtllm_openai.api.responses.store import Operation, StoredAnswer
 from trtllm_openai.config import Settings
 from trtllm_openai.errors import PoolError, Unanswered
 from trtllm_openai.runners import SequencePool
+from trtllm_openai.runners.attached import AttachedPool
 from trtllm_openai.runners.shared_counters import SharedCounters
-from trtllm_openai.runners.state import RunnerReport
+from trtllm_openai.runners.state import RunnerReport, RunnerUnresponsive
 from trtllm_openai.serve.model import ServedModel
-from trtllm_openai.serve.workers.attached import AttachedPool
 from trtllm_openai.serve.workers.channel import Channel
 from trtllm_openai.serve.workers.messages import (
     Begin,
@@ -26,7 +26,6 @@ from trtllm_openai.serve.workers.messages import (
     Opened,
     Question,
     Report,
-    RunnerUnresponsive,
     WantFailures,
     WantMetrics,
     WantOverview,
@@ -45,7 +44,7 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Implements `serve.deployment.Deployment` and `serve.workers.attached.SupervisorClient`."""
+    """Implements `serve.deployment.Deployment` and `runners.attached.SupervisorClient`."""
 
     def __init__(self, begin: Begin, end: socket.socket, snapshot: Callable[[], Snapshot]) -> None:
         """`end`: socket of the channel, from which `begin` was read. `snapshot`: metrics of this process."""

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 
 from tests.unit.runners.test_pool import arrival, drain, request, run, spec, until
 from trtllm_openai.runners import RunnerPool
+from trtllm_openai.runners.attached import AttachedPool
 from trtllm_openai.runners.scaling import Scaler
-from trtllm_openai.runners.state import RunnerReport
-from trtllm_openai.serve.workers.attached import AttachedPool
-from trtllm_openai.serve.workers.messages import RunnerUnresponsive
+from trtllm_openai.runners.state import RunnerReport, RunnerUnresponsive
 
 
 class Supervisor:

@@ -1,15 +1,14 @@
-"""The pool of an HTTP worker: connections to runners that the supervisor launched."""
+"""A pool of connections to runners that another process launched, such as an HTTP worker's supervisor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from trtllm_openai.runners import SequencePool
+from trtllm_openai.runners.dispatch import SequencePool
+from trtllm_openai.runners.remote import RemoteRunner
 from trtllm_openai.runners.runner import RUNNER_LOST, SHUTTING_DOWN
-from trtllm_openai.runners.state import Endpoint, Phase, RunnerReport, RunnerState
-from trtllm_openai.serve.workers.messages import RunnerUnresponsive
-from trtllm_openai.serve.workers.remote import RemoteRunner
+from trtllm_openai.runners.state import Endpoint, Phase, RunnerReport, RunnerState, RunnerUnresponsive
 
 
 class SupervisorClient(Protocol):

@@ -12,9 +12,9 @@ from tests.unit.runners.test_pool import run, until
 from trtllm_openai.engine_host.messages import Failed, Outputs
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.runners.generation import Generation
+from trtllm_openai.runners.remote import RemoteRunner
 from trtllm_openai.runners.runner import RUNNER_LOST
 from trtllm_openai.runners.state import Endpoint, Phase, RunnerState
-from trtllm_openai.serve.workers.remote import RemoteRunner
 
 
 class Worker:

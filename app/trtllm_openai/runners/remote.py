@@ -13,6 +13,9 @@ ReportSilence = Callable[[Endpoint, str, float], None]
 """Called with `(endpoint, reason, seconds)` while a runner is silent; an empty reason: it has recovered."""
 
 
+COMING = (Phase.STARTING, Phase.LOADING)
+
+
 class RemoteRunner(Runner):
     """Has the phase that the supervisor reports, but is ready only while this process is connected to it.
 
@@ -55,12 +58,16 @@ class RemoteRunner(Runner):
     def _follow(self) -> None:
         """Enter the phase that follows from the report, the connection and the silence."""
         phase, reason = self._reported.state, self._reported.reason
+        if phase in COMING and self._serving:  # who launched it, or took it over, has yet to hear of it
+            phase, reason = Phase.READY, ""
         if phase in (Phase.READY, Phase.UNRESPONSIVE):
             if not self._serving:
                 phase = Phase.LOADING if self.phase is Phase.LOADING else Phase.STARTING
                 reason = "an HTTP process is connecting to it"
             elif self._silent_here:
                 phase, reason = Phase.UNRESPONSIVE, self._silent_here
+        elif phase is Phase.STARTING and self.phase is Phase.LOADING:
+            phase, reason = self.phase, self.reason
         elif phase is Phase.DRAINING and not self._serving and self.phase is Phase.FAILED:
             return  # it was drained and ends, as this process has seen first
         if phase is not self.phase or reason != self.reason or phase is Phase.LOADING:

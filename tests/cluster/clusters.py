@@ -1,0 +1,60 @@
+"""Ray clusters on this machine, servers on them, and what tests ask of both."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tests.e2e.conftest import RunningServer, serve
+
+KEY = {"authorization": "Bearer k"}
+SLOW = ("--engine", "synthetic", "--synthetic.itl", "0.02")
+"""Each token takes 20 ms."""
+
+
+def until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.2)
+
+
+def runners(server: RunningServer) -> list[dict[str, Any]]:
+    """As /admin/runners has them."""
+    with httpx.Client(base_url=server.url, headers=KEY, timeout=30) as client:
+        found: list[dict[str, Any]] = client.get("/admin/runners").json()["runners"]
+    return found
+
+
+def ready(server: RunningServer) -> int:
+    return sum(runner["state"] == "ready" for runner in runners(server))
+
+
+def stream(server: RunningServer, tokens: int, prompt: str = "a b c") -> tuple[int, str]:
+    """A streamed completion: how many chunks had text, and the error that ended it."""
+    body = {"prompt": prompt, "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    texts, failed = 0, ""
+    with (
+        httpx.Client(base_url=server.url, headers=KEY, timeout=120) as client,
+        client.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line.removeprefix("data: "))
+                failed = failed or str(chunk.get("error", {}).get("message", ""))
+                texts += any(choice["text"] for choice in chunk.get("choices", []))
+    return texts, failed
+
+
+@contextmanager
+def served(address: str, *flags: str, replicas: str = "2") -> Iterator[RunningServer]:
+    """A server with runners on the cluster, ready or not."""
+    ray = ("--runners.launcher", "ray", "--runners.ray-address", address)
+    with serve(*flags, "--replicas", replicas, *ray, env={"TRTLLM_OPENAI_API_KEY": "k"}) as server:
+        yield server
