@@ -17,7 +17,7 @@ from trtllm_openai.runners import SequencePool
 from trtllm_openai.telemetry.usage import usage_by_key
 
 router = APIRouter()
-SHOWN = ("index", "state", "reason", "pid", "sequences", "retiring")
+SHOWN = ("index", "state", "reason", "pid", "node", "sequences", "retiring")
 
 
 @router.get("/admin/runners")

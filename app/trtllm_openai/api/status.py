@@ -16,7 +16,7 @@ from trtllm_openai.runners.state import RunnerReport
 from trtllm_openai.telemetry.history import INTERVAL_S, columns, distributions, sample
 
 router = APIRouter()
-RUNNER_FIELDS = ("index", "state", "reason", "loaded", "sequences", "gpus", "retiring")
+RUNNER_FIELDS = ("index", "state", "reason", "loaded", "sequences", "node", "gpus", "retiring")
 
 
 @router.get("/status")

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
+from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.engines.torch.model_config import read_config
 from trtllm_openai.errors import CheckpointError, ConfigError
@@ -63,6 +64,11 @@ def examine(settings: Settings) -> list[Finding]:
         findings += [_driver(), _package(None), _shared_memory(), _locked_memory()]
     elif settings.engine == "torch":
         findings += [_torch(settings), _guides()]
+    if settings.kv_events.endpoint or settings.kv_events.replay_endpoint:
+        _, events = _check(
+            "KV events", lambda: check_kv_events(settings), lambda _: str(settings.kv_events.endpoint)
+        )
+        findings.append(events)
     return findings
 
 

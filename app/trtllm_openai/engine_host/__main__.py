@@ -18,6 +18,7 @@ from trtllm_openai.engine_host.frontends import Frontends
 from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import CANNOT_START, SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.engine_host.node_files import node_files
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.mpi import mpi_rank
 from trtllm_openai.telemetry.logs import setup_logging
@@ -55,7 +56,7 @@ def follow(spec: LaunchSpec) -> int:
     settings = Settings.model_validate(spec.settings)
     setup_logging(settings.log_level, f"runner-{spec.index} follower", settings.log_format)
     try:
-        load_engine(settings, spec.files, lambda *_: None)
+        load_engine(settings, node_files(settings, spec.files, lambda *_: None), lambda *_: None)
     except (CheckpointError, ConfigError) as error:  # of this machine: the leader may be on another
         log.error("rank %s cannot start: %s", mpi_rank(), error)
         return CANNOT_START
@@ -81,7 +82,8 @@ def main() -> int:
     loaded = False
     try:
         loop.progress(0.0, "starting")
-        engine = load_engine(settings, spec.files, loop.progress, spec.index)
+        files = node_files(settings, spec.files, loop.progress)
+        engine = load_engine(settings, files, loop.progress, spec.index)
         loaded = True
         loop.run(engine)
         engine.shutdown(SHUTDOWN_TIMEOUT_S)

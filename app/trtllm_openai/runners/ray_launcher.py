@@ -35,6 +35,7 @@ PLACE_TIMEOUT_S = 60.0
 DIGEST = 16
 LINGER_S = 10.0
 """Seconds that the actor of an ended runner of a shared pool stays, for who asks how it ended."""
+NO_GPUS = "the Ray cluster has no GPU: torch.device: cpu needs none, cuda waits until a node has one"
 KILL_TIMEOUT_S = 5.0
 """Seconds that a node gets to answer; then it is taken to be gone."""
 
@@ -102,9 +103,12 @@ class RayLauncher:
 
     encrypted = True
 
-    def __init__(self, address: str | None, *, gpus: int, cpus: float, pool: str | None = None) -> None:
+    def __init__(
+        self, address: str | None, *, gpus: int, cpus: float, pool: str | None = None, may_wait: bool = True
+    ) -> None:
         """`address`: of the cluster; None: $RAY_ADDRESS, or the one of this machine. `gpus` and `cpus` are
-        those of a runner. `pool`: name of the shared pool.
+        those of a runner. `pool`: name of the shared pool. `may_wait`: whether GPUs are waited for where no
+        node has any: one may be added.
 
         Raises `ImportError` without Ray.
         """
@@ -115,6 +119,7 @@ class RayLauncher:
         self._bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
         self._gpus = gpus
         self._cpus = cpus
+        self._may_wait = may_wait
         self._joining = asyncio.Lock()
         self._pool = pool
         self._namespace = NAMESPACE if pool is None else f"{NAMESPACE}:{pool}"
@@ -134,6 +139,8 @@ class RayLauncher:
     async def start(self, spec: LaunchSpec) -> RayHandle:
         ray = self._ray
         await self.join()
+        if self._gpus and not self._may_wait and not await asyncio.to_thread(self._has_gpus):
+            raise OSError(NO_GPUS)
         group = actor = None
         name = self._name(spec.secret) if self._pool is not None else ""
         kept = {"name": name, "lifetime": "detached"} if name else {}
@@ -193,6 +200,9 @@ class RayLauncher:
     def close(self) -> None:
         if self._ray.is_initialized():
             self._ray.shutdown()
+
+    def _has_gpus(self) -> bool:
+        return bool(self._ray.cluster_resources().get("GPU"))
 
     def _join(self) -> None:
         try:

@@ -95,6 +95,7 @@ class Runner(ABC):
             loaded=0.0 if gone else self.loaded if loading else 1.0,
             pid=self.pid,
             sequences=self.sequences,
+            node=self.endpoint.node if self.endpoint is not None else None,
             gpus=self.gpus,
             endpoint=self.endpoint,
             retiring=self.retiring,

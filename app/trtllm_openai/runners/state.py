@@ -20,6 +20,8 @@ from enum import StrEnum
 
 import msgspec
 
+from trtllm_openai.processes.address import TcpAddress, parse_address
+
 
 class Phase(StrEnum):
     """Where a runner is in its life. The values are what `/admin/runners` shows."""
@@ -72,6 +74,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     secret: str = ""
     identity: str = ""
 
+    @property
+    def node(self) -> str | None:
+        """The machine in the address, if it names one."""
+        where = parse_address(self.address)
+        return where.host if isinstance(where, TcpAddress) else None
+
     def __repr__(self) -> str:
         return f"Endpoint({self.address!r})"
 
@@ -87,6 +95,8 @@ class RunnerState(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     sequences: int = 0
     """Live sequences on it."""
+    node: str | None = None
+    """Address of its machine, if that is another one or may be."""
     gpus: str | None = None
     """Its CUDA_VISIBLE_DEVICES; None where the server does not choose."""
     endpoint: Endpoint | None = None

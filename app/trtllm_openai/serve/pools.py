@@ -37,7 +37,13 @@ def ray_launcher(settings: Settings, gpus: int) -> RayLauncher | None:
 
     runners = settings.runners
     try:
-        return RayLauncher(runners.ray_address, gpus=gpus, cpus=runners.ray_cpus, pool=runners.pool)
+        return RayLauncher(
+            runners.ray_address,
+            gpus=gpus,
+            cpus=runners.ray_cpus,
+            pool=runners.pool,
+            may_wait=settings.engine != "torch" or settings.torch.device != "auto",
+        )
     except ImportError as error:
         raise ConfigError(
             f"runners.launcher: ray needs `pip install 'trtllm-openai-server[ray]'` ({error})"

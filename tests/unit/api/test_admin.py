@@ -20,7 +20,15 @@ def test_runners_without_their_endpoints(demo_tokenizer: Tokenizer, tmp_path: Pa
     served, headers = admin(demo_tokenizer, tmp_path)
     assert served.get("/admin/runners", headers=headers).json() == {
         "runners": [
-            {"index": 0, "state": "ready", "reason": "", "pid": 7, "sequences": 3, "retiring": False}
+            {
+                "index": 0,
+                "state": "ready",
+                "reason": "",
+                "pid": 7,
+                "node": None,
+                "sequences": 3,
+                "retiring": False,
+            }
         ],
         "wanted": 1,
         "restarts": 0,

@@ -25,6 +25,7 @@ def test_what_it_shows(demo_tokenizer: Tokenizer) -> None:
             "reason": "",
             "loaded": 0.5,
             "sequences": 3,
+            "node": None,
             "gpus": None,
             "retiring": False,
         }

@@ -188,3 +188,12 @@ def test_missing_guides_are_told(few_layers: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'llguidance" in found(Settings(model=str(few_layers)))["guided decoding"].fix
+
+
+def test_kv_events_that_cannot_be_published(demo_dir: Path) -> None:
+    settings: dict[str, Any] = {"model": str(demo_dir), "kv_events": {"endpoint": "tcp://*:5557"}}
+    assert "KV events" not in found(Settings(model=str(demo_dir)))
+    refused = found(Settings(**settings, engine="synthetic"))["KV events"]
+    assert "kv_events.endpoint: the engine synthetic publishes no KV events" in refused.fix
+    accepted = found(Settings(**settings))["KV events"]
+    assert (accepted.fact, accepted.fix) == ("tcp://*:5557", "")
