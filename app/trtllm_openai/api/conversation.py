@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from trtllm_openai.api.context import LoadedModel
-from trtllm_openai.api.forms import AnswerForm, Strictness, answer_form
+from trtllm_openai.api.forms import AnswerForm, answer_form
 from trtllm_openai.api.guides import check_tool_schemas
+from trtllm_openai.api.held_tools import Strictness
 from trtllm_openai.api.sampling import truncated
 from trtllm_openai.chat import Prompt, ToolPlan, plan_tools
 from trtllm_openai.chat.parsers import ChatOutput
@@ -60,7 +61,11 @@ class Conversation:
     def make_parser(self) -> ChatOutput | None:
         """The parser of one choice's reasoning and tool calls; None if it can only be plain text."""
         return self.model.chat.output(
-            self.prompt, self.tools, guided=self.form.demanded, show_reasoning=self.show_reasoning
+            self.prompt,
+            self.tools,
+            guided=self.form.demanded,
+            own_calls=self.form.own_calls,
+            show_reasoning=self.show_reasoning,
         )
 
 

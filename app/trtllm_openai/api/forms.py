@@ -6,44 +6,52 @@
 | a call is required | either | the calls; a call has no content that could have the form |
 | may be called | yes | calls in the model's own format, or the form |
 | may be called | no | any text; a call that begins in it is held to the tools (`tool_strict`) |
+
+Where thinking and calls are messages on channels (gpt-oss), the guide describes all of the answer's messages.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from trtllm_openai.api.guides import MAX_GUIDE, check_guide, find_guide, schema_guide
+from trtllm_openai.api.held_tools import (
+    PARAM,
+    Strictness,
+    callable_tool,
+    held_tools,
+    is_strict,
+    must_hold,
+    placed_tools,
+)
 from trtllm_openai.chat import ChatFormat, ToolPlan
-from trtllm_openai.chat.parsers.call_forms import CallableTool, CallForm, json_part
-from trtllm_openai.chat.parsers.tag_forms import OPTIONS, Part, either
+from trtllm_openai.chat.parsers import harmony_form
+from trtllm_openai.chat.parsers.call_forms import CallableTool, json_part
+from trtllm_openai.chat.parsers.tag_forms import Part, either
 from trtllm_openai.chat.thinking import ThinkingState
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, Guide, Thinking
 from trtllm_openai.generation.build import unsupported
 from trtllm_openai.protocol.chat import ChatRequest
 
-Strictness = Literal["auto", "all", "none"]
-"""The tools whose calls are held to their schemas where no call is required: all as far as that can be done,
-all, or only those with `strict: true`."""
-
 THINKING_BUDGET = "thinking_token_budget"
-PARAM = "param"
-"""The key of a part's own parameter, until they are the `origins` of a guide."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
     """`guide` is None for free text. `demanded`: the answer has a form, or must be a call.
 
-    `left_out`: parameters that cannot be honoured here and are no reason to refuse.
+    `left_out`: parameters that cannot be honoured here and are no reason to refuse. `own_calls`: a call that
+    must come is written in the model's own format, else as an array.
     """
 
     guide: Guide | None
     demanded: bool
     left_out: tuple[str, ...] = ()
+    own_calls: bool = False
 
 
 def answer_form(
@@ -56,8 +64,15 @@ def answer_form(
 ) -> AnswerForm:
     """The form of a chat's answer. `strictness`: the setting `tool_strict`. Raises `InvalidRequest`."""
     form = _demanded(body, info, tools)
-    guide = _guide(body, info, chat, tools, form, thinking, strictness)
-    return AnswerForm(guide, form is not None, _unheld(tools, guide))
+    if body.thinking_token_budget is not None and not info.capabilities.thinking_budget:
+        raise unsupported(info, THINKING_BUDGET)
+    own_calls = False
+    if chat.channels and info.capabilities.channels:
+        own_calls = tools.schema is not None and chat.call_form is not None
+        guide = _messages(body, info, chat, tools, form, thinking, strictness)
+    else:
+        guide = _guide(body, info, chat, tools, form, thinking, strictness)
+    return AnswerForm(guide, form is not None, _unheld(tools, guide), own_calls)
 
 
 def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | None:
@@ -87,12 +102,12 @@ def _guide(
 ) -> Guide | None:
     """The whole guide, or None for free text. `form`: that of `_demanded`."""
     budget = body.thinking_token_budget
-    if budget is not None and not info.capabilities.thinking_budget:
-        raise unsupported(info, THINKING_BUDGET)
     guide = form
     if tools.tools and tools.schema is None:
         guide = (
-            _held_calls(body, info, chat, tools, strictness) if form is None else _calls_or(form, chat, tools)
+            _held_calls(body, info, chat, tools, strictness)
+            if form is None
+            else _calls_or(form, info, chat, tools)
         )
         if guide is not None and guide is not form and not guide.optional:
             check_guide(info, guide)
@@ -102,39 +117,85 @@ def _guide(
         if budget is None:
             return None
         guide = _structural_tag({"type": "any_text"}, THINKING_BUDGET, chat, endless=True)
-    elif "structural_tag" not in info.capabilities.guides or chat.reasoning.answer:
-        # Where the answer has a beginning of its own, the form takes its place.
+    elif "structural_tag" not in info.capabilities.guides or chat.channels:
         return guide if thinking == "possible" else _refuse_thinking(info, guide)
     tags = chat.reasoning
     thought = Thinking(tags.begin, tags.end, chat.end_of_thinking, thinking == "open", budget)
+    if form is not None and tags.answer_end:  # free text may begin with the tag
+        thought = msgspec.structs.replace(thought, answer=tags.answer, answer_end=tags.answer_end)
     optional = guide.optional and budget is None
     return msgspec.structs.replace(guide, thinking=thought, special=chat.special_marks, optional=optional)
 
 
 def _refuse_thinking(info: EngineInfo, guide: Guide) -> Guide:
     raise InvalidRequest(
-        f"{guide.param} cannot follow thinking: the engine {info.engine} has no structural tags, "
-        "or the model begins its answers with a tag of their own.",
+        f"{guide.param} cannot follow thinking: the engine {info.engine} cannot describe both.",
         guide.param,
         "unsupported_parameter",
     )
 
 
-def _calls_or(form: Guide, chat: ChatFormat, tools: ToolPlan) -> Guide:
+def _messages(
+    body: ChatRequest,
+    info: EngineInfo,
+    chat: ChatFormat,
+    tools: ToolPlan,
+    form: Guide | None,
+    thinking: ThinkingState,
+    strictness: Strictness,
+) -> Guide | None:
+    """The guide of an answer whose thinking and calls are messages on channels; None for free messages."""
+    budget, tags = body.thinking_token_budget, chat.reasoning
+    thinks = tags is not None and tags.channels
+    opened = thinks and thinking == "open"
+    held: list[CallableTool] = []
+    optional = form is None and budget is None
+    if chat.call_form is None:
+        if tools.schema is not None:
+            return form  # an array of calls, which is read without channels
+        if tools.tools and (body.tool_strict or strictness) == "all":
+            raise unsupported(info, "tool_strict")
+    elif form is not None:
+        required = tools.schema is not None
+        held = [
+            callable_tool(tool, index, lenient=not (required or is_strict(tool)))
+            for index, tool in placed_tools(tools)
+        ]
+    elif tools.tools:
+        held = held_tools(body, tools, strictness, endless=False)
+        optional = optional and not must_hold(body, tools, strictness)
+    if form is None:
+        if not held and (budget is None or not thinks):
+            return None
+        part = harmony_form.free(held, inside=thinking != "possible")
+    else:
+        forms = [] if tools.schema is not None and held else [_as_part(form)]
+        within = thinking == "over"
+        part = harmony_form.demanded(forms, held, thinks=thinks, thinking=opened, within=within)
+    param = form.param if form is not None else "tools" if held else THINKING_BUDGET
+    guide = _structural_tag(part, param, chat, endless=not held and form is None, optional=optional)
+    if len(guide.text) > MAX_GUIDE and guide.optional:
+        return None
+    check_guide(info, guide)
+    if budget is None or tags is None:
+        return guide
+    bounds = Thinking(tags.begin, tags.end, chat.end_of_thinking, opened, budget, within=True)
+    return msgspec.structs.replace(guide, thinking=bounds)
+
+
+def _calls_or(form: Guide, info: EngineInfo, chat: ChatFormat, tools: ToolPlan) -> Guide:
     """Calls or the form. Raises `InvalidRequest` where calls cannot be described."""
-    calls = _call_form(chat)
-    if calls is None:
+    if chat.call_form is None or chat.channels:
         raise InvalidRequest(
-            f"{form.param} cannot be combined with tools that may be called: calls in the format "
-            f"{chat.tool_format} are not described by a grammar.",
+            f"{form.param} cannot be combined with tools that may be called: the engine {info.engine} cannot "
+            f"describe calls in the format {chat.tool_format}.",
             form.param,
             "unsupported_parameter",
         )
     callable_tools = [
-        _callable(tool, index, lenient=not _is_strict(tool))
-        for index, tool in zip(tools.places, tools.tools, strict=True)
+        callable_tool(tool, index, lenient=not is_strict(tool)) for index, tool in placed_tools(tools)
     ]
-    part = either(calls.calls(callable_tools, parallel=tools.parallel), _as_part(form))
+    part = either(chat.call_form.calls(callable_tools, parallel=tools.parallel), _as_part(form))
     return _structural_tag(part, form.param, chat)
 
 
@@ -142,26 +203,15 @@ def _held_calls(
     body: ChatRequest, info: EngineInfo, chat: ChatFormat, tools: ToolPlan, strictness: Strictness
 ) -> Guide | None:
     """Free text in which a call that begins is held to the tools; None where calls are not held."""
-    strictness = body.tool_strict or strictness
-    strict = [strictness == "all" or _is_strict(tool) for tool in tools.tools]
-    demanded = any(strict)
-    if not demanded and strictness == "none":
-        return None
-    calls = _call_form(chat)
-    if calls is None or "structural_tag" not in info.capabilities.guides:
-        if strictness == "all":
+    demanded = must_hold(body, tools, strictness)
+    calls = chat.call_form
+    if calls is None or chat.channels or "structural_tag" not in info.capabilities.guides:
+        if (body.tool_strict or strictness) == "all":
             raise unsupported(info, "tool_strict")
         return None
-    endless = tools.parallel
-    if (body.min_tokens or vars(body)["ignore_eos"]) and not endless:
-        if demanded:
-            name = "min_tokens" if body.min_tokens else "ignore_eos"
-            raise InvalidRequest(f"{name} cannot be combined with one strict call.", name)
+    held = held_tools(body, tools, strictness, endless=tools.parallel)
+    if not held:
         return None
-    held = [
-        _callable(tool, index, lenient=not one, held=one or strictness != "none")
-        for index, tool, one in zip(tools.places, tools.tools, strict, strict=True)
-    ]
     part = {
         "type": "triggered_tags",
         "triggers": calls.triggers(held),
@@ -169,7 +219,7 @@ def _held_calls(
         "at_least_one": False,
         "stop_after_first": not tools.parallel,
     }
-    guide = _structural_tag(part, "tools", chat, endless=endless, optional=not demanded)
+    guide = _structural_tag(part, "tools", chat, endless=tools.parallel, optional=not demanded)
     return None if len(guide.text) > MAX_GUIDE and guide.optional else guide
 
 
@@ -177,11 +227,7 @@ def _unheld(tools: ToolPlan, guide: Guide | None) -> tuple[str, ...]:
     """The names of tools' `strict: true` where the guide does not hold calls to their schemas."""
     if guide is not None and guide.param != THINKING_BUDGET:
         return ()
-    return tuple(
-        f"tools[{index}].function.strict"
-        for index, tool in zip(tools.places, tools.tools, strict=True)
-        if _is_strict(tool)
-    )
+    return tuple(f"tools[{index}].function.strict" for index, tool in placed_tools(tools) if is_strict(tool))
 
 
 def _structural_tag(
@@ -214,36 +260,6 @@ def _placed(part: Any, path: str, origins: list[tuple[str, str]]) -> Any:
 
 
 _TEXT_OF = {"json_schema": ".json_schema", "regex": ".pattern", "grammar": ".grammar"}
-
-
-def _call_form(chat: ChatFormat) -> CallForm | None:
-    """How the model writes calls; None where that is not described, or where calls are a channel."""
-    return chat.tools.form if chat.tools is not None and not chat.channels else None
-
-
-def _is_strict(tool: dict[str, Any]) -> bool:
-    return tool["function"].get("strict") is True
-
-
-def _callable(tool: dict[str, Any], index: int, *, lenient: bool, held: bool = True) -> CallableTool:
-    """A tool whose arguments have the schema of its parameters; `lenient`: without what cannot be enforced.
-
-    Raises `InvalidRequest` for a schema that is none; a lenient one is then any object.
-    """
-    function = tool["function"]
-    schema = function.get("parameters") or {}
-    param = f"tools[{index}].function.parameters"
-    if lenient:
-        try:
-            schema_guide(schema, param)
-        except InvalidRequest:
-            held = False
-    else:
-        schema_guide(schema, param)
-    schema = {"type": "object", **schema} if held else {"type": "object"}
-    if lenient:
-        schema = {**schema, OPTIONS: {"lenient": True}}
-    return CallableTool(function["name"], {**json_part(schema), PARAM: param})
 
 
 def _as_part(form: Guide) -> Part:

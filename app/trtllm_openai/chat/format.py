@@ -79,6 +79,8 @@ class ChatFormat:
         self.reasoning = REASONING.get(tags or "none")
         self.channels = self.tool_format == "harmony" or bool(self.reasoning and self.reasoning.channels)
         """Whether the model writes reasoning, calls and content to channels that alternate."""
+        self.call_form = self.tools.form if self.tools and self.channels == (name == "harmony") else None
+        """How the model writes calls; None where that is not described, or its channels have no calls."""
         self._tool_markers = tokenizer.ids_of(self.tools.markers if self.tools else ())
         tags_of = self.reasoning.markers if self.reasoning else ()
         self._reasoning_markers = tokenizer.ids_of(tags_of)
@@ -135,7 +137,7 @@ class ChatFormat:
         else:
             text = draw(normal, add_generation_prompt)
         thinking = self._thinking(text, continued)
-        if thinking == "possible" and given.get("enable_thinking") is False:
+        if thinking == "possible" and given.get("enable_thinking") is False and not self.channels:
             thinking = "over"
         return Prompt(text, continued, self.visible_special_ids(tools), thinking)
 
@@ -143,15 +145,22 @@ class ChatFormat:
         return "over" if self.reasoning is None else thinking_state(prompt, self.reasoning, continued)
 
     def output(
-        self, prompt: Prompt, tools: ToolPlan, *, guided: bool, show_reasoning: bool = True
+        self,
+        prompt: Prompt,
+        tools: ToolPlan,
+        *,
+        guided: bool,
+        own_calls: bool = False,
+        show_reasoning: bool = True,
     ) -> ChatOutput | None:
         """Create the parser for the response to `prompt`; None if the response is plain text.
 
-        `guided`: it has a demanded form, in which thinking that is over is not searched for.
+        `guided`: it has a demanded form, in which thinking that is over is not searched for. `own_calls`: a
+        call that must come is in the model's own format.
         """
         opened = prompt.thinking == "open"
         parser: ToolParser | None = None
-        if tools.schema is not None:
+        if tools.schema is not None and not own_calls:
             make_id = self.tools.parser(()).call_id if self.tools else None
             parser = JsonArray(tools.names, make_id=make_id)
         elif self.channels:

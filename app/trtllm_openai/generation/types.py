@@ -19,7 +19,9 @@ class Thinking(msgspec.Struct, frozen=True, omit_defaults=True):
     """Thinking between two tags, which may precede the text that a guide constrains and is free itself.
 
     `opened`: the prompt ends inside of it; else it may begin, or not. `budget`: tokens after which its end is
-    forced, as the tokens `end_ids`; None is no bound.
+    forced, as the tokens `end_ids`; None is no bound. `within`: the guide's own text allows thinking, which
+    may come several times, and only the budget follows from this. `answer`, `answer_end`: tags that may stand
+    around the constrained text after thinking.
     """
 
     begin: str
@@ -27,6 +29,9 @@ class Thinking(msgspec.Struct, frozen=True, omit_defaults=True):
     end_ids: tuple[int, ...]
     opened: bool = False
     budget: int | None = None
+    within: bool = False
+    answer: str = ""
+    answer_end: str = ""
 
 
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -154,8 +159,9 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     `max_logprobs`: alternatives beside the chosen token's log-probability; 0 is the chosen token alone, -1 no
     log-probabilities at all. `max_prompt_logprobs` is the same for prompts. Without `sampling` the engine
-    always takes the likeliest token. `thinking_budget`: a guide's thinking can have a budget. `prediction`: a
-    predicted text makes it faster.
+    always takes the likeliest token. `thinking_budget`: a guide's thinking can have a budget. `channels`: a
+    structural tag may describe any number of messages before the last (gpt-oss). `prediction`: a predicted
+    text makes it faster.
     """
 
     max_logprobs: int = -1
@@ -172,6 +178,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     sampling: bool = True
     guides: tuple[GuideKind, ...] = ()
     thinking_budget: bool = False
+    channels: bool = False
     prediction: bool = False
 
 

@@ -22,11 +22,14 @@ from trtllm_openai.text.choice import ChoiceDecoder, TextRules
 from trtllm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning, merged
 from trtllm_openai.text.tokenizer import Tokenizer
 
-FORMATS = sorted(TOOL_FORMATS.keys() - {"harmony"})
-"""All whose calls a guide describes."""
+FORMATS = sorted(TOOL_FORMATS)
+THINKING = {"harmony": "harmony", "granite": "granite_tags", "gemma4": "gemma4"}
+"""The format of thinking beside one of calls, if not `think`."""
 MARKS = [
     "<think>",
     "</think>",
+    "<|channel>",
+    "<channel|>",
     *dict.fromkeys(
         mark
         for name in FORMATS
@@ -37,7 +40,9 @@ MARKS = [
 """Those that can be tokens of their own."""
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 ALL = Capabilities(
-    guides=("json_object", "json_schema", "regex", "grammar", "structural_tag"), thinking_budget=True
+    guides=("json_object", "json_schema", "regex", "grammar", "structural_tag"),
+    thinking_budget=True,
+    channels=True,
 )
 LONGEST = 400
 LOOSE = {"functiongemma", "gemma4", "glm45"}
@@ -107,7 +112,7 @@ class Model:
         self.compiled_for = make_tokenizer(vocabulary, len(vocabulary), (self.end,))
 
     def chat(self, tool_format: str) -> ChatFormat:
-        return ChatFormat(self.tokenizer, tool_format, "think")
+        return ChatFormat(self.tokenizer, tool_format, THINKING.get(tool_format, "think"))
 
     def walk(self, form: AnswerForm, rng: random.Random, hints: list[str]) -> list[int] | None:
         """Random allowed tokens up to the end, often towards one of `hints`. None: it did not end."""
@@ -163,8 +168,9 @@ def read(
 ) -> list[Event]:
     """The events of the tokens, which come a few at a time."""
     tools = plan_tools(fields.get("tools"), fields.get("tool_choice"), fields.get("parallel_tool_calls"))
-    guided = form_of(chat, thinking, **fields).demanded
-    parser = chat.output(Prompt("", thinking=thinking), tools, guided=guided)
+    form = form_of(chat, thinking, **fields)
+    guided, own = form.demanded, form.own_calls
+    parser = chat.output(Prompt("", thinking=thinking), tools, guided=guided, own_calls=own)
     rules = TextRules(visible_special_ids=chat.visible_special_ids(tools))
     decoder = ChoiceDecoder(model.tokenizer, rules, parser)
     events: list[Event] = []
@@ -202,6 +208,21 @@ HINTS = [
 ]  # fmt: skip
 
 
+ANALYSIS, NEXT = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant"
+MORE_HINTS = {
+    "harmony": (
+        ANALYSIS,
+        NEXT,
+        f"{ANALYSIS}Hm{NEXT}",
+        "<|channel|>final<|message|>",
+        "<|channel|>commentary to=functions.get <|constrain|>json<|message|>",
+        " to=functions.f<|channel|>commentary json<|message|>",
+    ),
+    "granite": ("</think><response>", "</response>"),
+    "gemma4": ("<|channel>thought", "<channel|>"),
+}
+
+
 @pytest.mark.parametrize("special", [False, True], ids=["text", "special"])
 @pytest.mark.parametrize("tool_format", FORMATS)
 @pytest.mark.parametrize("case", ["auto", "form", "required", "none"])
@@ -226,7 +247,7 @@ def test_random_answers(
             fields["response_format"] = response_format
         if case == "required":
             fields["tool_choice"] = "required"
-        hints = [*HINTS, *TOOL_FORMATS[tool_format].markers]
+        hints = [*HINTS, *TOOL_FORMATS[tool_format].markers, *MORE_HINTS.get(tool_format, ())]
         tokens = model.walk(form_of(chat, thinking, **fields), chance, hints)
         if tokens is None:
             continue
@@ -267,19 +288,22 @@ def test_random_answers(
 @pytest.mark.parametrize("special", [False, True], ids=["text", "special"])
 @pytest.mark.parametrize("thinking", ["open", "possible"])
 @pytest.mark.parametrize("form", [{}, {"response_format": {"type": "json_object"}}], ids=["free", "form"])
+@pytest.mark.parametrize("tool_format", ["hermes", "harmony"])
 def test_a_budget_bounds_thinking(
     models: dict[bool, Model],
     thinking: ThinkingState,
     special: bool,
     form: dict[str, Any],
+    tool_format: str,
     chance: random.Random,
 ) -> None:
     model = models[special]
-    chat = model.chat("hermes")
+    chat = model.chat(tool_format)
+    begin = chat.reasoning.begin if chat.reasoning is not None else ""
     longest = 0
     for budget in (0, 1, 7, 40):
         fields = {**form, "thinking_token_budget": budget}
-        hints = ["</s>"] if thinking == "open" else ["<think>", "</s>"]
+        hints = ["</s>"] if thinking == "open" else [begin, "</s>"]
         tokens = model.walk(form_of(chat, thinking, **fields), chance, hints)
         if tokens is None:
             continue
@@ -289,8 +313,10 @@ def test_a_budget_bounds_thinking(
             chat.output(Prompt("", thinking=thinking), plan_tools(None, None, None), guided=bool(form)),
         )
         decoder.push(StepOutput("r", tokens, "length"))
-        # In the middle of a character the end tag waits for the rest of it.
-        assert decoder.reasoning_tokens <= budget + 3 + len(chat.end_of_thinking)
+        # In the middle of a character the end tag waits for the rest of it. On channels there may be several.
+        written = "".join(map(model.tokenizer.token_text, tokens))
+        times = 1 + written.count(begin) if chat.channels else 1
+        assert decoder.reasoning_tokens <= budget + times * (3 + len(chat.end_of_thinking))
         longest = max(longest, decoder.reasoning_tokens)
     assert longest >= (1 if thinking == "open" else 0)
 

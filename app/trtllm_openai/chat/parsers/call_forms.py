@@ -16,6 +16,7 @@ from trtllm_openai.chat.parsers.tag_forms import (
     Part,
     either,
     fields,
+    repeated,
     separated,
     sequence,
     tag,
@@ -130,13 +131,7 @@ class PythonicCalls:
         arguments = {tool.name: _keywords(tool.schema) for tool in tools}
         if not parallel:
             return [tag(f"[{name}(", part, ")]") for name, part in arguments.items()]
-        others = {
-            "type": "tags_with_separator",
-            "tags": [tag(f", {name}(", part, ")") for name, part in arguments.items()],
-            "separator": "",
-            "at_least_one": False,
-            "stop_after_first": False,
-        }
+        others = repeated([tag(f", {name}(", part, ")") for name, part in arguments.items()])
         return [tag(f"[{name}(", sequence(part, text(")"), others), "]") for name, part in arguments.items()]
 
     def calls(self, tools: Sequence[CallableTool], *, parallel: bool) -> Part:
@@ -168,14 +163,7 @@ def _keyword(name: str, schema: Any, root: Any) -> Part:
 def _any_keywords() -> Part:
     name = {"type": "regex", "pattern": "[a-zA-Z_][a-zA-Z0-9_]*="}
     one = sequence(name, json_part({}))
-    more = {
-        "type": "tags_with_separator",
-        "tags": [tag(", ", one, "")],
-        "separator": "",
-        "at_least_one": False,
-        "stop_after_first": False,
-    }
-    return either(sequence(one, more), text(""))
+    return either(sequence(one, repeated([tag(", ", one, "")])), text(""))
 
 
 def rebased(schema: Any, root: str) -> Any:

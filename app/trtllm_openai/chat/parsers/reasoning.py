@@ -15,7 +15,8 @@ class ReasoningFormat:
     """The tags around a model's reasoning.
 
     `answer` and `answer_end`: what the model writes before and after its answer, dropped from it. `mark`:
-    what its chat templates carry, if not the end tag. `channels`: reasoning and calls may alternate, and
+    what its chat templates carry, if not the end tag. `tokens`: marks that can be special tokens, if not the
+    tags themselves. `channels`: reasoning and calls may alternate, and
     the parser of the tool-call format of the same name reads both.
     """
 
@@ -24,13 +25,14 @@ class ReasoningFormat:
     answer: str = ""
     answer_end: str = ""
     mark: str = ""
+    tokens: tuple[str, ...] = ()
     channels: bool = False
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Special tokens that the parser needs in the text."""
-        if self.channels:
-            return harmony.MARKS
+        if self.tokens:
+            return self.tokens
         return tuple(filter(None, (self.begin.strip(), self.end, self.answer, self.answer_end)))
 
 
@@ -40,9 +42,10 @@ REASONING = {
         "<|end|>",
         "<|start|>assistant<|channel|>final<|message|>",
         mark="<|channel|>analysis",
+        tokens=harmony.MARKS,
         channels=True,
     ),
-    "gemma4": ReasoningFormat("<|channel>thought", "<channel|>"),
+    "gemma4": ReasoningFormat("<|channel>thought", "<channel|>", tokens=("<|channel>", "<channel|>")),
     "granite": ReasoningFormat("Here is my thought process:", "Here is my response:"),
     "granite_tags": ReasoningFormat(
         "<think>", "</think>", "<response>", "</response>", mark="<response></response>"

@@ -29,6 +29,11 @@ def text(value: str) -> Part:
     return {"type": "const_string", "value": value}
 
 
+def any_text(*excluded: str) -> Part:
+    """Any text without these."""
+    return {**ANY_TEXT, "excludes": list(excluded)}
+
+
 def sequence(*elements: Part) -> Part:
     """One after another."""
     return elements[0] if len(elements) == 1 else {"type": "sequence", "elements": list(elements)}
@@ -100,6 +105,11 @@ def separated(tags: list[Part], separator: str, *, parallel: bool) -> Part:
         "at_least_one": True,
         "stop_after_first": not parallel,
     }
+
+
+def repeated(tags: list[Part]) -> Part:
+    """Any number of `tags`, one after another."""
+    return {**separated(tags, "", parallel=True), "at_least_one": False}
 
 
 def texts(schema: Any) -> list[str] | None:

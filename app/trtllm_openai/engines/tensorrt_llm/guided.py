@@ -47,7 +47,7 @@ def as_compiled(guide: Guide) -> Guide:
     if guide.thinking is None and guide.kind != "structural_tag":
         return guide
     form = _part(guide)
-    if guide.thinking is not None:
+    if guide.thinking is not None and not guide.thinking.within:
         form = _after_thinking(form, guide.thinking)
     text = json.dumps({"type": "structural_tag", "format": form}, ensure_ascii=False, separators=(",", ":"))
     return Guide("structural_tag", text, guide.param, endless=guide.endless, optional=guide.optional)
@@ -75,8 +75,15 @@ def _after_thinking(form: Any, thinking: Thinking) -> Part:
     begin = "" if thinking.opened else thinking.begin
     thought = {"type": "tag", "begin": begin, "content": {"type": "any_text"}, "end": thinking.end}
     space = {"type": "regex", "pattern": r"[ \t\r\n]{0,8}"}
-    after = {"type": "sequence", "elements": [thought, space, form]}
+    elements = [thought, space, form]
+    if thinking.answer:
+        elements[2:] = [_optional(thinking.answer), space, form, _optional(thinking.answer_end)]
+    after = {"type": "sequence", "elements": elements}
     return after if thinking.opened else {"type": "or", "elements": [after, form]}
+
+
+def _optional(text: str) -> Part:
+    return {"type": "grammar", "grammar": f"root ::= {json.dumps(text)}?"}
 
 
 def _accepted(part: Any) -> Any:

@@ -61,7 +61,7 @@ def try_guide(
     tokenizer: llguidance.LLTokenizer, guide: Guide, end_ids: tuple[int, ...], max_mask_ms: float
 ) -> None:
     """Compile a guide for the first time. Raises `InvalidRequest` if it cannot be used."""
-    if guide.thinking is not None and not guide.thinking.opened:
+    if guide.thinking is not None and not (guide.thinking.opened or guide.thinking.within):
         # Alone as well: beside thinking that may begin, a text that nothing satisfies would go unnoticed.
         compile_guide(tokenizer, msgspec.structs.replace(guide, thinking=None), end_ids, max_mask_ms)
     compile_guide(tokenizer, guide, end_ids, max_mask_ms)
@@ -254,7 +254,7 @@ def text_bits(tokenizer: llguidance.LLTokenizer) -> np.ndarray[tuple[int], np.dt
 def _grammar(guide: Guide) -> str:
     """Convert a guide to a llguidance grammar. Raises `ValueError` with the reason if it cannot."""
     grammar = _form(guide)
-    if guide.thinking is None:
+    if guide.thinking is None or guide.thinking.within:
         return grammar
     return after_thinking(grammar, guide.thinking, guide.special)
 

@@ -199,6 +199,7 @@ def _engine(
             bad_words=True,
             guides=GUIDES if vocabulary is not None else (),
             thinking_budget=vocabulary is not None,
+            channels=vocabulary is not None,
             prediction=own.limits.draft_rows > 0,
         ),
         tensor_parallel=settings.tensor_parallel_size,

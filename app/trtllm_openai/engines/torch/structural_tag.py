@@ -36,7 +36,7 @@ def structural_tag_grammar(guide: Guide, from_gbnf: Callable[[str], str]) -> str
     start = builder.rule(tag["format"], ".format")
     thinking = guide.thinking
     free = "FREE_TEXT: ANY_TEXT"
-    if thinking is not None and not thinking.opened:
+    if thinking is not None and not thinking.opened and not thinking.within:
         free += f" & ~({SPACE} {json.dumps(thinking.begin)} ANY_TEXT)"
     lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, ANY_TEXT, free])
     if not builder.nested:
@@ -69,17 +69,22 @@ def after_thinking(grammar: str, thinking: Thinking, special: Mapping[str, int])
     """`grammar`, a Lark grammar or llguidance's JSON, after thinking: of any text, up to its end tag."""
     builder = _Builder(_no_gbnf, special)
     thought = f"{builder.until(thinking.end, 'ANY_TEXT')} {SPACE}"
-    start = f"{thought} @form"
+    form = "@form"
+    if thinking.answer:
+        builder.rules.append(f"ANSWER: {json.dumps(thinking.answer, ensure_ascii=False)} {SPACE}")
+        tokens = [f"{token} {SPACE}" for token in _token(thinking.answer, special)]
+        marks = " | ".join(["ANSWER", *tokens])
+        form = f"(({marks}) @form ({builder.literal(thinking.answer_end)})? | @form)"
+    start = f"{thought} {form}"
     if not thinking.opened:
-        begin = [f"BEGIN: {SPACE} {json.dumps(thinking.begin)}"]
-        builder.rules += begin
-        marks = " | ".join(["BEGIN", *_token(thinking.begin, special)])
-        start = f"(({marks}) {thought})? @form"
+        builder.rules.append(f"BEGIN: {SPACE} {json.dumps(thinking.begin, ensure_ascii=False)}")
+        marks = " | ".join(["BEGIN", *builder.with_tokens(thinking.begin)])
+        start = f"({marks}) {start} | @form"
     lark = "\n".join(["%llguidance {}", f"start: {start}", *builder.rules, ANY_TEXT])
-    form = json.loads(grammar) if grammar.startswith("{") else {"grammars": [{"lark_grammar": grammar}]}
-    form["grammars"][0]["name"] = "form"
-    form["grammars"].insert(0, {"name": "thinking", "lark_grammar": lark})
-    return json.dumps(form)
+    whole = json.loads(grammar) if grammar.startswith("{") else {"grammars": [{"lark_grammar": grammar}]}
+    whole["grammars"][0]["name"] = "form"
+    whole["grammars"].insert(0, {"name": "thinking", "lark_grammar": lark})
+    return json.dumps(whole)
 
 
 def _no_gbnf(grammar: str) -> str:
@@ -111,7 +116,7 @@ class _Builder:
         kind = form.get("type") if isinstance(form, dict) else None
         match kind:
             case "const_string":
-                return self._add(self._literal(form.get("value"), f"{path}.value") or '""')
+                return self._add(self.literal(form.get("value"), f"{path}.value") or '""')
             case "json_schema":
                 return self._add(self._json(form.get("json_schema"), f"{path}.json_schema"))
             case "regex":
@@ -119,7 +124,7 @@ class _Builder:
             case "grammar":
                 return self._add(self._grammar(form.get("grammar"), f"{path}.grammar"))
             case "any_text":
-                return self._add("FREE_TEXT")
+                return self._add(self._free_text(form, path))
             case "sequence":
                 return self._add(" ".join(self._elements(form, path)))
             case "or":
@@ -174,13 +179,26 @@ class _Builder:
     def _tag(self, form: dict[str, Any], path: str, trigger: str = "") -> str:
         """`trigger`: the prefix of `begin` that is matched already."""
         begin, content = form.get("begin"), form.get("content")
-        first = self._literal(begin, f"{path}.begin", skip=len(trigger))
+        first = self.literal(begin, f"{path}.begin", skip=len(trigger))
         given = form.get("end")
         ends: list[Any] = given if isinstance(given, list) else [given]
-        last = [self._literal(end, f"{path}.end") or '""' for end in ends]
+        last = [self.literal(end, f"{path}.end") or '""' for end in ends]
         if isinstance(content, dict) and content.get("type") == "any_text" and all(ends):
-            return f"{first} ({' | '.join(self.until(end, 'FREE_TEXT') for end in ends)})"
+            text = self._free_text(content, f"{path}.content")
+            return f"{first} ({' | '.join(self.until(end, text) for end in ends)})"
         return f"{first} {self.rule(content, f'{path}.content')} ({' | '.join(last)})"
+
+    def _free_text(self, form: dict[str, Any], path: str) -> str:
+        """The terminal of any text, or of any without the texts in `excludes`."""
+        excluded = form.get("excludes") or []
+        if not isinstance(excluded, list) or not all(isinstance(one, str) and one for one in excluded):
+            raise SchemaError(f"{path}.excludes", "it must be a list of non-empty strings")
+        if not excluded:
+            return "FREE_TEXT"
+        name = f"TEXT_{len(self.rules)}"
+        texts = " | ".join(json.dumps(one, ensure_ascii=False) for one in excluded)
+        self.rules.append(f"{name}: FREE_TEXT & ~(ANY_TEXT ({texts}) ANY_TEXT)")
+        return name
 
     def until(self, mark: str, text: str) -> str:
         """The rule of text, of the terminal `text`, up to the first `mark` and with it."""
@@ -191,6 +209,10 @@ class _Builder:
         name = f"BEFORE_{len(self.rules)}"
         self.rules.append(f"{name}: {text} & ~(ANY_TEXT {json.dumps(mark, ensure_ascii=False)} ANY_TEXT)")
         return self._add(f"{written} | {name} {token[0]}")
+
+    def with_tokens(self, mark: str) -> list[str]:
+        """A mark with special tokens for those that it has; none if it has none."""
+        return [self.literal(mark)] if self._marks is not None and self._marks.search(mark) else []
 
     def _triggered(self, form: dict[str, Any], path: str) -> str:
         triggers, tags = form.get("triggers"), form.get("tags")
@@ -216,11 +238,11 @@ class _Builder:
 
     def _separated(self, form: dict[str, Any], path: str) -> str:
         tags = f"({' | '.join(self._elements(form, path, 'tags'))})"
-        separator = self._literal(form.get("separator"), f"{path}.separator")
+        separator = self.literal(form.get("separator"), f"{path}.separator")
         whole = tags if form.get("stop_after_first") else f"{tags} ({separator} {tags})*"
         return whole if form.get("at_least_one") else f"({whole})?"
 
-    def _literal(self, text: Any, path: str, skip: int = 0) -> str:
+    def literal(self, text: Any, path: str = "", skip: int = 0) -> str:
         """Lark for a text without its first `skip` characters; empty for an empty one."""
         if not isinstance(text, str):
             raise SchemaError(path, "it must be a string")

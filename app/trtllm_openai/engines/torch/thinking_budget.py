@@ -1,6 +1,7 @@
 """Ends thinking after so many tokens: says when its end tag is due, and which token of it is next.
 
-Follows thinking as `chat.parsers.reasoning` does: it comes first, after white space, or not at all.
+Follows thinking as `chat.parsers.reasoning` does: it comes first, after white space, or not at all; or, where
+`Thinking.within` says so, any number of times at any place, for which there is one budget.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ class ThinkingBudget:
     def __init__(
         self, thinking: Thinking, special: Mapping[str, int], text_of: Callable[[int], bytes]
     ) -> None:
-        """`special`: ids of tags that are special tokens. `text_of`: bytes of a token, none if special."""
+        """`special`: ids of special tokens in tags, by their text. `text_of`: bytes of any other token."""
         self._begin, self._end = thinking.begin.encode(), thinking.end.encode()
-        self._begin_id, self._end_id = special.get(thinking.begin), special.get(thinking.end)
+        self._special = {token: text.encode() for text, token in special.items()}
         self._end_ids = thinking.end_ids
         self._left = thinking.budget or 0
+        self._repeats = thinking.within
         self._text_of = text_of
         self._state: Literal["begin", "inside", "over"] = "inside" if thinking.opened else "begin"
         self._text = b""  # while a tag may be incomplete in it
@@ -36,28 +38,36 @@ class ThinkingBudget:
         """Take the next token of the sequence."""
         if self._state == "over":
             return
-        text = self._text_of(token)
+        text = self._special.get(token) or self._text_of(token)
         if self._state == "begin":
-            self._read_begin(token, text)
+            self._read_begin(text)
             return
         if token == self.due:
             self._forced += 1
         self._left -= 1
-        self._read_inside(token, text)
+        self._read_inside(text)
 
-    def _read_begin(self, token: int, text: bytes) -> None:
-        self._text = (self._text + text).lstrip()
-        if token == self._begin_id and not self._text:
-            self._state = "inside"
-        elif self._text.startswith(self._begin):
-            self._state = "inside"
-            inside, self._text = self._text.removeprefix(self._begin), b""
-            self._read_inside(token, inside)
+    def _read_begin(self, text: bytes) -> None:
+        self._text += text
+        if self._repeats:
+            _, found, inside = self._text.partition(self._begin)
+        else:
+            self._text = self._text.lstrip()
+            found = self._begin if self._text.startswith(self._begin) else b""
+            inside = self._text.removeprefix(self._begin)
+        if found:
+            self._state, self._text = "inside", b""
+            self._read_inside(inside)
+        elif self._repeats:
+            self._text = self._text[-len(self._begin) :]
         elif not self._begin.startswith(self._text):
             self._state = "over"
 
-    def _read_inside(self, token: int, text: bytes) -> None:
+    def _read_inside(self, text: bytes) -> None:
         self._text += text
-        if token == self._end_id or self._end in self._text or self._forced == len(self._end_ids):
-            self._state = "over"
-        self._text = self._text[-len(self._end) :]
+        before, found, after = self._text.partition(self._end)
+        if found or self._forced == len(self._end_ids):
+            self._forced = 0
+            self._state, self._text = ("begin", after) if self._repeats else ("over", b"")
+        else:
+            self._text = before[-len(self._end) :]

@@ -52,3 +52,15 @@ def test_an_answer_without_thinking_has_no_budget() -> None:
 def test_a_character_may_be_completed_first() -> None:
     """The due token was not allowed: another one came, and the tag is due again."""
     assert due_after(budget(1), [0xE2, 0x82, 0xAC, 305, 306]) == [None, 305, 305, 305, 306, None]
+
+
+def test_thinking_that_comes_several_times_has_one_budget() -> None:
+    """On gpt-oss's channels: `<|channel|>analysis<|message|>`, each mark a special token."""
+    special = {"<|channel|>": 301, "<|message|>": 302, "<|end|>": 303}
+    thinking = Thinking("<|channel|>analysis<|message|>", "<|end|>", (303,), budget=3, within=True)
+    subject = ThinkingBudget(thinking, special, lambda token: bytes([token]) if token < 256 else b"")
+    begin, other = [301, *b"analysis", 302], [301, *b"final", 302, *b"so"]
+    assert set(due_after(subject, [*begin, 97, 303, *other])) == {None}
+    assert due_after(subject, [*begin, 97])[-2:] == [None, 303]
+    assert due_after(subject, [303, *other])[1:] == [None] * (len(other) + 1)
+    assert due_after(subject, begin)[-1] == 303, "nothing is left for another one"
