@@ -235,6 +235,8 @@ class EngineStats(msgspec.Struct):
     generated_tokens: int = 0
     kv_blocks_reused: int = 0
     guides_compiled: int = 0
+    guide_cache_hits: int = 0
+    guide_cache_misses: int = 0
     guides_refused: dict[str, int] = {}
     guides_ended: dict[str, int] = {}
     guide_compile_counts: list[int] = msgspec.field(default_factory=lambda: [0] * 13)

@@ -164,6 +164,8 @@ class TorchEngine:
         stats.preemptions = self._scheduler.preemptions
         if self._guides is not None:
             stats.guides_compiled, stats.guides_refused = self._guides.compiled, dict(self._guides.refused)
+            stats.guide_cache_hits = self._guides.cache.hits
+            stats.guide_cache_misses = self._guides.cache.misses
             stats.guides_ended = dict(self._guides_ended)
             stats.guide_compile_counts = list(self._guides.counts)
             stats.guide_compile_seconds = self._guides.seconds

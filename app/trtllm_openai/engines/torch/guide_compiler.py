@@ -1,7 +1,8 @@
 """Compiles guides beside the engine: first on trial in another process (`guide_trial`), then in a thread.
 
 A guide that passed its trial is known to compile here within its bounds. Outcomes are remembered, so that the
-same guide is tried once. Guides that took long wait in a queue of their own.
+same guide is tried once, and matchers are kept (`guide_cache`), so that it is compiled once. Guides that took
+long wait in a queue of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from hashlib import blake2b
 
 from trtllm_openai.engines.torch import guide_trial
+from trtllm_openai.engines.torch.guide_cache import GuideCache
 from trtllm_openai.engines.torch.guide_trial import Setup
 from trtllm_openai.engines.torch.guides import GuideLimits, GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
@@ -48,6 +50,7 @@ class GuideCompiler:
         )
         self._lock = threading.Lock()  # what follows is shared with the thread that reads outcomes
         self._known: OrderedDict[bytes, Outcome] = OrderedDict()
+        self.cache = GuideCache()
         self._closed = False
         self.compiled = 0
         """Guides that were compiled."""
@@ -65,7 +68,11 @@ class GuideCompiler:
         """
         future: Future[GuideMatcher] = Future()
         with self._lock:
+            kept = self.cache.get(guide)
             known = self._known.get(_digest(guide))
+        if kept is not None:
+            future.set_result(kept)
+            return future
         if known is not None:
             self._judge(guide, future, known)
             return future
@@ -115,8 +122,11 @@ class GuideCompiler:
             return
         try:
             arguments = self._tokenizer.result(), guide, self._end_ids, self._limits.max_mask_ms
-            future.set_result(compile_guide(*arguments))
+            matcher = compile_guide(*arguments)
+            with self._lock:
+                self.cache.add(guide, matcher)
             self.compiled += 1
+            future.set_result(matcher)
         except Exception as error:
             future.set_exception(error)
 

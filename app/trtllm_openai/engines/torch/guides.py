@@ -180,6 +180,12 @@ class GuideMatcher:
         self._spend(began)
         return not self._check()
 
+    def fresh(self) -> GuideMatcher:
+        """A copy for another sequence, of one that has not read any text and has no rules of its own."""
+        other = self.ahead()
+        other.seconds, other._allowed_ms = 0.0, BURST_MS
+        return other
+
     def ahead(self) -> GuideMatcher:
         """A copy, to go ahead with a draft. What it does and spends does not change this one."""
         other = copy.copy(self)

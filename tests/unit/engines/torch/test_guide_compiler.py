@@ -46,6 +46,14 @@ def test_a_refusal_is_the_same_the_second_time(compiler: GuideCompiler) -> None:
     assert sum(compiler.counts) == tried + 1
 
 
+def test_the_same_guide_is_compiled_once(compiler: GuideCompiler) -> None:
+    compiled, hits = compiler.compiled, compiler.cache.hits
+    first, second = (compiler.compile(Guide("regex", "de?f", name)).result(60) for name in ("p", "q"))
+    assert (compiler.compiled, compiler.cache.hits) == (compiled + 1, hits + 1)
+    assert first.accept_token(ord("d"))
+    assert not second.accept_token(ord("e")), "it begins at the beginning"
+
+
 def kill(compiler: GuideCompiler) -> None:
     """Kill the process of trials, once it has begun with what it was sent."""
     trials = compiler._trials
