@@ -38,6 +38,8 @@ from trtllm_openai.generation.build import unsupported
 from trtllm_openai.protocol.chat import ChatRequest
 
 THINKING_BUDGET = "thinking_token_budget"
+EFFORT_BUDGETS = {"minimal": 128, "low": 1024, "medium": 2048}
+"""Tokens of thinking by `reasoning_effort`, as LiteLLM has them for models with a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,13 @@ def answer_form(
     return AnswerForm(guide, form is not None, _unheld(tools, guide), own_calls)
 
 
+def _budget(body: ChatRequest, info: EngineInfo, chat: ChatFormat) -> int | None:
+    """The tokens that thinking may take: as asked for, or by an effort that the template does not read."""
+    if body.thinking_token_budget is not None or not info.capabilities.thinking_budget or chat.knows_effort:
+        return body.thinking_token_budget
+    return EFFORT_BUDGETS.get(body.reasoning_effort or "")
+
+
 def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | None:
     """The guide of the form or the call that is demanded, without thinking."""
     guide = find_guide(body, info, body.response_format)
@@ -101,7 +110,7 @@ def _guide(
     strictness: Strictness,
 ) -> Guide | None:
     """The whole guide, or None for free text. `form`: that of `_demanded`."""
-    budget = body.thinking_token_budget
+    budget = _budget(body, info, chat)
     guide = form
     if tools.tools and tools.schema is None:
         guide = (
@@ -123,7 +132,7 @@ def _guide(
     thought = Thinking(tags.begin, tags.end, chat.end_of_thinking, thinking == "open", budget)
     if form is not None and tags.answer_end:  # free text may begin with the tag
         thought = msgspec.structs.replace(thought, answer=tags.answer, answer_end=tags.answer_end)
-    optional = guide.optional and budget is None
+    optional = guide.optional and body.thinking_token_budget is None
     return msgspec.structs.replace(guide, thinking=thought, special=chat.special_marks, optional=optional)
 
 
@@ -145,11 +154,11 @@ def _messages(
     strictness: Strictness,
 ) -> Guide | None:
     """The guide of an answer whose thinking and calls are messages on channels; None for free messages."""
-    budget, tags = body.thinking_token_budget, chat.reasoning
+    budget, tags = _budget(body, info, chat), chat.reasoning
     thinks = tags is not None and tags.channels
     opened = thinks and thinking == "open"
     held: list[CallableTool] = []
-    optional = form is None and budget is None
+    optional = form is None and body.thinking_token_budget is None
     if chat.call_form is None:
         if tools.schema is not None:
             return form  # an array of calls, which is read without channels

@@ -32,6 +32,8 @@ _CHAT_FIELDS = (
     "add_generation_prompt",
     "continue_final_message",
     "chat_template_kwargs",
+    "documents",
+    "reasoning_effort",
     "add_special_tokens",
 )
 

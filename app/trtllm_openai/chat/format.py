@@ -69,6 +69,8 @@ class ChatFormat:
         self._knows_developer = knows_developer(source)
         self.knows_documents = "documents" in source
         """Whether the template reads the variable `documents`."""
+        self.knows_effort = "reasoning_effort" in source
+        """Whether the template reads the variable `reasoning_effort`."""
         detected = detect_tools(source)
         self._template_has_tools = detected is not None
         name = (detected or "hermes") if tool_parser == "auto" else tool_parser

@@ -56,9 +56,20 @@ class _Integral:
         return handler(next(choice[0] for choice in schema["choices"] if isinstance(choice, tuple)))
 
 
+def _read(value: object) -> object:
+    """A float with an integral value as an integer.
+
+    -2**63 is what the parser makes of the integers beyond 64 bits next to it too: as if it were one of them.
+    """
+    if not isinstance(value, float) or not value.is_integer():
+        return value
+    return int(value) - 1 if value == -(2.0**63) else int(value)
+
+
 def _integral(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    read = _read(value)
     try:
-        return handler(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return handler(read)
     except ValidationError as error:
         # Both alternatives failed. Only this one's error holds for 1e30, which is out of range and no wrong
         # type; a deeper location makes it the one that is reported.
@@ -66,7 +77,7 @@ def _integral(value: object, handler: ValidatorFunctionWrapHandler) -> object:
         fault: InitErrorDetails = {
             "type": PydanticCustomError(item["type"], item["msg"]),
             "loc": ("int", *item["loc"]),
-            "input": value,
+            "input": value if read == value else read,
         }
         raise ValidationError.from_exception_data(error.title, [fault]) from None
 

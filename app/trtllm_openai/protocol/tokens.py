@@ -19,6 +19,8 @@ class TokenizeRequest(RequestModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: JsonObject | None = None
+    documents: FailFastList[JsonObject] | None = None
+    reasoning_effort: str | None = None
     return_token_strs: bool | None = None
 
 

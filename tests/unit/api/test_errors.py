@@ -88,6 +88,7 @@ def test_other_exceptions() -> None:
         ("completions", {"seed": 2**63}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not {2**63}."),
         ("chat/completions", {"seed": 1e30}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not 1e+30."),
         ("responses", {"seed": -(2**64)}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not "),
+        ("chat/completions", {"seed": -(2**63) - 1}, f"'seed': must be from {-(2**63)} to {2**63 - 1}, not "),
         ("completions", {"temperature": 3}, "'temperature': must be from 0 to 2, not 3."),
         ("completions", {"logit_bias": {"5": 101}}, "'logit_bias.5': must be from -100 to 100, not 101."),
         ("completions", {"stop_token_ids": [1, -1]}, "'stop_token_ids[1]': must be at least 0, not -1."),

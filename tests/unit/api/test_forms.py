@@ -321,6 +321,29 @@ def test_a_budget_bounds_thinking(
     assert longest >= (1 if thinking == "open" else 0)
 
 
+@pytest.mark.parametrize(
+    ("effort", "budget"),
+    [("minimal", 128), ("low", 1024), ("medium", 2048), ("high", None), ("none", None), ("odd", None)],
+)
+def test_the_budget_of_an_effort(models: dict[bool, Model], effort: str, budget: int | None) -> None:
+    """Only where the template does not read it, nobody asks for another one, and the engine can hold it."""
+    plain = models[False].chat("hermes")
+    reads = ChatFormat(
+        Tokenizer(models[False].tokenizer._backend, chat_template=TEMPLATE + "{{ reasoning_effort }}"),
+        "hermes",
+        "think",
+    )
+
+    def found(chat: ChatFormat, **fields: Any) -> int | None:
+        guide = form_of(chat, "open", reasoning_effort=effort, **fields).guide
+        return guide.thinking.budget if guide is not None and guide.thinking is not None else None
+
+    assert found(plain) == budget
+    assert found(plain, thinking_token_budget=7) == 7
+    assert found(reads) is None
+    assert found(plain, capabilities=Capabilities(guides=ALL.guides)) is None
+
+
 PLACE = "tools[0].function.parameters"
 
 

@@ -25,6 +25,16 @@ def test_messages_are_tokenized_as_a_chat_sends_them(demo_tokenizer: Tokenizer) 
     assert without["count"] < len(tokens)
 
 
+def test_what_the_template_reads(demo_tokenizer: Tokenizer) -> None:
+    template = "{{ messages[0].content }}{{ documents[0].text }}{{ reasoning_effort }}"
+    served = Served(Tokenizer(demo_tokenizer._backend, chat_template=template))
+    fields = {"messages": MESSAGES, "documents": [{"text": "one"}], "reasoning_effort": "low"}
+    answer = served.post("/tokenize", {**fields, "return_token_strs": True}).json()
+    assert "".join(answer["token_strs"]) == "Hionelow"
+    without = Served(demo_tokenizer).refusal("/tokenize", {"messages": MESSAGES, "documents": [{}]})
+    assert without[:2] == (400, "documents")
+
+
 def test_refusals(demo_tokenizer: Tokenizer) -> None:
     served = Served(demo_tokenizer)
     assert served.refusal("/tokenize", {})[:2] == (400, "prompt")

@@ -1,18 +1,21 @@
 """Guided decoding in the torch engine: what a guide promises holds, beside sequences without one."""
 
+import dataclasses
 import json
 import random
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 
+from tests.unit.engines.torch.conftest import VOCAB
 from tests.unit.engines.torch.test_guide_trial import ENDLESS
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch import load, loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer, try_guide
 from trtllm_openai.errors import InvalidRequest
@@ -272,3 +275,29 @@ def test_a_guide_that_takes_too_long_for_its_tokens_ends(demo_tokenizer: Tokeniz
     assert walk(matcher, len(vocabulary), random.Random(1), broken=True) is None
     assert "ms for a token" in matcher.error
     assert 0.1 < matcher.seconds < 5
+
+
+def test_a_thinking_budget_survives_a_preemption(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that are computed again, as on a GPU, are not counted again."""
+    plain = loader.make_limits
+    monkeypatch.setattr(
+        loader, "make_limits", lambda *given: dataclasses.replace(plain(*given), exact=False, tile=1)
+    )
+    settings = TorchSettings(dtype="float32", device="cpu", max_seq_len=256, kv_cache_tokens=20 * 16)
+    vocabulary = [b"", b"", b"", *(bytes([byte]) for byte in range(256)), *[b""] * (VOCAB - 259)]
+    tight = load(checkpoint("llama"), settings, lambda *_: None, lambda: vocabulary)
+    end = tuple(byte + 3 for byte in b"</think>")
+    text = json.dumps({"type": "structural_tag", "format": {"type": "any_text"}})
+    thinking = Thinking("<think>", "</think>", end, opened=True, budget=60)
+    guide = Guide("structural_tag", text, thinking=thinking, endless=True)
+    sampling = SamplingParams(max_tokens=90, seed=3, ignore_eos=True)
+    found = run(
+        tight, [GenerationRequest(name, [5, ord(name)] * 20, sampling, guide=guide) for name in "abcd"]
+    )
+    assert tight.stats().preemptions > 0
+    for outputs in found.values():
+        tokens = [token for output in outputs for token in output.token_ids]
+        at = next(place for place in range(len(tokens)) if tuple(tokens[place : place + len(end)]) == end)
+        assert 60 <= at <= 63, "in the middle of a character the end tag waits for the rest of it"
