@@ -70,7 +70,7 @@ def ours(itl: float = ITL, ttft: float = 0.0, workers: int = 1) -> Iterator[Serv
     flags += ["--synthetic.max-batch-size", "8192", "--limits.max-waiting-requests", "100000"]
     flags += ["--limits.max-waiting-tokens", "100000000"]
     flags += ["--workers", str(workers), "--replicas", str(workers)]
-    with _started(
+    with started(
         [sys.executable, "-m", "trtllm_openai", "serve", *flags], r"is ready on http://\S+:(\d+)"
     ) as server:
         yield server
@@ -89,7 +89,7 @@ def floor(kind: str, port: int = 8399) -> Iterator[Server]:
 
 
 @contextmanager
-def _started(command: list[str], ready: str) -> Iterator[Server]:
+def started(command: list[str], ready: str) -> Iterator[Server]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "app")}  # this checkout, whatever is installed
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
     try:

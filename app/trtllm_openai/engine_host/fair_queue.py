@@ -13,6 +13,10 @@ An engine queues by arrival and priority. To keep the order here, it is given no
 (`FairQueue.next`). A part of the batch is kept free for keys with less than their share, or a key would wait
 for the end of a sequence of the one that fills the batch.
 
+A request of a key that has much less than its share of the places is marked when it enters the engine
+(`FairQueue.marked`), which may then compute its prompt by itself, before what others ask: a step of a full
+batch takes several times as long as one prompt.
+
 A request that waits too long is aborted by its HTTP process, like everywhere else.
 
 Keys of a higher priority go first. Requests of one key go by their own priority, then by arrival.
@@ -112,6 +116,11 @@ class FairQueue:
         """Number of requests that wait here."""
         return len(self._waiting)
 
+    @property
+    def shared(self) -> bool:
+        """Whether several keys are in use."""
+        return self._in_use > 1
+
     def put(self, request: GenerationRequest, now: float) -> None:
         """Add a request, which has a `key`."""
         key = self._keys.setdefault(request.key, _Key(request.key))
@@ -148,9 +157,22 @@ class FairQueue:
         self._enter(key, one.request)
         return self._for_engine(one, now)
 
+    def marked(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
+        """The requests that enter the engine together, marked where their key is below its share then."""
+        if len(self._keys) == 1:
+            return requests
+        return [
+            msgspec.structs.replace(one, below_share=True) if self._below_share(one) else one
+            for one in requests
+        ]
+
     def stepped(self, outputs: list[StepOutput]) -> None:
         """The engine made a step, with these outputs."""
         self._step += 1
+        self.began(outputs)
+
+    def began(self, outputs: list[StepOutput]) -> None:
+        """The engine has begun with the requests of these outputs."""
         if self._unstarted:
             for output in outputs:
                 self._unstarted_tokens -= self._unstarted.pop(output.request_id, 0)
@@ -190,6 +212,20 @@ class FairQueue:
             return free + self._info.lookahead > 0
         reserved = max(places // RESERVED, int(places >= 4))
         return free > reserved or (free > 0 and key.places < max(1, places // self._in_use))
+
+    def _below_share(self, request: GenerationRequest) -> bool:
+        """Whether the key of a request in the engine has at most half of an equal share of the places in use.
+
+        Nor may it have a lower priority than another key there. How much of the time it takes by short
+        answers to long prompts is for the engine to bound.
+        """
+        key = self._in_engine[request.request_id]
+        others = [other for other in self._keys.values() if other.places and other is not key]
+        if not others or 2 * key.places * (len(others) + 1) > len(self._in_engine):
+            return False
+        if request.priority is not None and request.priority < key.priority:
+            return False
+        return all(key.priority >= other.priority for other in others)
 
     def _may_begin(self, request: GenerationRequest, stats: EngineStats) -> bool:
         """Whether the engine can begin the prompt soon: within its step's tokens and its KV cache."""

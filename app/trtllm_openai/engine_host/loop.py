@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from itertools import islice
 
 import msgspec
@@ -35,7 +36,7 @@ from trtllm_openai.engine_host.messages import (
 )
 from trtllm_openai.engine_host.prefix_news import PrefixNews
 from trtllm_openai.engine_host.salvage import encode_outputs, lost, submitted_ids
-from trtllm_openai.engines.base import FAILED_ON_REQUEST, Engine, refusal
+from trtllm_openai.engines.base import FAILED_ON_REQUEST, Engine, Interruptible, refusal
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineStats, GenerationRequest, StepOutput
 from trtllm_openai.processes.framing import FramedSocket
@@ -113,6 +114,16 @@ class RunnerLoop:
         self._state = state
         self._frontends.send_all(encode(state))
 
+    def _look(self, engine: Interruptible, fair: FairQueue) -> None:
+        """In the midst of a step: begin with what has arrived and goes first."""
+        if not (fair.shared and self._frontends.wait(0)):
+            return
+        self._receive(engine)
+        self._feed(engine, fair)
+        if outputs := engine.step_first():
+            fair.began(outputs)
+            self._send(engine, outputs)
+
     def _receive(self, engine: Engine | None) -> None:
         for frontend, body in self._frontends.poll():
             if body is not None:
@@ -173,12 +184,12 @@ class RunnerLoop:
         """Give the engine what it can soon begin, in fair order."""
         if not fair.waiting:
             return
-        refused = []
         now, stats = time.monotonic(), engine.stats()
+        begun = []
         while (request := fair.next(stats, now)) is not None:
-            if (output := _submitted(engine, request)) is not None:
-                refused.append(output)
-        self._send(engine, refused)
+            begun.append(request)
+        answers = [_submitted(engine, request) for request in fair.marked(begun)]
+        self._send(engine, [output for output in answers if output is not None])
 
     def _submit(
         self, engine: Engine | None, frontend: FramedSocket, requests: list[GenerationRequest]
@@ -193,6 +204,8 @@ class RunnerLoop:
             elif request.key:
                 if self._fair is None:
                     self._fair = FairQueue(engine.info)
+                    if isinstance(engine, Interruptible):
+                        engine.interrupt_with(partial(self._look, engine, self._fair))
                 self._fair.put(request, time.monotonic())
             else:
                 output = _submitted(engine, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
@@ -38,6 +38,17 @@ class Engine(Protocol):
 
     def shutdown(self, timeout_s: float) -> None:
         """Free the model within `timeout_s` seconds. Unfinished requests are dropped."""
+
+
+@runtime_checkable
+class Interruptible(Engine, Protocol):
+    """An engine whose steps may take long, and let prompts that go first in between."""
+
+    def interrupt_with(self, look: Callable[[], None]) -> None:
+        """Call `look` again and again during a step. It may submit, abort, and call `step_first`."""
+
+    def step_first(self) -> list[StepOutput]:
+        """Compute prompts of keys below their share that may go first now, and return the new outputs."""
 
 
 FAILED_ON_REQUEST = "the engine failed on this request"

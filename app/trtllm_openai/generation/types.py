@@ -72,9 +72,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `allotted_ms`: milliseconds after which the engine ends it by itself. `adapter`: name of a LoRA adapter.
     `key`: whose it is, for fair queueing in front of the engine; empty where there are no API keys.
     `key_priority`: that key's priority among keys, and the highest that its requests have in the engine.
-    `waited_ms`: how long it waited before the engine got it. `prediction_token_ids`: a text that the client
-    expects, for an engine with `Capabilities.prediction`; only the speed depends on it. The fields with a
-    `Parameter` belong to the parameter table, like those of `SamplingParams`.
+    `waited_ms`: how long it waited before the engine got it. `below_share`: its key has much less than its
+    share of the engine (`engine_host.fair_queue`), so that its prompt may be computed before what others ask.
+    `prediction_token_ids`: a text that the client expects, for an engine with `Capabilities.prediction`; only
+    the speed depends on it. The fields with a `Parameter` belong to the parameter table, like those of
+    `SamplingParams`.
     """
 
     request_id: str
@@ -94,6 +96,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     key_priority: float = DEFAULT_PRIORITY
     waited_ms: float = 0.0
+    below_share: bool = False
     prediction_token_ids: list[int] = []
 
 

@@ -96,6 +96,52 @@ def test_a_stranger_waits_for_one_end_and_no_more() -> None:
     assert host.begun[before] == "polite"
 
 
+def marks(queue: FairQueue, now: float = NOW) -> dict[str, bool]:
+    """All that the engine is given now, and whether it is marked as below its key's share."""
+    begun = []
+    while (one := queue.next(IDLE, now)) is not None:
+        begun.append(one)
+    return {one.request_id: one.below_share for one in queue.marked(begun)}
+
+
+def test_a_key_far_below_its_share_of_places_is_marked() -> None:
+    queue = FairQueue(info(32))
+    for number in range(20):
+        queue.put(request(f"flood {number}", "flood"), NOW)
+    assert set(marks(queue).values()) == {False}, "there is nobody beside it"
+    for number in range(12):
+        queue.put(request(f"polite {number}", "polite"), NOW)
+    assert marks(queue) == {f"polite {number}": False for number in range(12)}, "that is many at once"
+    for number in range(10):
+        queue.ended(f"polite {number}")
+    queue.put(request("polite", "polite"), NOW)
+    assert marks(queue) == {"polite": True}
+    queue.put(request("flood", "flood"), NOW)
+    assert marks(queue) == {"flood": False}
+
+
+def test_what_enters_together_is_marked_together() -> None:
+    """The first to enter an empty engine is below its share as well if a flood comes with it."""
+    queue = FairQueue(info(32))
+    queue.put(request("polite", "polite"), NOW)
+    for number in range(20):
+        queue.put(request(f"flood {number}", "flood"), NOW)
+    assert [name for name, marked in marks(queue).items() if marked] == ["polite"]
+
+
+@pytest.mark.parametrize(
+    ("flood", "polite"),
+    [({"key_priority": 0.9}, {}), ({}, {"priority": 0.1}), ({}, {"key_priority": 0.2})],
+)
+def test_a_lower_priority_is_never_first(flood: dict[str, Any], polite: dict[str, Any]) -> None:
+    queue = FairQueue(info(32))
+    for number in range(20):
+        queue.put(request(f"flood {number}", "flood", **flood), NOW)
+    marks(queue)
+    queue.put(request("polite", "polite", **polite), NOW)
+    assert marks(queue) == {"polite": False}
+
+
 def test_alone_a_key_is_served_by_priority_and_arrival() -> None:
     host = Host(places=1)
     priorities = [None, 0.1, 0.9, 0.5, None, 1.0]

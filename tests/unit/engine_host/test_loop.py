@@ -265,6 +265,50 @@ def test_one_keys_flood_is_not_in_front_of_another_key(path: str) -> None:
     assert begun[-1] == "flood 599"
 
 
+class Slow(synthetic.SyntheticEngine):
+    """Its step lasts until a request that goes first has its token."""
+
+    ending = False
+
+    def interrupt_with(self, look: Callable[[], None]) -> None:
+        self.look = look
+
+    def step_first(self) -> list[StepOutput]:
+        first = [one for one in self._waiting if one.request.below_share]
+        self.looked += [one.request.request_id for one in first]
+        return super().step(0.0) if first else []
+
+    def step(self, timeout: float) -> list[StepOutput]:
+        self.looked: list[str] = []
+        while len(self._running) >= 8 and not self.looked and not self.ending:
+            self.look()
+        return super().step(timeout)
+
+
+def test_a_request_of_a_key_below_its_share_is_begun_in_the_midst_of_a_step(tmp_path: Path) -> None:
+    address, (owner, owned) = f"unix:{tmp_path}/runner.sock", os.pipe()
+    frontends = Frontends(address, owner)
+    engine = Slow(SyntheticSettings(ttft=0.0, itl=0.0, max_batch_size=PLACES), 100, (2,))
+    thread = threading.Thread(target=RunnerLoop(frontends).run, args=[engine])
+    thread.start()
+    client = Client(address)
+    client.end.send(encode(Submit(of_key("polite", 1, tokens=1))))  # several keys are in use
+    client.until(lambda: client.tokens("polite 0") == 1)
+    client.end.send(encode(Submit(of_key("flood", 8, tokens=8000))))
+    client.until(lambda: client.tokens("flood 7") >= 1)
+    before = client.tokens("flood 0")
+    client.end.send(encode(Submit([GenerationRequest("late", [1], SamplingParams(1), key="polite")])))
+    client.until(lambda: client.tokens("late") == 1, timeout_s=10)
+    assert client.tokens("flood 0") <= before + 2, "its step had not ended"
+    engine.ending = True
+    ENDS.pop().close()
+    os.close(owned)
+    thread.join(10)
+    assert not thread.is_alive()
+    frontends.close(1.0)
+    os.close(owner)
+
+
 def test_requests_in_the_fair_queue_are_counted_and_can_be_aborted(path: str) -> None:
     client = Client(path)
     client.end.send(encode(Submit(of_key("a", PLACES + 10, tokens=8000))))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent import futures
 from itertools import chain
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from trtllm_openai.engines.base import FAILED_ON_REQUEST, refusal
 from trtllm_openai.engines.kv_events import KVEvents
 from trtllm_openai.engines.torch.block_pool import BlockPool
-from trtllm_openai.engines.torch.executor import Executor, Step
+from trtllm_openai.engines.torch.executor import EagerExecutor, Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
 from trtllm_openai.engines.torch.guides import TOO_COMPLEX
@@ -127,7 +128,7 @@ class TorchEngine:
             if self._flying is not None and self._must_land():
                 outputs += self._land()
             try:
-                plan = self._scheduler.plan()
+                plan = self._scheduler.plan_first() or self._scheduler.plan()
             except (
                 MemoryError,
                 RuntimeError,
@@ -152,6 +153,36 @@ class TorchEngine:
             self._flying = launched
             if launched is not None and not self._may_fly(launched):
                 outputs += self._land()
+        return outputs
+
+    def interrupt_with(self, look: Callable[[], None]) -> None:
+        """See `engines.base.Interruptible`. Not on a GPU, whose steps are short, nor with several ranks."""
+        executor = self._executor
+        if not isinstance(executor, EagerExecutor) or self._followers is not None:
+            return
+
+        def between() -> None:
+            executor.between = None  # not in the steps that `look` makes
+            try:
+                with torch.inference_mode(False):
+                    look()
+            finally:
+                executor.between = between
+
+        executor.between = between
+
+    def step_first(self) -> list[StepOutput]:
+        outputs: list[StepOutput] = []
+        with torch.inference_mode():
+            try:
+                while plan := self._scheduler.plan_first():
+                    step = self._launch(plan)
+                    outputs += _begun(plan) + self._end_faulty(plan) + self._read(step)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                log.warning("a prompt that goes first ran out of memory: it is computed with the others")
+                self._scheduler.none_first()
         return outputs
 
     def stats(self) -> EngineStats:
@@ -321,10 +352,13 @@ class TorchEngine:
     def _land(self) -> list[StepOutput]:
         """Read the tokens of the step in flight, if any."""
         step, self._flying = self._flying, None
-        if step is not None and step.drafts:
+        return [] if step is None else self._read(step)
+
+    def _read(self, step: Step) -> list[StepOutput]:
+        if step.drafts:
             return self._land_drafts(step)
         outputs = []
-        for sequence, chosen in zip(step.sampled, step.collect(), strict=True) if step else ():
+        for sequence, chosen in zip(step.sampled, step.collect(), strict=True):
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is sequence:
                 outputs.append(self._take(sequence, chosen))

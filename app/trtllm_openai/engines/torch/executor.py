@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,10 +62,12 @@ class EagerExecutor:
 
     def __init__(self, model: Model, cache: KVCache, builder: BatchBuilder) -> None:
         self._model, self._cache, self._builder = model, cache, builder
+        self.between: Callable[[], None] | None = None
+        """Called before each layer of a step that is not `Plan.first`; it may launch one that is."""
 
     def launch(self, plan: Plan) -> DoneStep:
         batch = self._builder.build(plan)
-        hidden = self._model(batch, self._cache)
+        hidden = self._model(batch, self._cache, None if plan.first else self.between)
         scored = [
             (scores, prompt_logprobs(self._model, hidden, chunk, first_row))
             for chunk, first_row in batch.scored

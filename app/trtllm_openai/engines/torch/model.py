@@ -6,6 +6,7 @@ and biases; Qwen 3 applies RMSNorm to each q and k head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +70,13 @@ class Model:
         weights.check_all_taken()
         self._cos, self._sin = rope_tables(config, max_length, dtype, device)
 
-    def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
-        """Return the last layer's output [rows, hidden]; writes keys and values of all rows to `cache`."""
+    def __call__(
+        self, batch: Batch, cache: KVCache, between: Callable[[], None] | None = None
+    ) -> torch.Tensor:
+        """Return the last layer's output [rows, hidden]; writes keys and values of all rows to `cache`.
+
+        `between`: called before each layer; it may compute another batch, of other sequences.
+        """
         config = self._config
         rows = len(batch.token_ids)
         heads, kv_heads, dim = config.heads, config.kv_heads, config.head_dim
@@ -78,6 +84,8 @@ class Model:
         sin = self._sin.index_select(0, batch.positions)
         x = self._embed(batch.token_ids)
         for layer, kv in zip(self._layers, cache.layers, strict=True):
+            if between is not None:
+                between()
             qkv = layer.qkv(self._rms_norm(x, layer.attention_norm)).view(rows, heads + 2 * kv_heads, dim)
             if layer.q_norm is not None and layer.k_norm is not None:
                 qkv[:, :heads] = self._rms_norm(qkv[:, :heads], layer.q_norm)

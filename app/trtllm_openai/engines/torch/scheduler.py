@@ -7,6 +7,11 @@ that short prompts overtake long ones. Chunks end at multiples of a tile, so tha
 in the same tiles, independent of the batch. With speculative decoding a sequence also has rows for its draft,
 in blocks that nobody else needs.
 
+A prompt of a key that is below its share of the engine goes first: it is computed in steps of its own while
+sequences of other keys rest, in the midst of their step where the executor can be interrupted. It may have as
+many tokens as the others had since (a decoded one counts as `DECODED`), or one largest step at once, so that
+nobody rests for longer than that and the others have half of the engine at least.
+
 Prefill starts after the longest cached prefix. If the KV cache is full, the sequence of lowest rank is
 preempted: in exact mode its blocks are swapped to host memory, since recomputation could round differently;
 otherwise they are recomputed, which is cheaper than two copies.
@@ -18,6 +23,7 @@ import math
 import time
 from bisect import insort
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -48,6 +54,10 @@ class DraftSource(Protocol):
 
     def propose(self, sequences: list[Sequence], most: int) -> dict[Sequence, list[int]]:
         """Drafts for some of the `sequences` of a step's decode rows, at most `most` tokens together."""
+
+
+DECODED = 2
+"""Prompt tokens that may go first for a decoded one of others: as in the fair queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +109,13 @@ class Chunk:
 class Plan:
     """One step: sequences that decode one token each, prefill chunks, and draft tokens to verify.
 
-    A sequence in `drafts` is in `decode`; its draft continues its tokens.
+    A sequence in `drafts` is in `decode`; its draft continues its tokens. `first`: all of it goes first.
     """
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[Chunk] = field(default_factory=list)
     drafts: dict[Sequence, list[int]] = field(default_factory=dict)
+    first: bool = False
 
     @property
     def decode_rows(self) -> int:
@@ -139,13 +150,19 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.reused = 0
         self.preemptions = 0
+        self._first: dict[Sequence, None] = {}  # prompts that go first, in the order of arrival
+        self._with_others: set[Sequence] = set()  # those of them that are in the latest other plan
+        self._first_tokens = limits.max_num_tokens  # how many may go first now
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         insort(self.waiting, sequence, key=Sequence.rank)
+        if sequence.request.below_share and not sequence.generated:
+            self._first[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a finished or aborted sequence and release its blocks."""
+        self._first.pop(sequence, None)
         if sequence in self.running:
             self.running.remove(sequence)
             self._pool.give_back(sequence.blocks)
@@ -186,7 +203,38 @@ class Scheduler:
                 plan.decode.append(sequence)
                 budget -= 1
         self._lengthen(plan, budget)
+        if self._first:
+            self._with_others.update(chunk.sequence for chunk in plan.prefill)
         return plan
+
+    def plan_first(self) -> Plan:
+        """Plan a step of prompts that go first; empty if there are none, or none may now.
+
+        It may be launched in the midst of a step of `plan`: it has none of its sequences and preempts nobody.
+        Prompts that find no place or block, or may have no more tokens, are planned with the others.
+        """
+        plan = Plan(first=True)
+        if not self._first or all(one.request.below_share for one in chain(self.running, self.waiting)):
+            return plan
+        budget = min(self._first_tokens, self._limits.max_num_tokens)
+        for sequence in list(self._first):
+            if sequence in self._with_others:
+                continue
+            if not sequence.blocks:
+                if len(self.running) >= self._limits.max_batch_size:
+                    break
+                found = self._find(sequence)
+                if self._soon_cached(sequence, len(found)) or budget < self._least(sequence, len(found)):
+                    continue
+                if not self._admit(sequence, found):
+                    continue
+            budget -= self._prefill(sequence, plan, budget)
+        self._lengthen(plan, budget)
+        return plan
+
+    def none_first(self) -> None:
+        """Plan all prompts with the others."""
+        self._first.clear()
 
     def advance(self, plan: Plan) -> None:
         """Account for a launched step: count its tokens and publish full blocks in the prefix cache.
@@ -197,8 +245,17 @@ class Scheduler:
             sequence.computed += 1
             self._name_blocks(sequence)
         for chunk in plan.prefill:
+            if chunk.last and self._first:
+                self._first.pop(chunk.sequence, None)
             chunk.sequence.computed += chunk.length
             self._name_blocks(chunk.sequence)
+        tokens = sum(chunk.length for chunk in plan.prefill)
+        if plan.first:
+            self._first_tokens -= tokens
+        else:
+            self._with_others.clear()
+            more = self._first_tokens + tokens + DECODED * plan.decode_rows
+            self._first_tokens = min(more, self._limits.max_num_tokens)
 
     def accept(self, sequence: Sequence) -> None:
         """Count the next token of a verified draft, which is in `sequence.tokens`."""

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.unit.engines.torch.conftest import VOCAB, make_engine, request, run
+from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
 from tests.unit.engines.torch.test_linear import vnni
 from trtllm_openai.generation import StepOutput
 
@@ -48,6 +49,38 @@ def test_with_and_without_company(
         ]
         outputs = run(engine, *others[::2], request("watched", PROMPTS[i], seed=i, **SAMPLING), *others[1::2])
         assert same(expected[i], outputs["watched"]), i
+
+
+def test_prompts_that_are_computed_in_the_midst_of_a_step(checkpoint: Callable[[str], Path]) -> None:
+    """Between the layers of steps with and without prompts: neither answer changes, and theirs is first."""
+    engine = make_engine(checkpoint("llama"), max_num_tokens=64)
+    expected = [alone(engine, i) for i in range(len(PROMPTS))]
+    looks, said = 0, list[StepOutput]()
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks in (2, 10, 33):  # in a prompt's first step, in its second, while all decode
+            i = (2, 10, 33).index(looks)
+            first = request(f"first {i}", PROMPTS[i], seed=i, **SAMPLING)
+            engine.submit(msgspec.structs.replace(first, below_share=True))
+            steps, before = engine.stats().steps, len(said)
+            said.extend(engine.step_first())
+            assert [one.request_id for one in said[before:]] == [f"first {i}"]
+            assert engine.stats().steps == steps + 1
+
+    engine.interrupt_with(look)
+    for i in (4, 5):
+        engine.submit(request(f"{i}", PROMPTS[i], seed=i, **SAMPLING))
+    outputs = finish(engine, {"4", "5", "first 0", "first 1", "first 2"})
+    for i in (4, 5):
+        assert same(expected[i], outputs[f"{i}"])
+    assert len(said) == 3
+    for i, beginning in enumerate(said):
+        rest = outputs[f"first {i}"]
+        assert beginning.token_ids + rest.token_ids == expected[i].token_ids
+        assert (beginning.logprobs or []) + (rest.logprobs or []) == expected[i].logprobs
+    assert engine.stats().kv_blocks_used == 0
 
 
 def test_sequences_that_lost_their_blocks_go_on_as_if_nothing_was(checkpoint: Callable[[str], Path]) -> None:

@@ -176,6 +176,82 @@ def test_equal_beginnings_are_computed_once() -> None:
     assert pool.used == 0
 
 
+def with_flood(sequences: int = 3, **limits: Any) -> tuple[Scheduler, Store]:
+    """A scheduler at whose steps one key's sequences decode."""
+    scheduler, _, store = make(1000, batch=8, tokens=64, chunk=32, **limits)
+    for number in range(sequences):
+        scheduler.add(new(f"flood {number}", 8, 1000))
+    while not all(sequence.generated for sequence in scheduler.running) or scheduler.waiting:
+        execute(scheduler, scheduler.plan(), store)
+    return scheduler, store
+
+
+def chunks(plan: Plan) -> list[tuple[str, int]]:
+    return [(chunk.sequence.request.request_id, chunk.length) for chunk in plan.prefill]
+
+
+def test_a_prompt_below_its_share_is_computed_while_the_others_rest() -> None:
+    scheduler, store = with_flood()
+    scheduler.add(new("other", 20, 5))
+    scheduler.add(new("polite", 20, 5, below_share=True))
+    plan = scheduler.plan_first()
+    assert (plan.decode, chunks(plan)) == ([], [("polite", 20)])
+    execute(scheduler, plan, store)
+    assert not scheduler.plan_first(), "the prompt is computed"
+    plan = scheduler.plan()
+    assert len(plan.decode) == 4
+    assert chunks(plan) == [("other", 20)]
+
+
+def test_prompts_go_first_no_more_than_the_others_advance() -> None:
+    """64 tokens, a largest step, may go first at once, and 2 more for each token that the others decode."""
+    scheduler, store = with_flood()
+    for number in range(2):
+        scheduler.add(new(f"polite {number}", 40, 1, below_share=True))
+    plan = scheduler.plan_first()
+    assert chunks(plan) == [("polite 0", 32), ("polite 1", 32)]
+    execute(scheduler, plan, store)
+    assert not scheduler.plan_first()
+    plan = scheduler.plan()
+    assert len(plan.decode) == 3
+    assert chunks(plan) == [("polite 0", 8), ("polite 1", 8)], "with the others"
+    execute(scheduler, plan, store)
+    scheduler.add(new("late", 30, 1, below_share=True))
+    assert chunks(scheduler.plan_first()) == [("late", 16)], "whole tiles of 8 of 2 * 3 + 16 tokens"
+
+
+def test_no_prompt_goes_first_twice() -> None:
+    """A plan that is launched in the midst of another has none of its prompts."""
+    scheduler, store = with_flood()
+    polite = new("polite", 20, 5, below_share=True)
+    scheduler.add(polite)
+    others = scheduler.plan()
+    assert polite in [chunk.sequence for chunk in others.prefill]
+    second = new("second", 8, 5, below_share=True)
+    scheduler.add(second)
+    between = scheduler.plan_first()
+    assert chunks(between) == [("second", 8)]
+    execute(scheduler, between, store)
+    execute(scheduler, others, store)
+    assert (polite.generated, second.generated) == (1, 1)
+
+
+def test_nobody_is_first_among_equals_or_takes_blocks_or_places() -> None:
+    scheduler, _, _ = make(1000, batch=2)
+    for name in "ab":
+        scheduler.add(new(name, 8, 5, below_share=True))
+    assert not scheduler.plan_first(), "there are no others"
+    full, _ = with_flood(8)
+    full.add(new("polite", 8, 5, below_share=True))
+    assert not full.plan_first(), "there is no place"
+    tight, _, store = make(10, tokens=64, chunk=32)
+    tight.add(new("flood", 24, 10))
+    execute(tight, tight.plan(), store)
+    tight.add(new("polite", 16, 5, below_share=True))
+    assert not tight.plan_first(), "there are no blocks"
+    assert tight.preemptions == 0
+
+
 @pytest.mark.parametrize(("exact", "reused"), [(True, 16), (False, 28)])
 def test_decoded_blocks_are_reused_where_rounding_may_differ(exact: bool, reused: int) -> None:
     scheduler, _, store = make(100, exact=exact, tile=8 if exact else 1)
@@ -207,7 +283,7 @@ def test_random_traffic(seed: int, blocks: int, exact: bool, tile: int, caching:
     unfinished: list[Sequence] = []
 
     def step() -> None:
-        plan = scheduler.plan()
+        plan = scheduler.plan_first() or scheduler.plan()
         assert bool(plan) == bool(unfinished), "something to do and nothing done, or the reverse"
         tokens = len(plan.decode) + sum(chunk.length for chunk in plan.prefill)
         assert tokens <= 16
@@ -215,6 +291,13 @@ def test_random_traffic(seed: int, blocks: int, exact: bool, tile: int, caching:
         check_blocks()
         for sequence in [*plan.decode, *(chunk.sequence for chunk in plan.prefill)]:
             assert len(sequence.blocks) >= blocks_for(min(sequence.computed + 1, len(sequence.tokens)), BLOCK)
+        if not plan.first and chance.random() < 0.5 and (between := scheduler.plan_first()):
+            check_blocks()
+            under_way = [*plan.decode, *(chunk.sequence for chunk in plan.prefill)]
+            assert not between.decode
+            assert all(chunk.sequence not in under_way for chunk in between.prefill)
+            for sequence in execute(scheduler, between, store, chance.randrange(3)):
+                unfinished.remove(sequence)
         for sequence in execute(scheduler, plan, store, chance.randrange(3)):
             unfinished.remove(sequence)
         check_blocks()
@@ -244,6 +327,7 @@ def test_random_traffic(seed: int, blocks: int, exact: bool, tile: int, caching:
                 chance.randrange(1, max(2, blocks * BLOCK - len(prompt) + 1)),
                 priority=chance.choice([None, 0.1, 0.9]),
                 cache_salt=chance.choice([None, None, "a", ""]),
+                below_share=chance.random() < 0.3,
             )
             scheduler.add(sequence)
             unfinished.append(sequence)
