@@ -3,9 +3,9 @@
 Work is counted in tokens: the prompt tokens that a runner has yet to compute, and what its running sequences
 cost, which is `SEQUENCE` and one for each `HELD` tokens. The cost of a request on a runner is the work that
 the runner has, and the part of the prompt that is not in its cache. So a cached prefix draws requests until
-the runner is ahead of the others by as much work as the prefix saves; and never when it has more than
-`BALANCE` of what runners have on average and `SLACK` of the prompt beyond it, so that a long hot prefix does
-not overload it.
+the runner is ahead of the others by `DRAW` times the work that the prefix saves; and never when it has more
+than `BALANCE` of what runners have on average and `SLACK` of the prompt beyond it, so that a long hot prefix
+does not overload it.
 
 What is in a cache is what this process sent, and what other processes sent, of which runners tell
 (`engine_host/prefix_news.py`). How far that is right shows in `cached_tokens` of each sequence's first
@@ -36,6 +36,9 @@ HELD = 20
 BALANCE = 1.25
 SLACK = 0.25
 LOOKED_AT = 16
+DRAW = 1.5
+"""What a cached token counts for. Above 1, as computing it elsewhere delays the sequences there, too, and
+takes the room of what is cached there."""
 HOLDERS = 6
 """Runners with a prefix that are compared; one that many hold says little."""
 HINTED = 0.5
@@ -236,11 +239,11 @@ class Router:
 
     def _best(self, least: int, masks: list[int], session: int, length: int) -> int:
         """The cheapest of the runner with the least work and those that hold the longest prefix."""
-        work, trust = self.work, self.trust
+        work, worth = self.work, DRAW * self.trust
         most = BALANCE * self._total / len(self._ready) + SLACK * length
         best, looked = least, 1 << least
         level = _level(masks, 1 << least)
-        lowest = work[least] - trust * (DEPTHS[level - 1] if level else 0)
+        lowest = work[least] - worth * (DEPTHS[level - 1] if level else 0)
         left = HOLDERS
         for level in range(len(masks), 0, -1):
             mask = masks[level - 1] & ~looked
@@ -250,7 +253,7 @@ class Router:
                 looked |= bit
                 left -= 1
                 index = bit.bit_length() - 1
-                cost = work[index] - trust * DEPTHS[level - 1]
+                cost = work[index] - worth * DEPTHS[level - 1]
                 if cost < lowest and work[index] <= most:
                     best, lowest = index, cost
             if not left:

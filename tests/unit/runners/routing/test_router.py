@@ -70,6 +70,21 @@ def test_a_conversation_stays_on_its_runner() -> None:
     assert len(places) == 1
 
 
+def test_a_prefix_is_worth_waiting_for_half_as_long_again_as_computing_it() -> None:
+    subject = router(4)
+    prompt = tokens(4000)
+    first, name = send(subject, prompt)
+    subject.ended(name)
+    for index in range(4):
+        subject.sent(Route(index), [request(tokens(20_000))])
+    cached = subject.choose(request(prompt)).cached
+    assert cached > 3000
+    subject.sent(Route(first.index), [request(tokens(cached))])
+    assert subject.choose(request(prompt)).index == first.index
+    subject.sent(Route(first.index), [request(tokens(cached // 2))])
+    assert subject.choose(request(prompt)).index != first.index
+
+
 def test_a_hot_prefix_does_not_overload_its_runner() -> None:
     subject = router(8)
     prefix = tokens(4000)
