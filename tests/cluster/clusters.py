@@ -43,7 +43,7 @@ def stream(server: RunningServer, tokens: int, prompt: str = "a b c") -> tuple[i
         httpx.Client(base_url=server.url, headers=KEY, timeout=120) as client,
         client.stream("POST", "/v1/completions", json=body) as response,
     ):
-        assert response.status_code == 200
+        assert response.status_code == 200, response.read()
         for line in response.iter_lines():
             if line.startswith("data: {"):
                 chunk = json.loads(line.removeprefix("data: "))

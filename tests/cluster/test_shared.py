@@ -50,6 +50,7 @@ def test_servers_share_runners_and_any_of_them_may_vanish(cluster: Any) -> None:
         until(lambda: ready(second) == 2)
         before = pids(first)
         assert pids(second) == before
+        assert [stream(one, 20)[1] for one in (first, second)] == ["", ""]
         results: list[tuple[int, str]] = []
         threads = [
             threading.Thread(target=lambda one=one: results.append(stream(one, 300)))
