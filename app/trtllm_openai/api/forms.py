@@ -19,7 +19,6 @@ import msgspec
 
 from trtllm_openai.api.guides import MAX_GUIDE, check_guide, find_guide, schema_guide
 from trtllm_openai.api.held_tools import (
-    PARAM,
     Strictness,
     callable_tool,
     held_tools,
@@ -29,7 +28,7 @@ from trtllm_openai.api.held_tools import (
 )
 from trtllm_openai.chat import ChatFormat, ToolPlan
 from trtllm_openai.chat.parsers import harmony_form
-from trtllm_openai.chat.parsers.call_forms import CallableTool, json_part
+from trtllm_openai.chat.parsers.call_forms import PARAM, CallableTool, json_part
 from trtllm_openai.chat.parsers.tag_forms import Part, either
 from trtllm_openai.chat.thinking import ThinkingState
 from trtllm_openai.errors import InvalidRequest

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from trtllm_openai.api.guides import schema_guide
 from trtllm_openai.chat import ToolPlan
-from trtllm_openai.chat.parsers.call_forms import CallableTool, json_part
+from trtllm_openai.chat.parsers.call_forms import PARAM, CallableTool, json_part
 from trtllm_openai.chat.parsers.tag_forms import OPTIONS
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import ChatRequest
@@ -15,9 +15,6 @@ from trtllm_openai.protocol.chat import ChatRequest
 Strictness = Literal["auto", "all", "none"]
 """The tools whose calls are held to their schemas where no call is required: all as far as that can be done,
 all, or only those with `strict: true`."""
-
-PARAM = "param"
-"""The key of a part's own parameter, until they are the `origins` of a guide."""
 
 
 def placed_tools(tools: ToolPlan) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -45,8 +45,6 @@ ALL = Capabilities(
     channels=True,
 )
 LONGEST = 400
-LOOSE = {"functiongemma", "gemma4", "glm45"}
-"""Formats whose arguments are not JSON: not every schema is enforced, but they are read as an object."""
 
 
 def closed(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -65,6 +63,9 @@ VALUES: list[dict[str, Any]] = [
     {"type": "string", "maxLength": 4},
     {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
     {"$ref": "#/$defs/digit"},
+    {"type": "string", "pattern": "^[ab]+$", "minLength": 2},
+    {"type": "array", "items": {"enum": ["a", "b c"]}, "minItems": 1},
+    {"enum": [1, "x", True]},
 ]
 
 
@@ -260,8 +261,7 @@ def test_random_answers(
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         for name, arguments in calls:
             assert isinstance(json.loads(arguments), dict)
-            if tool_format not in LOOSE:
-                jsonschema.validate(json.loads(arguments), schemas[name])
+            jsonschema.validate(json.loads(arguments), schemas[name])
         if not fields["parallel_tool_calls"]:
             assert len(calls) <= 1
         if case == "required":
@@ -423,3 +423,29 @@ def test_stop_conditions_beside_held_calls(models: dict[bool, Model]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         form_of(chat, tools=[STRICT], **one)
     assert caught.value.param == "min_tokens"
+
+
+@pytest.mark.parametrize("tool_format", ["qwen3_coder", "glm45", "gemma4", "functiongemma"])
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"anyOf": [{"required": ["a"]}]}, ".anyOf"),
+        ({"properties": {"a": {"type": "string", "format": "date"}}}, ".properties.a.format"),
+        ({"properties": {"a": {"type": "string", "pattern": "^a|b$"}}}, ".properties.a.pattern"),
+        ({"required": ["z"]}, ".required"),
+        ({"additionalProperties": {"type": "integer"}}, ".additionalProperties"),
+    ],
+)
+def test_what_a_format_cannot_hold_has_its_place(
+    models: dict[bool, Model], tool_format: str, schema: dict[str, Any], place: str
+) -> None:
+    """For a strict tool it is refused; else it is left out."""
+    model = models[False]
+    function = {"name": "f", "parameters": {"type": "object", **schema}}
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    with pytest.raises(InvalidRequest) as caught:
+        form_of(model.chat(tool_format), tools=[strict])
+    assert (caught.value.param, caught.value.code) == (f"{PLACE}{place}", "unsupported_parameter")
+    lenient = form_of(model.chat(tool_format), tools=[{"type": "function", "function": function}]).guide
+    assert lenient is not None
+    compile_guide(model.compiled_for, lenient, (model.end,), 50.0)

@@ -11,7 +11,7 @@ import xgrammar
 from tests.unit.chat.parsing import Call, calls_of, feed
 from trtllm_openai.chat.parsers import TOOL_FORMATS
 from trtllm_openai.chat.parsers.call_forms import CallableTool
-from trtllm_openai.chat.parsers.tag_forms import Part, fields, json_part, text, texts
+from trtllm_openai.chat.parsers.tag_forms import Part, fields, json_part, text
 from trtllm_openai.chat.parsers.written_calls import WrittenCalls
 
 FORMATS: dict[str, WrittenCalls] = {
@@ -171,19 +171,3 @@ def test_a_part_takes_the_definitions_of_the_whole_along() -> None:
     assert json_part({"$ref": "#/$defs/x"}, root)["json_schema"] == {"$ref": "#/$defs/x", **root}
     assert json_part({"$ref": "#/properties/x"}, root)["json_schema"] == root  # cannot be moved: any JSON
     assert json_part(True, root)["json_schema"] == root
-
-
-@pytest.mark.parametrize(
-    ("schema", "listed"),
-    [
-        ({"enum": ["a", "b"]}, ["a", "b"]),
-        ({"const": "a"}, ["a"]),
-        ({"enum": ["a", 1]}, None),
-        ({"enum": []}, None),
-        ({"enum": [""]}, None),
-        ({"type": "string"}, None),
-        (True, None),
-    ],
-)
-def test_listed_texts(schema: Any, listed: list[str] | None) -> None:
-    assert texts(schema) == listed

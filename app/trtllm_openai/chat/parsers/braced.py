@@ -14,19 +14,28 @@ from typing import Any, Literal
 from trtllm_openai.chat.parsers.arguments_reader import ArgumentsReader
 from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.marker import could_begin, split_at
+from trtllm_openai.chat.parsers.string_forms import (
+    NotHeldError,
+    check,
+    check_object,
+    expanded,
+    lenient,
+    listed,
+    string,
+)
 from trtllm_openai.chat.parsers.tag_forms import (
-    ANY_TEXT,
+    NOTHING,
     Part,
     either,
     fields,
     grammar,
     json_part,
+    repeated,
     sequence,
     tag,
     text,
-    texts,
 )
-from trtllm_openai.chat.parsers.values import as_json, string_piece, types_of
+from trtllm_openai.chat.parsers.values import MAX_DEPTH, as_json, string_piece, types_of
 from trtllm_openai.text.events import Event
 
 NAME = re.compile(r"[^{}\[\],:\"<]+")
@@ -41,6 +50,9 @@ array ::= "[" (value ("," value)*)? "]"
 object ::= "{" (pair ("," pair)*)? "}"
 pair ::= [A-Za-z0-9_-]+ ":" value
 """
+ARRAY = frozenset({"type", "items", "minItems", "maxItems"})
+MAX_COUNTED = 16
+"""Items of an array that are counted; each is a part of its own."""
 CLOSING = {"{": "}", "[": "]"}
 
 
@@ -67,30 +79,57 @@ class BracedArguments:
         return json.dumps(value)
 
     def part(self, tool: CallableTool) -> Part:
-        """The arguments of a call of `tool`. Values inside of arrays have any type."""
-        return self._object(tool.schema)
+        """The arguments of a call of `tool`. Raises `NotHeldError` for what cannot be held."""
+        return self._object(tool.schema, tool.schema, "", 0)
 
-    def _object(self, schema: Any) -> Part:
-        found = fields(schema, self._field, ",")
+    def _object(self, schema: Any, root: Any, path: str, depth: int) -> Part:
+        check_object(schema, root, path)
+
+        def field(name: str, one: Any, _: Any) -> Part:
+            return sequence(text(f"{name}:"), self._typed(one, root, f"{path}.properties.{name}", depth + 1))
+
+        found = fields(schema, field, ",")
         return self._any("object") if found is None else sequence(text("{"), found, text("}"))
 
     def _any(self, rule: str) -> Part:
         return grammar(f"root ::= {rule}\n{ANY_VALUE.replace('QUOTE', json.dumps(self.quote))}")
 
-    def _field(self, name: str, schema: Any, root: Any) -> Part:
-        return sequence(text(f"{name}:"), self._typed(schema, root))
-
-    def _typed(self, schema: Any, root: Any) -> Part:
-        types = types_of(schema, root)
+    def _typed(self, schema: Any, root: Any, path: str, depth: int) -> Part:
+        if depth > MAX_DEPTH and not lenient(root):
+            raise NotHeldError(path)
+        types, whole = types_of(schema, root), expanded(schema, root)
+        values = [one for one in listed(whole) or () if not isinstance(one, str) or self.quote not in one]
+        if values:
+            return either(*(text(self._value(one)) for one in values))
         if types == {"string"}:
-            if listed := texts(schema):
-                return either(*(text(f"{self.quote}{one}{self.quote}") for one in listed))
-            return tag(self.quote, ANY_TEXT, self.quote)
-        if types == {"object"} and isinstance(schema.get("properties"), dict):
-            return self._object({**root, **schema} if isinstance(root, dict) else schema)
+            return string(self.quote, whole, self.quote, root, path)
+        if types == {"object"} and depth <= MAX_DEPTH and isinstance(whole.get("properties"), dict):
+            return self._object(whole, root, path, depth)
+        if types == {"array"} and depth <= MAX_DEPTH:
+            return self._array(whole, root, path, depth)
         if types and types <= {"integer", "number", "boolean", "null"}:
             return json_part(schema, root)
+        check(whole, frozenset({"type"}), root, path)
         return self._any("value")
+
+    def _array(self, schema: dict[str, Any], root: Any, path: str, depth: int) -> Part:
+        check(schema, ARRAY, root, path)
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        if max(least, most or 0) > MAX_COUNTED:
+            if not lenient(root):
+                raise NotHeldError(f"{path}.{'minItems' if least > MAX_COUNTED else 'maxItems'}")
+            least, most = min(least, MAX_COUNTED), None
+        item = self._typed(schema.get("items", {}), root, f"{path}.items", depth + 1)
+        more = repeated([tag(",", item, "")])
+        if most is not None:
+            more = NOTHING
+            for _ in range(most - max(least, 1)):
+                more = either(sequence(text(","), item, more), NOTHING)
+        needed = [item] + [sequence(text(","), item)] * (least - 1)
+        filled = sequence(text("["), *needed, more, text("]"))
+        if most == 0:
+            return text("[]")
+        return filled if least else either(text("[]"), filled)
 
 
 class BracedReader(ArgumentsReader):

@@ -23,6 +23,9 @@ from trtllm_openai.chat.parsers.tag_forms import (
     text,
 )
 
+PARAM = "param"
+"""The key of a part's own request parameter, which a guide keeps apart from the part."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallableTool:
@@ -36,6 +39,11 @@ class CallableTool:
         """The JSON schema of the arguments."""
         schema: dict[str, Any] = self.arguments["json_schema"]
         return schema
+
+    @property
+    def place(self) -> str:
+        """The request parameter that the schema came from."""
+        return str(self.arguments.get(PARAM, ""))
 
 
 class CallForm(Protocol):

@@ -112,17 +112,6 @@ def repeated(tags: list[Part]) -> Part:
     return {**separated(tags, "", parallel=True), "at_least_one": False}
 
 
-def texts(schema: Any) -> list[str] | None:
-    """The strings that a schema lists as the only ones; None if it lists none."""
-    listed = (
-        schema.get("enum", [schema["const"]] if "const" in schema else None)
-        if isinstance(schema, dict)
-        else None
-    )
-    strings = listed if isinstance(listed, list) and listed else None
-    return strings if strings and all(isinstance(one, str) and one for one in strings) else None
-
-
 def _optional(form: Part, separator: str) -> Part:
     return either(sequence(text(separator), form), NOTHING)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from trtllm_openai.chat.parsers.arguments_reader import ArgumentsReader
 from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.marker import could_begin, split_at
+from trtllm_openai.chat.parsers.string_forms import check, check_object, expanded, listed, string
 from trtllm_openai.chat.parsers.tag_forms import (
     ANY_TEXT,
     Part,
@@ -23,7 +24,6 @@ from trtllm_openai.chat.parsers.tag_forms import (
     sequence,
     tag,
     text,
-    texts,
 )
 from trtllm_openai.chat.parsers.values import as_json, property_types, string_piece, types_of
 from trtllm_openai.text.events import Event
@@ -59,16 +59,33 @@ class TaggedArguments:
         )
 
     def part(self, tool: CallableTool) -> Part:
-        """The arguments of a call of `tool`. A schema that names no properties leaves them free."""
+        """The arguments of a call of `tool`. A schema that names no properties leaves them free.
+
+        Raises `NotHeldError` for what cannot be held.
+        """
+        check_object(tool.schema, tool.schema, "")
         return fields(tool.schema, self._field) or ANY_TEXT
 
     def _field(self, name: str, schema: Any, root: Any) -> Part:
-        types = types_of(schema, root)
+        types, path = types_of(schema, root), f".properties.{name}"
+        whole = expanded(schema, root)
         if types and "string" not in types:
             return sequence(text(self._begin(name)), json_part(schema, root), text(self._end))
-        if listed := texts(schema):
-            return sequence(text(self._begin(name)), either(*map(text, listed)), text(self._end))
+        if types == {"string"}:
+            return string(self._begin(name), whole, self._end, root, path)
+        if values := self._read_back(listed(whole), types):
+            return either(*(text(f"{self._begin(name)}{one}{self._end}") for one in values))
+        check(whole, frozenset({"type"}), root, path)
         return tag(self._begin(name), ANY_TEXT, self._end)
+
+    def _read_back(self, values: list[Any] | None, types: frozenset[str]) -> list[str]:
+        """The texts of listed values, without those that would be read as another value."""
+        found = []
+        for value in values or ():
+            written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            if self._end not in written and json.loads(as_json(written, types)) == value:
+                found.append(written)
+        return found
 
     def _begin(self, name: str) -> str:
         return f"{self.between}{self.begin}{name}{self.middle}" + ("\n" if self.line else "")

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trtllm_openai.chat.parsers.call_forms import CallableTool
+from trtllm_openai.chat.parsers.string_forms import NotHeldError
 from trtllm_openai.chat.parsers.tag_forms import Part, separated, sequence, tag, text
+from trtllm_openai.errors import InvalidRequest
 
 NAME = "\0"
 """Stands for the tool's name in `WrittenCalls.begin`."""
@@ -87,7 +89,12 @@ class WrittenCalls:
         return separated(tags, self.separator, parallel=parallel and self.several)
 
     def _call(self, tool: CallableTool) -> Part:
-        arguments = self.arguments.part(tool)
+        try:
+            arguments = self.arguments.part(tool)
+        except NotHeldError as fault:
+            place = f"{tool.place}{fault.path}"
+            message = f"'{place}' cannot be used: the format of the model's calls cannot hold it."
+            raise InvalidRequest(message, place, "unsupported_parameter") from None
         if self.numbered is not None:
             arguments = sequence({"type": "regex", "pattern": "[0-9]{1,4}"}, text(self.numbered), arguments)
         return tag(self.begin.replace(NAME, tool.name), arguments, self.end)

@@ -90,12 +90,14 @@ def _accepted(part: Any) -> Any:
     """A structural tag as XGrammar 0.1.32 takes it.
 
     Of the options of an `or`, all or none may go on for any number of calls; where they differ, a list of
-    calls becomes one of them.
+    calls becomes one of them. Of several rules for one string the first holds.
     """
     if isinstance(part, list):
         return [_accepted(one) for one in part]
     if not isinstance(part, dict) or part.get("type") == "json_schema":
         return part
+    if part.get("type") == "regex":
+        return {key: value for key, value in part.items() if key != "also"}
     part = {key: _accepted(value) for key, value in part.items()}
     options = part.get("elements")
     if part.get("type") != "or" or not isinstance(options, list) or not all(map(_is_object, options)):

@@ -120,7 +120,7 @@ class _Builder:
             case "json_schema":
                 return self._add(self._json(form.get("json_schema"), f"{path}.json_schema"))
             case "regex":
-                return self._add(self._regex(form.get("pattern"), f"{path}.pattern"))
+                return self._add(self._regex_terminal(form, path))
             case "grammar":
                 return self._add(self._grammar(form.get("grammar"), f"{path}.grammar"))
             case "any_text":
@@ -186,7 +186,18 @@ class _Builder:
         if isinstance(content, dict) and content.get("type") == "any_text" and all(ends):
             text = self._free_text(content, f"{path}.content")
             return f"{first} ({' | '.join(self.until(end, text) for end in ends)})"
+        if isinstance(content, dict) and content.get("type") == "regex" and all(ends):
+            text = self._regex_terminal(content, f"{path}.content")
+            return f"{first} ({' | '.join(self.until(end, text) for end in ends)})"
         return f"{first} {self.rule(content, f'{path}.content')} ({' | '.join(last)})"
+
+    def _regex_terminal(self, form: dict[str, Any], path: str) -> str:
+        """The terminal of a regular expression, and of others that hold `also`."""
+        whole = [self._regex(form.get("pattern"), f"{path}.pattern")]
+        whole += [self._regex(one, f"{path}.also") for one in form.get("also") or ()]
+        name = f"REGEX_{len(self.rules)}"
+        self.rules.append(f"{name}: {' & '.join(whole)}")
+        return name
 
     def _free_text(self, form: dict[str, Any], path: str) -> str:
         """The terminal of any text, or of any without the texts in `excludes`."""
