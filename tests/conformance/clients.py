@@ -16,7 +16,7 @@ from tests.conformance import anthropic_python, coding_agents, install, open_web
 from tests.conformance.coding_agents import Turn
 from tests.conformance.page import Row
 
-PATIENCE_S = 800
+PATIENCE_S = 2400
 """For all that one client is driven through: a suite asks the demo model for long answers, on few cores."""
 
 
@@ -142,9 +142,22 @@ def _langchain_tests(servers: Servers) -> list[Row]:
 
 def _comply(form: str) -> Callable[[Servers], list[Row]]:
     def run(servers: Servers) -> list[Row]:
+        wait = ("--timeout", "600")  # for each request: a summary has up to 4096 tokens
         program = install.python("llm_comply").with_name("llm-comply")
         done = subprocess.run(
-            [program, "-u", servers.url, "-k", "none", "-m", servers.model, "--format", form, "--json"],
+            [
+                program,
+                "-u",
+                servers.url,
+                "-k",
+                "none",
+                "-m",
+                servers.model,
+                "--format",
+                form,
+                "--json",
+                *wait,
+            ],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

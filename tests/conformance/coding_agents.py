@@ -1,7 +1,8 @@
 """Coding agents, each through a whole turn: a call, its execution on this machine, and a final answer.
 
-An agent is run as its user would run it in a script. It has a home directory of its own and an environment
-without anything of the caller's, asks nothing but the started server, and reports to nobody.
+An agent is started as its user would start it in a script, by `trtllm-openai launch`, whose settings alone
+say where the server is; what is said here keeps it from asking anybody else. It has a home directory of its
+own and an environment without anything of the caller's.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conformance import install
 from tests.conformance.page import Row
+from tests.conftest import PACKAGE_ROOT
 from tests.e2e.conftest import RunningServer
 from tests.e2e.documented import ROOT, examples
 from tests.e2e.scripted import CONTEXT, call, scripted
@@ -41,13 +44,23 @@ class Run:
     home: Path
     work: Path
 
-    def start(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command with these variables and little else, in `work`."""
-        path = os.pathsep.join(filter(None, [str(install.node().parent), os.environ.get("PATH")]))
+    def launch(
+        self, tool: str, program: Path, *arguments: str, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`launch` a tool with these arguments and variables and little else, in `work`."""
+        folders = [str(program.parent), str(install.node().parent), os.environ.get("PATH")]
+        environment = {
+            "PATH": os.pathsep.join(filter(None, folders)),
+            "HOME": str(self.home),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "PYTHONPATH": str(PACKAGE_ROOT),
+            "TERM": "dumb",
+            **more,
+        }
         return subprocess.run(
-            command,
+            [sys.executable, "-m", "trtllm_openai", "launch", tool, "--url", self.url, "--", *arguments],
             cwd=self.work,
-            env={"PATH": path, "HOME": str(self.home), "TERM": "dumb", **environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -98,20 +111,9 @@ def _says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None
 
 
 def _codex(run: Run) -> subprocess.CompletedProcess[str]:
-    (run.home / "config.toml").write_text(
-        f'''model = "{MODEL}"
-model_provider = "here"
-check_for_update_on_startup = false
-[analytics]
-enabled = false
-[model_providers.here]
-name = "here"
-base_url = "{run.url}/v1"
-wire_api = "responses"
-'''
-    )
-    flags = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    return run.start([str(install.NODE_BIN / "codex"), "exec", *flags, "Look."], CODEX_HOME=str(run.home))
+    off = ("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false")
+    flags = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+    return run.launch("codex", install.NODE_BIN / "codex", *off, "exec", *flags, "Look.")
 
 
 def _codex_says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
@@ -134,28 +136,11 @@ CODEX = (
     ),
 )
 
-_CLAUDE = {
-    "ANTHROPIC_AUTH_TOKEN": "none",
-    "ANTHROPIC_MODEL": MODEL,
-    "ANTHROPIC_SMALL_FAST_MODEL": MODEL,
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    "DISABLE_AUTOUPDATER": "1",
-    "DISABLE_ERROR_REPORTING": "1",
-    "DISABLE_TELEMETRY": "1",
-}
-
 
 def _claude_code(run: Run) -> subprocess.CompletedProcess[str]:
-    command = [
-        str(install.NODE_BIN / "claude"),
-        "-p",
-        "Look.",
-        "--allowedTools",
-        "Bash",
-        "--output-format",
-        "json",
-    ]
-    return run.start(command, ANTHROPIC_BASE_URL=run.url, **_CLAUDE)
+    arguments = ("-p", "Look.", "--allowedTools", "Bash", "--output-format", "json")
+    off = dict.fromkeys(("DISABLE_AUTOUPDATER", "DISABLE_ERROR_REPORTING", "DISABLE_TELEMETRY"), "1")
+    return run.launch("claude", install.NODE_BIN / "claude", *arguments, **off)
 
 
 def _claude_code_says(done: subprocess.CompletedProcess[str], server: RunningServer) -> None:
@@ -177,29 +162,23 @@ CLAUDE_CODE = (
 
 
 def _opencode(package: str) -> Callable[[Run], subprocess.CompletedProcess[str]]:
+    """`package`: the client of an API, for the settings of `launch` have that of chat."""
+
     def start(run: Run) -> subprocess.CompletedProcess[str]:
-        known = {"name": MODEL, "tool_call": True, "limit": {"context": CONTEXT, "output": 8192}}
-        provider = {
-            "npm": package,
-            "name": "here",
-            "options": {"baseURL": f"{run.url}/v1", "apiKey": "none"},
-            "models": {MODEL: known},
-        }
         config = {
             "autoupdate": False,
             "share": "disabled",
             "permission": "allow",
-            "model": f"here/{MODEL}",
-            "provider": {"here": provider},
+            "provider": {"here": {"npm": package}},
         }
         (run.work / "opencode.json").write_text(json.dumps(config))
+        off = ("AUTOUPDATE", "DEFAULT_PLUGINS", "LSP_DOWNLOAD", "MODELS_FETCH")
         # A title is asked for in a request of its own, at any time, unless it is given.
-        return run.start(
-            [str(install.NODE_BIN / "opencode"), "run", "--title", "a title", "Look."],
-            OPENCODE_DISABLE_AUTOUPDATE="1",
-            OPENCODE_DISABLE_DEFAULT_PLUGINS="1",
-            OPENCODE_DISABLE_LSP_DOWNLOAD="1",
-            OPENCODE_DISABLE_MODELS_FETCH="1",
+        return run.launch(
+            "opencode",
+            install.NODE_BIN / "opencode",
+            *("run", "--title", "a title", "Look."),
+            **{f"OPENCODE_DISABLE_{one}": "1" for one in off},
         )
 
     return start
@@ -227,22 +206,18 @@ def _aider(edit_format: str) -> Callable[[Run], subprocess.CompletedProcess[str]
         cache.mkdir(parents=True)
         known = {"litellm_provider": "openai", "mode": "chat", "max_input_tokens": CONTEXT}
         (cache / "model_prices_and_context_window.json").write_text(json.dumps({f"openai/{MODEL}": known}))
-        off = [
+        off = (
             "--no-git",
             "--analytics-disable",
             "--no-check-update",
             "--no-show-release-notes",
             "--no-pretty",
-        ]
-        more = [*off, "--no-show-model-warnings", "--no-detect-urls", "--yes-always", "--map-tokens", "0"]
-        return run.start(
-            [
-                str(install.python("aider").with_name("aider")),
-                *("--model", f"openai/{MODEL}", "--edit-format", edit_format),
-                *(*more, "--message", "Write.", "told.txt"),
-            ],
-            OPENAI_API_BASE=f"{run.url}/v1",
-            OPENAI_API_KEY="none",
+        )
+        more = (*off, "--no-detect-urls", "--yes-always", "--map-tokens", "0")
+        return run.launch(
+            "aider",
+            install.python("aider").with_name("aider"),
+            *("--edit-format", edit_format, *more, "--message", "Write.", "told.txt"),
             LITELLM_LOCAL_MODEL_COST_MAP="True",
         )
 

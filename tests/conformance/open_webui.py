@@ -1,4 +1,4 @@
-"""Open WebUI in front of the server: it lists the model and chats, as its page asks it to over HTTP."""
+"""Open WebUI in front of the server: it lists the model and chats, over HTTP and in a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import httpx
 
 from tests.conformance import install
 from tests.conformance.page import Row
+from tests.web.browser import chromium_path, launched
 
 if TYPE_CHECKING:
     from tests.conformance.clients import Servers
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 START_PATIENCE_S = 300
 """It imports 7 GB of packages."""
 PICKED = {"color": "red"}
-SAID = "It is red."
+BEGUN, SAID = "I pick.", "It is red."
 ASKED = [{"role": "user", "content": "Pick one."}]
 SCHEMA = {"type": "object", "properties": {"color": {"type": "string"}}, "required": ["color"]}
 TOOLS = [{"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}]
@@ -40,6 +42,10 @@ def run(servers: Servers) -> list[Row]:
             ("responses", lambda: _responses(client, servers.model)),
             ("an error is passed on", lambda: _error(client, servers.model)),
         ]
+        if chromium_path() is not None and find_spec("playwright") is not None:
+            checks.append(
+                ("in a browser, the model is chosen and chats", lambda: _browse(client, servers.model))
+            )
         return [_row(name, check) for name, check in checks]
 
 
@@ -93,6 +99,32 @@ def _error(client: httpx.Client, model: str) -> None:
     refused = _chat(client, model, temperature=9)
     assert refused.status_code == 400
     assert "temperature" in refused.text
+
+
+def _browse(client: httpx.Client, model: str) -> None:
+    """The page of an administrator: it has chosen the only model, and shows the answer to a message."""
+    token = client.headers["authorization"].removeprefix("Bearer ")
+    with launched() as browser:
+        page = browser.new_context(locale="en-GB").new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"{client.base_url}auth")
+        page.evaluate("token => localStorage.setItem('token', token)", token)
+        page.goto(str(client.base_url))
+        page.wait_for_selector("#chat-input")
+        news = page.get_by_role("button", name="Okay, Let's Go!")
+        page.wait_for_function(
+            "model => document.querySelector('#model-selector-0-button')?.innerText.includes(model)",
+            arg=model,
+        )
+        if news.count():
+            news.click()
+        page.click("#chat-input")
+        page.keyboard.type(ASKED[0]["content"])
+        page.keyboard.press("Enter")
+        # The engine says a call and an answer in turn, whoever asks; without tools the call is text.
+        page.wait_for_function(
+            "texts => texts.some(one => document.body.innerText.includes(one))", arg=[BEGUN, SAID]
+        )
 
 
 @contextmanager
@@ -154,6 +186,7 @@ def _environment(servers: Servers, place: Path) -> dict[str, str]:
         "ENABLE_OLLAMA_API",
         "ENABLE_TITLE_GENERATION",
         "ENABLE_TAGS_GENERATION",
+        "ENABLE_FOLLOW_UP_GENERATION",
         "ENABLE_VERSION_UPDATE_CHECK",
     )
     on = ("OFFLINE_MODE", "HF_HUB_OFFLINE", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS")

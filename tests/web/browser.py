@@ -17,9 +17,14 @@ AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js
 PATIENCE_MS = 30_000
 
 
+def chromium_path() -> str | None:
+    """The path of a Chromium, if there is one. `CHROMIUM` in the environment wins."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
 def chromium() -> str:
-    """The path of a Chromium. `CHROMIUM` in the environment wins. Skips the test where there is none."""
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    """The path of a Chromium. Skips the test where there is none."""
+    found = chromium_path()
     if found is None:
         pytest.skip("no Chromium here: apt-get install chromium, or CHROMIUM=PATH")
     return found

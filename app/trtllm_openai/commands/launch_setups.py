@@ -1,6 +1,6 @@
 """What each tool needs to be told of a server: files, environment variables and the command that starts it.
 
-The settings are those that `make conformance` drives the tools with (`tests/conformance/coding_agents.py`).
+`make conformance` drives the coding agents with them (`tests/conformance/coding_agents.py`).
 Nothing of the user's own configuration is changed: files go to a directory of ours, which a variable or
 flag points at.
 """
