@@ -47,8 +47,15 @@ class Run:
     def launch(
         self, tool: str, program: Path, *arguments: str, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        """`launch` a tool with these arguments and variables and little else, in `work`."""
-        folders = [str(program.parent), str(install.node().parent), os.environ.get("PATH")]
+        """`launch` a tool with these arguments."""
+        command = [sys.executable, "-m", "trtllm_openai", "launch", tool, "--url", self.url, "--"]
+        return self.start([*command, *arguments], program.parent, **more)
+
+    def start(
+        self, command: list[str], programs: Path = install.NODE_BIN, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in `work`, with these variables and little else; `programs` is first in PATH."""
+        folders = [str(programs), str(install.node().parent), os.environ.get("PATH")]
         environment = {
             "PATH": os.pathsep.join(filter(None, folders)),
             "HOME": str(self.home),
@@ -58,7 +65,7 @@ class Run:
             **more,
         }
         return subprocess.run(
-            [sys.executable, "-m", "trtllm_openai", "launch", tool, "--url", self.url, "--", *arguments],
+            command,
             cwd=self.work,
             env=environment,
             stdin=subprocess.DEVNULL,
