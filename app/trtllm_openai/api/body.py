@@ -15,6 +15,7 @@ from trtllm_openai.api.budget import check_budget
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import ApiError, request_id
 from trtllm_openai.api.headers import headers
+from trtllm_openai.api.outline import refuse_dense
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.protocol.refused import refused_fields
@@ -53,6 +54,13 @@ async def read_body(request: Request, model: type[T]) -> T:
     if len(raw) < _LARGE:
         value = _parse(raw, context)
     else:
+        limits = context.settings.limits
+        if raw.count(b",") > limits.max_json_values:
+            try:
+                await asyncio.to_thread(refuse_dense, raw, limits)
+            except InvalidRequest:
+                _log_body(raw, context)
+                raise
         value = _parse_large(raw, context)
         await asyncio.sleep(0)  # others have their turn before validation
     body = model.model_validate(value)
@@ -78,9 +86,7 @@ def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
     settings = context.settings
-    if settings.log_bodies:
-        about = {"request_id": request_id.get(), "body": raw.decode("utf-8", "replace")}
-        log.info("body", extra=fields(about))
+    _log_body(raw, context)
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     # Brackets bound the depth and, with commas, the number of values; counting them needs no walk.
@@ -91,6 +97,12 @@ def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
     if brackets > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
     return value
+
+
+def _log_body(raw: bytes | bytearray, context: ServerContext) -> None:
+    if context.settings.log_bodies:
+        about = {"request_id": request_id.get(), "body": raw.decode("utf-8", "replace")}
+        log.info("body", extra=fields(about))
 
 
 def _parse_large(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MAX_FIELDS = 256
 
 Body = dict[str, Any]
 
-_FLAT = frozenset(
+FLAT = frozenset(
     {
         "prompt",
         "tokens",
@@ -44,7 +44,7 @@ def check_budget(
     most as many values as both together and one more. `info`: of the engine, if one is ready.
     """
     if len(body) > MAX_FIELDS:
-        raise InvalidRequest(f"The body has {len(body)} fields; at most {MAX_FIELDS} are accepted.")
+        raise too_many_fields(len(body))
     for name, check in _CHECKS:
         value = body.get(name)
         if value is not None:
@@ -58,6 +58,20 @@ def check_budget(
                 _check_parts(name, body[name], limits)
     if values > limits.max_json_values:
         _check_values(body, limits, containers)
+
+
+def too_many_fields(count: int) -> InvalidRequest:
+    """The error of a body with so many fields."""
+    return InvalidRequest(f"The body has {count} fields; at most {MAX_FIELDS} are accepted.")
+
+
+def too_many_values(name: str, limits: LimitSettings) -> InvalidRequest:
+    """The error of a body that has too many values with those of this field."""
+    return InvalidRequest(
+        f"The body has more than {limits.max_json_values} JSON values up to the end of '{name}' "
+        "(the setting limits.max_json_values).",
+        name,
+    )
 
 
 def check_messages(count: int, limits: LimitSettings, param: str) -> None:
@@ -201,16 +215,12 @@ def _check_values(body: Body, limits: LimitSettings, containers: int) -> None:
     for name, value in body.items():
         if not isinstance(value, (dict, list)):
             continue
-        if name not in _FLAT:
+        if name not in FLAT:
             left = _counted_down(value, left)
         elif containers > limits.max_json_values:  # else not worth a look at each of its elements
             left = _counted_down(_inside(value), left)
         if left < 0:
-            raise InvalidRequest(
-                f"The body has more than {limits.max_json_values} JSON values up to the end of '{name}' "
-                "(the setting limits.max_json_values).",
-                name,
-            )
+            raise too_many_values(name, limits)
 
 
 def _counted_down(value: dict[str, Any] | list[Any], left: int) -> int:
