@@ -96,7 +96,7 @@ def _messages() -> Iterator[Case]:
     yield Case("messages: 500,000 numbers", CHAT, messages(*[1] * 500_000), "messages")
     yield Case("messages: 4,096, rendered", RENDER, messages(*[MESSAGE] * 4096), None)
     parts = {"role": "user", "content": [{"type": "text", "text": "x"}] * 40_000}
-    yield Case("messages: 40,000 parts", CHAT, messages(parts), "messages[0].content")
+    yield Case("messages: 40,000 parts", CHAT, messages(parts), "messages")
     items = {"input": [MESSAGE] * 4096, "max_output_tokens": 1, "truncation": "auto"}
     yield Case("responses: 4,096 items", RESPONSES, lambda: items, None)
     yield Case("responses: 30,000 items", RESPONSES, lambda: {"input": [MESSAGE] * 30_000}, "input")

@@ -78,6 +78,12 @@ def test_it_says_what_the_budget_says(body: dict[str, Any]) -> None:
     assert (str(before.value), before.value.param) == (str(after.value), after.value.param)
 
 
+def test_content_parts_are_refused_with_their_messages() -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * MANY}]}
+    with pytest.raises(InvalidRequest, match="more than 65536 JSON values up to the end of 'messages'"):
+        refuse_dense(json.dumps(body).encode(), LimitSettings())
+
+
 @pytest.mark.parametrize(
     "text",
     [
