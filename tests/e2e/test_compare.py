@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from benchmarks.compare_servers import family, living
 from tests.conftest import python_path
 from tests.e2e.conftest import ROOT
@@ -55,6 +57,7 @@ def test_the_control_measures_both_servers(tmp_path: Path) -> None:
     assert "| at once | ours / self: output tok/s |" in stdout
 
 
+@pytest.mark.slow
 def test_a_peer_of_another_path_that_fails_and_its_own_client(tmp_path: Path, demo_dir: Path) -> None:
     module = tmp_path / "vllm/entrypoints/cli/main.py"
     module.parent.mkdir(parents=True)

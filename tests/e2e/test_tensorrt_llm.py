@@ -253,7 +253,7 @@ def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int) 
         start(*flags, "--tensorrt-llm.guided-decoding", "true", world=world, itl=0.2) as server,
         ThreadPoolExecutor(2) as threads,
     ):
-        body = {"prompt": "x", "max_tokens": 35, "ignore_eos": True}
+        body = {"prompt": "x", "max_tokens": 25, "ignore_eos": True}
         runs = threads.submit(httpx.post, server.url + TEXT, json=body, timeout=60)
         server.wait(lambda: server.metric("requests_running") == 1, patience=5)
         short = {**body, "max_tokens": 2}

@@ -16,7 +16,7 @@ SERVE = ("serve", "--engine", "synthetic", "--port", "0", "--log-level", "warnin
 SCRIPT = "--synthetic.script"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_serve_shows_its_loading_a_summary_and_what_ctrl_c_does(workers: str) -> None:
     slow = ("--synthetic.load-time", "1", "--synthetic.itl", "0.5", "--workers", workers)
     with run(*SERVE, *slow, env={"TRTLLM_OPENAI_API_KEY": "sk-x"}) as terminal:

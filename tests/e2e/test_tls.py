@@ -13,7 +13,7 @@ from tests.e2e.conftest import serve
 TEXT = "/v1/completions"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_requests_and_streams_over_tls(tmp_path: Path, workers: int) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")

@@ -168,6 +168,7 @@ def test_adapters_that_are_not_as_they_should(tmp_path: Path, demo_dir: Path) ->
         assert check_evicted(server, ["sql"]).fact == "not shown: it takes two adapters"
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_gone_without_a_word(tmp_path: Path, demo_dir: Path) -> None:
     """The host cache holds one of two adapters; the fake answers without the one that it has dropped."""
     model = make_engine_dir(tmp_path / "m", tokenizer=demo_dir, **LORA)
@@ -178,6 +179,7 @@ def test_an_adapter_that_is_gone_without_a_word(tmp_path: Path, demo_dir: Path) 
         assert not check_evicted(server, ["sql", "ko"]).ok
 
 
+@pytest.mark.slow
 def test_an_engine_for_lookahead_that_does_not_decode_greedily(tmp_path: Path, demo_dir: Path) -> None:
     model = make_engine_dir(tmp_path, tokenizer=demo_dir, **LOOKAHEAD)
     with served(model, burst=3, wrong=["greedy", "min_tokens"]) as server:

@@ -32,7 +32,7 @@ def test_the_port_is_taken(start: Start, outcome: Say) -> None:
         outcome(error.strip().splitlines()[-1][:70])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "rubbish"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", pytest.param("rubbish", marks=pytest.mark.slow)])
 def test_the_weights_are_damaged(demo_dir: Path, tmp_path: Path, outcome: Say, damage: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_dir, model)

@@ -20,8 +20,8 @@ from tests.faults.conftest import CHAT, TEXT, Start, Victim
 from trtllm_openai.engine_host.loop import IDLE_WAIT
 from trtllm_openai.engines.torch.linear import padded_rows
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "5"))
-WARM_UP = max(5.0, SECONDS / 10)
+SECONDS = float(os.environ.get("SOAK_SECONDS", "3"))
+WARM_UP = max(3.0, SECONDS / 10)
 CLIENTS = 8
 MOST_ROWS = 900  # of a step, with these prompts
 ALLOWED_SHARE, ALLOWED_BYTES = 0.01, 5 * 2**20

@@ -126,7 +126,8 @@ class BracedArguments:
             for _ in range(most - max(least, 1)):
                 more = either(sequence(text(","), item, more), NOTHING)
         needed = [item] + [sequence(text(","), item)] * (least - 1)
-        filled = sequence(text("["), *needed, more, text("]"))
+        # XGrammar takes what repeats only as the last part of a sequence.
+        filled = tag("[", sequence(*needed, more), "]")
         if most == 0:
             return text("[]")
         return filled if least else either(text("[]"), filled)

@@ -84,9 +84,9 @@ class Validator:
         return compile_guide(self._tokenizer, Guide("json_schema", json.dumps(schema)), (256,), 1000.0)
 
     def writable(self, schema: Any, document: Any) -> bool:
-        """Whether the document, without white space, can be written. Raises `InvalidRequest`."""
+        """Whether the document can be written. Raises `InvalidRequest`."""
         matcher = self.compile(schema)
-        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(document, ensure_ascii=False).encode()
         return all(map(matcher.accept_token, text)) and (matcher.is_terminated() or matcher.accept_token(256))
 
     def standing(self, schema: Any, forbidden: Any) -> Standing:
