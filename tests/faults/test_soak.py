@@ -1,6 +1,6 @@
 """Mixed traffic for a while: every answer exact, nothing left behind, no process grown.
 
-`make soak` runs it for 10 minutes (SOAK_SECONDS); with the other tests it is short.
+`make soak` runs it for 10 minutes (SOAK_SECONDS); `make test-all` for some seconds.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.faults.conftest import CHAT, TEXT, Start, Victim
 from trtllm_openai.engine_host.loop import IDLE_WAIT
@@ -169,6 +170,7 @@ def at_rest(victim: Victim) -> dict[str, int]:
     return anonymous(victim)
 
 
+@pytest.mark.slow
 def test_soak(start: Start, outcome: Say) -> None:
     # A small KV cache: its pages become the process's own when they are first written.
     small = ["--replicas", "2", "--torch.max-batch-size", "6", "--torch.kv-cache-tokens", "2048"]
