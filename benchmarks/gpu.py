@@ -33,7 +33,7 @@ from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.kv_cache import blocks_for, bytes_per_token
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
-from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 

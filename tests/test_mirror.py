@@ -91,6 +91,8 @@ TESTED_IN = {
     "engines/torch/model.py": "tests/unit/engines/torch/test_parity.py",
     # Settings and their errors are those of the engine that comes out.
     "engines/torch/loader.py": "tests/unit/engines/torch/test_engine.py",
+    # Plans are what the scheduler makes, within the limits.
+    "engines/torch/plan.py": "tests/unit/engines/torch/test_scheduler.py",
     # Its steps are compared with those of an executor that overlaps them.
     "engines/torch/executor.py": "tests/unit/engines/torch/test_overlap.py",
     # Guides in an engine's batch, beside sequences without one.
@@ -134,6 +136,7 @@ WITHOUT_LOGIC = {
     "config/limits.py": "declarations, compared like those of config/engines.py",
     "config/runners.py": "declarations, compared like those of config/engines.py",
     "generation/types.py": "msgspec structs",
+    "telemetry/definitions.py": "declarations, which tests/unit/telemetry/test_metrics.py compares with docs",
     "api/choice.py": "a dataclass",
     "serve/deployment.py": "a protocol, and the process that has no other to ask",
     "serve/workers/messages.py": "msgspec structs",

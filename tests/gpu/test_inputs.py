@@ -7,8 +7,8 @@ from tests.gpu.test_kernels import DEVICE
 from trtllm_openai.engines.torch.cuda.inputs import Inputs
 from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Tiles
 from trtllm_openai.engines.torch.cuda.prefill import Chunks
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sampler import uniform
-from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 

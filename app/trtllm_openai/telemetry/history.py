@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from trtllm_openai.telemetry.definitions import DEFINITIONS
 from trtllm_openai.telemetry.failures import Failure
-from trtllm_openai.telemetry.metrics import DEFINITIONS
 from trtllm_openai.telemetry.values import Series, Snapshot
 
 INTERVAL_S = 5.0

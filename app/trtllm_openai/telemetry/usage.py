@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from trtllm_openai.telemetry.metrics import DEFINITIONS
+from trtllm_openai.telemetry.definitions import DEFINITIONS
 from trtllm_openai.telemetry.values import Series, Snapshot
 
 _COUNTS = {

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from trtllm_openai.telemetry import history
+from trtllm_openai.telemetry.definitions import DEFINITIONS
 from trtllm_openai.telemetry.history import DISTRIBUTIONS, SAMPLED, History, columns, distributions, sample
-from trtllm_openai.telemetry.metrics import DEFINITIONS, Metrics
+from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.values import Snapshot
 
 

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtllm_openai.generation import GUIDE_COMPILE_BOUNDS, EngineStats
-from trtllm_openai.telemetry.metrics import DEFINITIONS, PREFIX, Metrics, PoolSnapshot, RunnerSnapshot, render
+from trtllm_openai.telemetry.definitions import DEFINITIONS
+from trtllm_openai.telemetry.metrics import PREFIX, Metrics, PoolSnapshot, RunnerSnapshot, render
 from trtllm_openai.telemetry.values import Definition, Snapshot, merged
 
 ROOT = Path(__file__).resolve().parents[3]

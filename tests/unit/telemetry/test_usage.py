@@ -2,7 +2,8 @@
 
 import pytest
 
-from trtllm_openai.telemetry.metrics import DEFINITIONS, Metrics
+from trtllm_openai.telemetry.definitions import DEFINITIONS
+from trtllm_openai.telemetry.metrics import Metrics
 from trtllm_openai.telemetry.usage import quantile, usage_by_key
 from trtllm_openai.telemetry.values import merged
 

@@ -3,7 +3,8 @@
 import time
 
 from trtllm_openai.generation import Capabilities, EngineInfo, EngineStats
-from trtllm_openai.telemetry.metrics import DEFINITIONS, Metrics, PoolSnapshot
+from trtllm_openai.telemetry.definitions import DEFINITIONS
+from trtllm_openai.telemetry.metrics import Metrics, PoolSnapshot
 from trtllm_openai.telemetry.values import Series, merged
 from trtllm_openai.telemetry.vllm import aliases
 

@@ -16,7 +16,7 @@ import torch
 
 from trtllm_openai.engines.torch.kv_cache import NULL_BLOCK, blocks_for
 from trtllm_openai.engines.torch.linear import padded_rows
-from trtllm_openai.engines.torch.scheduler import Chunk, Plan
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.verification import Drafts
 

@@ -27,8 +27,9 @@ from trtllm_openai.engines.torch.guides import TOO_COMPLEX
 from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
 from trtllm_openai.engines.torch.logit_rules import BiasTables, LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
+from trtllm_openai.engines.torch.plan import Limits, Plan
 from trtllm_openai.engines.torch.sampler import NO_TOKEN, Sampled, count_token
-from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
+from trtllm_openai.engines.torch.scheduler import Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.verification import verified

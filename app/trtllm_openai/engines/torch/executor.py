@@ -9,8 +9,8 @@ from typing import Protocol
 from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model import Model
+from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.sampler import Sampled, prompt_logprobs, sample
-from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.verification import Drafts
 

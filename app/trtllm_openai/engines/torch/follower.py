@@ -22,7 +22,7 @@ from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Join, Part, Step
 from trtllm_openai.engines.torch.loader import load_rank
 from trtllm_openai.engines.torch.parallel import Ranks
-from trtllm_openai.engines.torch.scheduler import Chunk, Plan
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 from trtllm_openai.processes.framing import read_framed

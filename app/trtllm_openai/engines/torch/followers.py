@@ -25,8 +25,8 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import plan_channel
 from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.parallel import Ranks
+from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.plan_channel import PlanChannel
-from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.framing import framed

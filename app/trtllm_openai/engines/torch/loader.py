@@ -24,7 +24,7 @@ from trtllm_openai.engines.torch.memory import free_bytes
 from trtllm_openai.engines.torch.model import Model
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
-from trtllm_openai.engines.torch.scheduler import Limits
+from trtllm_openai.engines.torch.plan import Limits
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from trtllm_openai.engines.torch.memory import out_of_memory
-from trtllm_openai.engines.torch.scheduler import Chunk
+from trtllm_openai.engines.torch.plan import Chunk
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.verification import NO_DRAFTS, Drafts, spread
 from trtllm_openai.engines.torch.token_masks import constrain, constrain_drafts

@@ -41,9 +41,9 @@ from trtllm_openai.serve.workers.messages import (
     WantStored,
 )
 from trtllm_openai.serve.workers.process import WorkerProcess
+from trtllm_openai.telemetry.definitions import DEFINITIONS
 from trtllm_openai.telemetry.failures import Failure, FailureHandler, Failures, latest
 from trtllm_openai.telemetry.history import History, Overview
-from trtllm_openai.telemetry.metrics import DEFINITIONS
 from trtllm_openai.telemetry.values import Series, Snapshot, merged, totals
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import torch
 from trtllm_openai.engines.torch.attention import attend
 from trtllm_openai.engines.torch.batch import BatchBuilder
 from trtllm_openai.engines.torch.kv_cache import NULL_BLOCK, blocks_for
-from trtllm_openai.engines.torch.scheduler import Chunk, Plan
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 

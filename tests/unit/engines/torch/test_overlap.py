@@ -12,8 +12,8 @@ import pytest
 from tests.unit.engines.torch.conftest import finish, make_engine, request, run
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.executor import DoneStep, Executor
+from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.sampler import Sampled
-from trtllm_openai.engines.torch.scheduler import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost

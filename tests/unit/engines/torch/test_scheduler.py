@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.kv_cache import blocks_for
-from trtllm_openai.engines.torch.scheduler import Limits, Plan, Scheduler
+from trtllm_openai.engines.torch.plan import Limits, Plan
+from trtllm_openai.engines.torch.scheduler import Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 

@@ -18,6 +18,7 @@ from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.cuda.prefill import attend_chunks
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
+from trtllm_openai.engines.torch.plan import Limits, Plan
 from trtllm_openai.engines.torch.plan_channel import PlanChannel
 from trtllm_openai.engines.torch.sampler import (
     SCORED_AT_ONCE,
@@ -27,7 +28,6 @@ from trtllm_openai.engines.torch.sampler import (
     count_token,
     prompt_logprobs,
 )
-from trtllm_openai.engines.torch.scheduler import Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.verification import NO_DRAFTS, Drafts, spread
 from trtllm_openai.engines.torch.token_masks import constrain, constrain_drafts

@@ -18,8 +18,8 @@ from trtllm_openai.engines.torch.cuda import mixed_inputs
 from trtllm_openai.engines.torch.cuda.mixed_inputs import Mixed, Shape
 from trtllm_openai.engines.torch.cuda.model import Rows
 from trtllm_openai.engines.torch.kv_cache import blocks_for
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sampler import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, uniform
-from trtllm_openai.engines.torch.scheduler import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.verification import spread
 

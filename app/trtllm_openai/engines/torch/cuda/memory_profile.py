@@ -10,7 +10,7 @@ from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
 from trtllm_openai.engines.torch.cuda.graphs import MOST_PADDED
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
-from trtllm_openai.engines.torch.scheduler import Chunk, Limits, Plan
+from trtllm_openai.engines.torch.plan import Chunk, Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 

@@ -15,7 +15,7 @@ import torch
 from trtllm_openai.engines.torch.cuda.kernels.mixed_attention import WORDS_PER_TILE
 from trtllm_openai.engines.torch.cuda.model import Rows
 from trtllm_openai.engines.torch.cuda.prefill import Chunks
-from trtllm_openai.engines.torch.scheduler import Plan
+from trtllm_openai.engines.torch.plan import Plan
 
 ALIGNED = 4
 """The arrays start at multiples of this many words (16 bytes). Triton compiles a kernel once more, while
