@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from collections.abc import Sequence
 import click
 
 from trtllm_openai import __version__
-from trtllm_openai.commands import SUMMARIES
-from trtllm_openai.commands.verb import wrong_usage
+from trtllm_openai.commands import PROGRAM, SUMMARIES
+from trtllm_openai.commands.verb import load_verb, wrong_usage
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 
-PROGRAM = "trtllm-openai"
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 """Exit statuses."""
 
@@ -44,9 +42,7 @@ class Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in SUMMARIES:
             return None
-        command = importlib.import_module(f"trtllm_openai.commands.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
+        return load_verb(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -21,8 +21,7 @@ import click
 from markdown_it import MarkdownIt
 
 from trtllm_openai.commands import SUMMARIES
-from trtllm_openai.commands.docs import verb
-from trtllm_openai.commands.verb import settings_of
+from trtllm_openai.commands.verb import load_verb, settings_of
 from trtllm_openai.config.flags import flags
 from trtllm_openai.errors import ConfigError
 
@@ -117,7 +116,7 @@ def _ours(arguments: Sequence[str]) -> None:
     if name not in SUMMARIES:
         raise CommandError(f"there is no command {name}")
     try:
-        with verb(name).make_context(name, rest) as ctx:
+        with load_verb(name).make_context(name, rest) as ctx:
             if "config" in ctx.params and "setting__model" in {param.name for param in ctx.command.params}:
                 settings_of(ctx, None, ctx.params.get("model"))
     except click.exceptions.Exit:  # --help

@@ -7,6 +7,7 @@ imports what is slow to import (pydantic, FastAPI, torch) in its functions: `--h
 
 from __future__ import annotations
 
+PROGRAM = "trtllm-openai"
 SUMMARIES = {
     "serve": "serve a model over HTTP",
     "chat": "talk to a server in the terminal",

@@ -5,32 +5,21 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import click
 
-from trtllm_openai.commands import SUMMARIES
-from trtllm_openai.commands.verb import Described, SettingOption, Verb
-from trtllm_openai.pages import between, update_pages
+from trtllm_openai.commands import PROGRAM, SUMMARIES
+from trtllm_openai.commands.verb import Described, SettingOption, Verb, load_verb
+from trtllm_openai.pages import Part
 
-BEGIN = "<!-- commands: written by python -m trtllm_openai.commands.docs -->"
-END = "<!-- end of commands -->"
-PROGRAM = "trtllm-openai"
 _METAVARS = {"integer": "N", "float": "X", "text": "TEXT", "path": "PATH"}
 
 
 def reference() -> str:
     """A part for each command: what it does, its usage, examples, and its own arguments and flags."""
-    return "\n\n".join(["", *(part for name in SUMMARIES for part in _command(verb(name)))]) + "\n"
-
-
-def verb(name: str) -> Verb:
-    """The command of this name."""
-    command = importlib.import_module(f"trtllm_openai.commands.{name}").command
-    assert isinstance(command, Verb)
-    return command
+    return "\n\n".join(["", *(part for name in SUMMARIES for part in _command(load_verb(name)))]) + "\n"
 
 
 def _command(command: Verb) -> Iterator[str]:
@@ -84,15 +73,7 @@ def _default(param: click.Parameter) -> str:
     return f"`{default}`" if shown else ""
 
 
-def updated(page: str) -> str:
-    """`page` with the current reference between its markers. Raises `ValueError` where one is missing."""
-    return between(page, BEGIN, END, reference())
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Update the pages named in `arguments`."""
-    return update_pages(arguments, updated)
-
+PART = Part("commands", "trtllm_openai.commands.docs", reference)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -8,6 +8,7 @@ Flags are written with `-` or `_`; a setting that is a switch is `--flag`, `--no
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +192,13 @@ class Described(click.Argument):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         return self.name.upper() if self.name else "", self.text
+
+
+def load_verb(name: str) -> Verb:
+    """The verb of this name, whose module is imported. `name`: one of `commands.SUMMARIES`."""
+    command = importlib.import_module(f"trtllm_openai.commands.{name}").command
+    assert isinstance(command, Verb)
+    return command
 
 
 CONFIG = click.Option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -17,10 +17,8 @@ from pydantic.fields import FieldInfo
 from trtllm_openai.config.fields import Section
 from trtllm_openai.config.flags import Flag, flags
 from trtllm_openai.config.settings import Settings
-from trtllm_openai.pages import between, update_pages
+from trtllm_openai.pages import Part
 
-BEGIN = "<!-- settings: written by python -m trtllm_openai.config.docs -->"
-END = "<!-- end of settings -->"
 _KINDS = {"switch": "true or false", "text": "text", "integer": "integer", "number": "number", "list": "list"}
 _ENDS = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt}
 _SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
@@ -105,15 +103,7 @@ def _text(description: str) -> str:
     return description.replace("|", "\\|").replace("<", "&lt;")
 
 
-def updated(page: str) -> str:
-    """`page` with the current tables between its markers. Raises `ValueError` where a marker is missing."""
-    return between(page, BEGIN, END, tables())
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Update the pages named in `arguments`."""
-    return update_pages(arguments, updated)
-
+PART = Part("settings", "trtllm_openai.config.docs", tables)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from trtllm_openai.generation.parameters import PARAMETERS, Row
-from trtllm_openai.pages import between, update_pages
-
-BEGIN = "<!-- parameters: written by python -m trtllm_openai.generation.docs -->"
-END = "<!-- end of parameters -->"
+from trtllm_openai.pages import Part
 
 
 def table(rows: Collection[Row]) -> str:
@@ -35,15 +32,7 @@ def _range(row: Row) -> str:
     return f"{low:g} to {parameter.maximum:g}" if relation == "≥" else f"> {low:g}, ≤ {parameter.maximum:g}"
 
 
-def updated(page: str, rows: Collection[Row] = PARAMETERS) -> str:
-    """`page` with the current table between its markers. Raises `ValueError` where a marker is missing."""
-    return between(page, BEGIN, END, table(rows))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Update the pages named in `arguments`."""
-    return update_pages(arguments, updated)
-
+PART = Part("parameters", "trtllm_openai.generation.docs", lambda: table(PARAMETERS))
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
-from tests.conftest import PACKAGE_ROOT
-from trtllm_openai.cli import PROGRAM
-from trtllm_openai.commands import SUMMARIES, docs
-
-PAGE = PACKAGE_ROOT.parent / "docs" / "cli.md"
+from tests.unit.written_parts import check_current, check_updated
+from trtllm_openai.commands import PROGRAM, SUMMARIES, docs
+from trtllm_openai.commands.verb import load_verb
 
 
 def part(name: str) -> str:
@@ -17,22 +15,16 @@ def part(name: str) -> str:
 
 
 def test_the_page_is_current() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert docs.updated(page) == page, "run: python -m trtllm_openai.commands.docs docs/cli.md"
+    check_current(docs.PART, "cli.md")
 
 
 def test_a_stale_page_is_updated(tmp_path: Path) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    stale = tmp_path / "cli.md"
-    stale.write_text(page.replace("## `bench`", "## `bank`"), encoding="utf-8")
-    assert stale.read_text(encoding="utf-8") != page
-    assert docs.main([str(stale)]) == 0
-    assert stale.read_text(encoding="utf-8") == page
+    check_updated(docs.PART, "cli.md", ("## `bench`", "## `bank`"), tmp_path)
 
 
 def test_every_command_has_its_flags_and_examples() -> None:
     for name in SUMMARIES:
-        command, text = docs.verb(name), part(name)
+        command, text = load_verb(name), part(name)
         assert f"{PROGRAM} {name} " in text
         assert all(line in text for line, _ in command.examples)
         for param in command.own:

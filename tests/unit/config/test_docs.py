@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from tests.conftest import PACKAGE_ROOT
+from tests.unit.written_parts import check_current, check_updated
 from trtllm_openai.config import docs
 from trtllm_openai.config.flags import flags
-
-PAGE = PACKAGE_ROOT.parent / "docs" / "configuration.md"
 
 
 def rows() -> dict[str, list[str]]:
@@ -16,17 +14,11 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_the_page_is_current() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert docs.updated(page) == page, "run: python -m trtllm_openai.config.docs docs/configuration.md"
+    check_current(docs.PART, "configuration.md")
 
 
 def test_a_stale_page_is_updated(tmp_path: Path) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    stale = tmp_path / "configuration.md"
-    stale.write_text(page.replace("0 to 65535", "0 to 7"), encoding="utf-8")
-    assert stale.read_text(encoding="utf-8") != page
-    assert docs.main([str(stale)]) == 0
-    assert stale.read_text(encoding="utf-8") == page
+    check_updated(docs.PART, "configuration.md", ("0 to 65535", "0 to 7"), tmp_path)
 
 
 def test_every_setting_has_a_row_with_its_names() -> None:

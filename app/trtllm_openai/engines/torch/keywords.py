@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import Guide
-from trtllm_openai.pages import between, update_pages
+from trtllm_openai.pages import Part
 
-BEGIN = "<!-- keywords: written by python -m trtllm_openai.engines.torch.keywords -->"
-END = "<!-- end of keywords -->"
 Standing = Literal["enforced", "refused", "ignored"]
 
 A, OBJECT, ARRAY = {"a": {"type": "integer"}}, {"type": "object"}, {"type": "array"}
@@ -109,15 +106,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def updated(page: str) -> str:
-    """`page` with the current table between its markers. Raises `ValueError` where a marker is missing."""
-    return between(page, BEGIN, END, table())
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Update the pages named in `arguments`."""
-    return update_pages(arguments, updated)
-
+PART = Part("keywords", "trtllm_openai.engines.torch.keywords", table)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -2,25 +2,17 @@
 
 from pathlib import Path
 
+from tests.unit.written_parts import check_current, check_updated
 from trtllm_openai.engines.torch import keywords
 from trtllm_openai.engines.torch.keywords import Validator
 
-PAGE = Path(__file__).parents[4] / "docs" / "structured_output.md"
-
 
 def test_the_page_is_current() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert keywords.updated(page) == page, (
-        "run: python -m trtllm_openai.engines.torch.keywords docs/structured_output.md"
-    )
+    check_current(keywords.PART, "structured_output.md")
 
 
 def test_a_stale_page_is_updated(tmp_path: Path) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    stale = tmp_path / "page.md"
-    stale.write_text(page.replace("| enforced |", "| perhaps |"), encoding="utf-8")
-    assert keywords.main([str(stale)]) == 0
-    assert stale.read_text(encoding="utf-8") == page
+    check_updated(keywords.PART, "structured_output.md", ("| enforced |", "| perhaps |"), tmp_path)
 
 
 def test_standings() -> None:
