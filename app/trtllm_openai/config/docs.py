@@ -68,7 +68,7 @@ def _field(key: str) -> FieldInfo:
 
 
 def _nested(annotation: Any) -> Iterable[Any]:
-    """What pydantic is told of the values inside of an optional type."""
+    """The constraints (pydantic metadata) on the values inside of an optional type."""
     if get_origin(annotation) is Annotated:
         for one in get_args(annotation)[1:]:
             yield from one.metadata if isinstance(one, FieldInfo) else [one]

@@ -25,7 +25,7 @@ MOST_ORDERS = 1000
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a front machine asks the leader to do.
+    """A request of a front machine to the leader.
 
     With `index`: restart that runner, drained for `seconds` at most. With `address`: `observer` gets no
     result from the runner there since so many `seconds` (an empty `reason`: it does again). With neither:
@@ -40,7 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """What a front machine says. `settings`: hashes of what all have to agree on, by name."""
+    """A heartbeat of a front machine. `settings`: hashes of the settings that all must share, by name."""
 
     front: str
     settings: dict[str, str]
@@ -56,7 +56,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What it is told. `report` is None if it has the latest one; `orders` are for the leader only."""
+    """The answer to it. `report` is None if the sender has the latest; `orders` are for the leader only."""
 
     leader: str
     term: int

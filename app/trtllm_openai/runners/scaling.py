@@ -17,7 +17,7 @@ HEADROOM = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What runners have to do at one moment."""
+    """The load of all runners at one moment."""
 
     ready: int
     """Runners that take sequences."""

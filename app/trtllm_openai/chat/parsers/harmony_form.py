@@ -22,7 +22,7 @@ BODY = any_text(*BODY_ENDS)
 """The text of a last message; others have their own end."""
 ENDED_BODY = tag("", any_text(*(mark for mark in BODY_ENDS if mark != END)), END)
 KINDS_OF_ARGUMENTS = ("", JSON, " json", f"{CONSTRAIN}json", " code")
-"""What models write between the recipient, or the channel, and the arguments."""
+"""Texts that models write between the recipient, or the channel, and the arguments."""
 
 
 def demanded(

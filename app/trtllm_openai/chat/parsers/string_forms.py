@@ -1,6 +1,7 @@
 """Strings that are not written as JSON strings: a schema as the text between two marks.
 
-What a format cannot hold is left out of a lenient tool, and else refused with its place (`NotHeldError`).
+A keyword that the format cannot enforce is ignored for a lenient tool, and otherwise refused with its place
+(`NotHeldError`).
 """
 
 from __future__ import annotations

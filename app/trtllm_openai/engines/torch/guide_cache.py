@@ -17,7 +17,7 @@ from trtllm_openai.generation import Guide
 MAX_GUIDES = 512
 MAX_BYTES = 64 << 20
 BYTES, BYTES_PER_CHARACTER = 80 << 10, 64
-"""What a compiled guide takes, as measured for schemas of 300 to 25,000 characters (llguidance 1.9)."""
+"""Memory of a compiled guide, as measured for schemas of 300 to 25,000 characters (llguidance 1.9)."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -28,7 +28,7 @@ class GuideCache:
         self._max_guides, self._max_bytes = max_guides, max_bytes
         self._kept: OrderedDict[bytes, tuple[GuideMatcher, int]] = OrderedDict()
         self.bytes = 0
-        """What the kept ones take, estimated."""
+        """Memory of the cached guides, estimated."""
         self.hits = 0
         self.misses = 0
 
@@ -56,6 +56,6 @@ class GuideCache:
 
 
 def _key(guide: Guide) -> bytes:
-    """What the matcher follows from: not the parameters that a message would name."""
+    """A hash of everything that determines the matcher; names of request parameters do not."""
     plain = msgspec.structs.replace(guide, param="", origins=(), optional=False)
     return blake2b(_encode(plain), digest_size=16).digest()

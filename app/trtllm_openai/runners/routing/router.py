@@ -37,8 +37,8 @@ BALANCE = 1.25
 SLACK = 0.25
 LOOKED_AT = 16
 DRAW = 1.5
-"""What a cached token counts for. Above 1, as computing it elsewhere delays the sequences there, too, and
-takes the room of what is cached there."""
+"""Weight of a cached token. It is above 1, as computing the token on another runner also delays the sequences
+there and evicts what is cached there."""
 HOLDERS = 6
 """Runners with a prefix that are compared; one that many hold says little."""
 HINTED = 0.5
