@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,29 @@ def stream(server: RunningServer, tokens: int, prompt: str = "a b c") -> tuple[i
                 failed = failed or str(chunk.get("error", {}).get("message", ""))
                 texts += any(choice["text"] for choice in chunk.get("choices", []))
     return texts, failed
+
+
+@contextmanager
+def under_load(server: RunningServer, clients: int) -> Iterator[None]:
+    """So many clients stream, one answer after the other, until the block ends; none of them may fail."""
+    failures: list[str] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            texts, failed = stream(server, 30)
+            failures.extend([failed] * bool(failed) or ["it was empty"] * (not texts))
+
+    threads = [threading.Thread(target=load) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []
 
 
 @contextmanager

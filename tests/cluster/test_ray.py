@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.clusters import KEY, SLOW, ready, served, stream, until
+from tests.cluster.clusters import KEY, SLOW, ready, served, stream, under_load, until
 from tests.e2e.conftest import RunningServer
 
 
@@ -44,28 +44,16 @@ def test_a_lost_node_takes_its_streams_and_nothing_else(cluster: Any) -> None:
 
 
 def test_a_rolling_restart_fails_no_request(cluster: Any) -> None:
-    with two_runners(cluster, *SLOW) as server:
-        failures: list[str] = []
-        over = threading.Event()
-
-        def load() -> None:
-            while not over.is_set():
-                texts, failed = stream(server, 30)
-                failures.extend([failed] * bool(failed) or ["it was empty"] * (not texts))
-
-        threads = [threading.Thread(target=load) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        with httpx.Client(base_url=server.url, headers=KEY, timeout=30) as client:
-            for index in (0, 1):
-                assert client.post(f"/admin/runners/{index}/restart").status_code == 202
-                until(lambda: ready(server) == 1)
-                until(lambda: ready(server) == 2)
-            assert client.get("/admin/runners").json()["restarts"] == 2
-        over.set()
-        for thread in threads:
-            thread.join(60)
-        assert failures == []
+    with (
+        two_runners(cluster, *SLOW) as server,
+        under_load(server, 4),
+        httpx.Client(base_url=server.url, headers=KEY, timeout=30) as client,
+    ):
+        for index in (0, 1):
+            assert client.post(f"/admin/runners/{index}/restart").status_code == 202
+            until(lambda: ready(server) == 1)
+            until(lambda: ready(server) == 2)
+        assert client.get("/admin/runners").json()["restarts"] == 2
 
 
 def test_the_torch_engine_serves_on_nodes(cluster: Any, few_layers: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.clusters import SLOW, ready, runners, served, stream, until
+from tests.cluster.clusters import SLOW, ready, runners, served, stream, under_load, until
 from tests.e2e.conftest import RunningServer
 
 SHARED = (*SLOW, "--runners.pool", "shared", "--runners.orphan-timeout", "8")
@@ -100,21 +100,7 @@ def test_the_number_of_runners_follows_the_load(cluster: Any) -> None:
     scaling = ("--runners.scale-up-queue-time", "0.5", "--runners.scale-down-after", "3")
     small = ("--synthetic.max-batch-size", "2")
     with served(cluster.address, *SLOW, *scaling, *small, replicas='{"min": 1, "max": 2}') as server:
-        failures: list[str] = []
-        over = threading.Event()
-
-        def load() -> None:
-            while not over.is_set():
-                texts, failed = stream(server, 30)
-                failures.extend([failed] * bool(failed) or ["it was empty"] * (not texts))
-
-        threads = [threading.Thread(target=load) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        until(lambda: ready(server) == 2)
-        over.set()
-        for thread in threads:
-            thread.join(60)
+        with under_load(server, 6):
+            until(lambda: ready(server) == 2)
         until(lambda: len(runners(server)) == 1)
         assert stream(server, 20)[1] == ""
-        assert failures == []

@@ -51,17 +51,18 @@ async def read_body(request: Request, model: type[T]) -> T:
     context: ServerContext = request.app.state.context
     raw = await context.bodies.read(request, coding)
     request.scope[BODY_SIZE] = len(raw)
+    commas = raw.count(b",")
     if len(raw) < _LARGE:
-        value = _parse(raw, context)
+        value = _parse(raw, commas, context)
     else:
         limits = context.settings.limits
-        if raw.count(b",") > limits.max_json_values:
+        if commas > limits.max_json_values:
             try:
                 await asyncio.to_thread(refuse_dense, raw, limits)
             except InvalidRequest:
                 _log_body(raw, context)
                 raise
-        value = _parse_large(raw, context)
+        value = _parse_large(raw, commas, context)
         await asyncio.sleep(0)  # others have their turn before validation
     body = model.model_validate(value)
     if body.model_extra:
@@ -79,8 +80,8 @@ def _check_refused(body: RequestModel) -> None:
             raise InvalidRequest(f"'{name}' is not supported{instead}.", name, "unsupported_parameter")
 
 
-def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
-    """Parse a body, hold it against its budget, log it. Raises `ApiError` or `InvalidRequest`."""
+def _parse(raw: bytes | bytearray, commas: int, context: ServerContext) -> dict[str, Any]:
+    """Parse a body with so many commas, check its budget, log it. Raises `ApiError` or `InvalidRequest`."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -92,7 +93,7 @@ def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
     # Brackets bound the depth and, with commas, the number of values; counting them needs no walk.
     brackets = raw.count(b"[") + raw.count(b"{")
     info = None if len(raw) < _LARGE else context.engine_info
-    check_budget(value, settings.limits, brackets, raw.count(b","), info)
+    check_budget(value, settings.limits, brackets, commas, info)
     limit = settings.max_json_depth
     if brackets > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
@@ -105,7 +106,7 @@ def _log_body(raw: bytes | bytearray, context: ServerContext) -> None:
         log.info("body", extra=fields(about))
 
 
-def _parse_large(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
+def _parse_large(raw: bytes | bytearray, commas: int, context: ServerContext) -> dict[str, Any]:
     """`_parse` without garbage collection, which many new objects start again and again, to find none.
 
     A body that is refused is freed before collection goes on.
@@ -113,7 +114,7 @@ def _parse_large(raw: bytes | bytearray, context: ServerContext) -> dict[str, An
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _parse(raw, context)
+        return _parse(raw, commas, context)
     except (ApiError, InvalidRequest) as error:
         raise error.with_traceback(None) from None  # the frames hold the body
     finally:

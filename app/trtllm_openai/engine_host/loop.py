@@ -61,8 +61,7 @@ class RunnerLoop:
         self._orphan_timeout_s = orphan_timeout_s
         self._attended_at = time.monotonic()  # when there last was a frontend
         self._state: FromRunner = Loading(0.0, "starting")
-        self._owner: dict[str, FramedSocket] = {}  # live request id -> frontend
-        self._since: dict[str, float] = {}  # and when it came, in this order
+        self._live: dict[str, tuple[FramedSocket, float]] = {}  # request id -> frontend, and when it came
         self._fair: FairQueue | None = None
         self._news = PrefixNews()
         self._sent = EngineStats()
@@ -90,13 +89,13 @@ class RunnerLoop:
         self._set_state(Ready(engine.info))
         worked = True
         while not self._stop:
-            if not self._owner:
+            if not self._live:
                 self._send_stats(engine, now=True)
                 if not self._frontends.wait(IDLE_WAIT) and worked:
                     release_free_memory()
                     worked = False
             self._receive(engine)
-            if self._owner:
+            if self._live:
                 worked = True
                 if self._fair is not None:
                     self._feed(engine, self._fair)
@@ -129,7 +128,7 @@ class RunnerLoop:
             if body is not None:
                 self._handle(engine, frontend, body)
             elif frontend.gone:
-                self._abort(engine, [mine for mine, owner in self._owner.items() if owner is frontend])
+                self._abort(engine, [mine for mine, (owner, _) in self._live.items() if owner is frontend])
                 self._news.forget(frontend)
             else:
                 self._frontends.send(frontend, encode(self._state))
@@ -173,10 +172,10 @@ class RunnerLoop:
 
     def _abort(self, engine: Engine | None, request_ids: list[str]) -> None:
         for request_id in request_ids:
-            if engine is None or request_id not in self._owner:
+            if engine is None or request_id not in self._live:
                 continue
             if self._fair is not None and self._fair.remove(request_id):
-                del self._owner[request_id], self._since[request_id]
+                del self._live[request_id]
             else:
                 engine.abort(request_id)
 
@@ -196,7 +195,7 @@ class RunnerLoop:
     ) -> None:
         if engine is None and isinstance(self._state, Ready):
             return  # the engine has failed: each frontend begins them again elsewhere when it hears of it
-        refused = []
+        refused, now = [], time.monotonic()
         for request in requests:
             output = None
             if engine is None:
@@ -206,12 +205,11 @@ class RunnerLoop:
                     self._fair = FairQueue(engine.info)
                     if isinstance(engine, Interruptible):
                         engine.interrupt_with(partial(self._look, engine, self._fair))
-                self._fair.put(request, time.monotonic())
+                self._fair.put(request, now)
             else:
                 output = _submitted(engine, request)
             if output is None:
-                self._owner[request.request_id] = frontend
-                self._since[request.request_id] = time.monotonic()
+                self._live[request.request_id] = frontend, now
             else:
                 refused.append(output)
         if refused:
@@ -220,12 +218,12 @@ class RunnerLoop:
     def _send(self, engine: Engine, outputs: list[StepOutput]) -> None:
         by_frontend: dict[FramedSocket, list[StepOutput]] = {}
         for output in outputs:
-            frontend = self._owner.get(output.request_id)
-            if frontend is None:
+            live = self._live.get(output.request_id)
+            if live is None:
                 continue
-            by_frontend.setdefault(frontend, []).append(output)
+            by_frontend.setdefault(live[0], []).append(output)
             if output.finish_reason:
-                del self._owner[output.request_id], self._since[output.request_id]
+                del self._live[output.request_id]
                 if self._fair is not None:
                     self._fair.ended(output.request_id)
         for frontend, mine in by_frontend.items():
@@ -266,10 +264,11 @@ class RunnerLoop:
 
     def _oldest(self, waiting: int, now: float) -> float:
         """Seconds that one of so many waiting sequences has waited, if they are those that came last."""
-        if waiting <= 0 or not self._since:
+        if waiting <= 0 or not self._live:
             return 0.0
-        first = min(waiting, len(self._since)) - 1
-        return now - next(islice(reversed(self._since.values()), first, None))
+        first = min(waiting, len(self._live)) - 1
+        _, came = next(islice(reversed(self._live.values()), first, None))
+        return now - came
 
 
 def _submitted(engine: Engine, request: GenerationRequest) -> StepOutput | None:

@@ -15,12 +15,11 @@ from trtllm_openai.runners.launcher import Launcher, SubprocessLauncher
 from trtllm_openai.runners.process import RunnerProcess, Running
 from trtllm_openai.runners.runner import Runner
 from trtllm_openai.runners.scaling import Load, Scaler
-from trtllm_openai.runners.state import Phase, RunnerReport
+from trtllm_openai.runners.state import COMING, Phase, RunnerReport
 
 log = logging.getLogger(__name__)
 
 SCALE_INTERVAL_S = 1.0
-_COMING = (Phase.STARTING, Phase.LOADING)
 
 
 class RunnerPool(SequencePool):
@@ -159,13 +158,13 @@ class RunnerPool(SequencePool):
 
 
 def load_of(runners: Sequence[Runner]) -> Load:
-    """What these runners have to do, by their latest statistics. Those that are retiring do not count."""
+    """The load of these runners, by their latest statistics. Those that are retiring do not count."""
     ready = [(one, one.connection) for one in runners if one.phase is Phase.READY and not one.retiring]
     stats = [connection.stats for _, connection in ready if connection is not None]
     total = sum(one.kv_blocks_total for one in stats)
     return Load(
         ready=len(ready),
-        coming=sum(one.phase in _COMING for one in runners),
+        coming=sum(one.phase in COMING for one in runners),
         running=sum(one.running for one in stats),
         waiting=sum(max(0, one.waiting - one.deferred) for one in stats),
         oldest_s=max((end.oldest_waiting_s for _, end in ready if end is not None), default=0.0),

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 NAMESPACE = "trtllm-openai"
 PLACE_TIMEOUT_S = 60.0
 """Seconds in which a node must have the resources of a runner; then its start failed, and is tried again."""
-DIGEST = 16
 LINGER_S = 10.0
 """Seconds that the actor of an ended runner of a shared pool stays, for who asks how it ended."""
 NO_GPUS = "the Ray cluster has no GPU: torch.device: cpu needs none, cuda waits until a node has one"
@@ -123,6 +122,7 @@ class RayLauncher:
         self._joining = asyncio.Lock()
         self._pool = pool
         self._namespace = NAMESPACE if pool is None else f"{NAMESPACE}:{pool}"
+        self._prefix = f"{self._namespace}:runner:"
 
     @property
     def ray(self) -> Any:
@@ -188,14 +188,14 @@ class RayLauncher:
     def _sweep(self, known: set[str]) -> None:
         for one in self._ray.util.placement_group_table().values():
             name = one["name"]
-            if name.startswith(self._name("")[:-DIGEST]) and name not in known and one["state"] != "REMOVED":
+            if name.startswith(self._prefix) and name not in known and one["state"] != "REMOVED":
                 log.warning("a start of a runner was broken off; what it held is given back")
                 with contextlib.suppress(ValueError):  # it is gone since
                     _remove(self._ray, None, self._ray.util.get_placement_group(name))
 
     def _name(self, secret: str) -> str:
         """The name of a runner's actor and placement group."""
-        return f"{self._namespace}:runner:{hashlib.sha256(secret.encode()).hexdigest()[:DIGEST]}"
+        return f"{self._prefix}{hashlib.sha256(secret.encode()).hexdigest()[:16]}"
 
     def close(self) -> None:
         if self._ray.is_initialized():

@@ -7,13 +7,10 @@ from collections.abc import Callable
 from trtllm_openai.engine_host.messages import Failed, Loading, Ready
 from trtllm_openai.runners.connection import RunnerConnection
 from trtllm_openai.runners.runner import RUNNER_LOST, Adopt, Runner
-from trtllm_openai.runners.state import Endpoint, Phase, RunnerState
+from trtllm_openai.runners.state import COMING, Endpoint, Phase, RunnerState
 
 ReportSilence = Callable[[Endpoint, str, float], None]
 """Called with `(endpoint, reason, seconds)` while a runner is silent; an empty reason: it has recovered."""
-
-
-COMING = (Phase.STARTING, Phase.LOADING)
 
 
 class RemoteRunner(Runner):

@@ -42,6 +42,7 @@ class Phase(StrEnum):
     """It cannot start: it is tried again after a long pause, or on request."""
 
 
+COMING = (Phase.STARTING, Phase.LOADING)
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.STARTING: frozenset(Phase),
     Phase.LOADING: frozenset(Phase) - {Phase.STARTING, Phase.GIVEN_UP},

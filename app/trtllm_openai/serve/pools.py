@@ -110,19 +110,43 @@ def make_pool(
 
 
 OF_A_SERVER = frozenset(
-    {"served_model_name", "chat_template", "tool_parser", "reasoning_parser", "generation_config"}
-    | {"reasoning_field", "tool_strict", "host", "port", "workers", "cache_dir", "max_stored_responses"}
-    | {"max_stored_response_bytes", "api_keys_file", "api_key", "web", "open_health", "open_metrics"}
-    | {
+    {
+        "api_key",
+        "api_keys_file",
+        "cache_dir",
+        "chat_template",
+        "cors_origins",
+        "default_sampling",
+        "drain_timeout",
+        "generation_config",
+        "host",
+        "limits",
+        "log_bodies",
+        "log_format",
+        "log_level",
+        "max_body_bytes",
+        "max_json_depth",
         "max_key_labels",
+        "max_receiving_bytes",
+        "max_stored_response_bytes",
+        "max_stored_responses",
+        "open_health",
+        "open_metrics",
+        "otlp_endpoint",
+        "ping_interval",
+        "port",
+        "read_timeout",
+        "reasoning_field",
+        "reasoning_parser",
+        "served_model_name",
+        "server_timing",
         "tls_certificate",
         "tls_key",
-        "cors_origins",
-        "max_body_bytes",
-        "max_receiving_bytes",
+        "tool_parser",
+        "tool_strict",
+        "web",
+        "workers",
     }
-    | {"read_timeout", "ping_interval", "drain_timeout", "max_json_depth", "server_timing", "log_format"}
-    | {"log_bodies", "otlp_endpoint", "log_level", "default_sampling", "limits"}
 )
 """Settings in which the servers of a shared pool may differ, as no runner reads them."""
 

@@ -29,9 +29,9 @@ def url_of(listener: socket.socket, settings: Settings) -> str:
 def rows(settings: Settings, model_id: str, info: EngineInfo, chat: ChatFormat) -> dict[str, str]:
     """The facts by name, in order. Sizes of caches and batches are those of one replica."""
     ranks = info.tensor_parallel * info.pipeline_parallel
-    least, most = settings.replica_range.min, settings.replica_range.max
-    number = str(most) if least == most else f"{least} to {most}"
-    parts = [f"{number} replicas" if most > 1 else ""]
+    replicas = settings.replica_range
+    number = str(replicas.max) if replicas.fixed else f"{replicas.min} to {replicas.max}"
+    parts = [f"{number} replicas" if replicas.max > 1 else ""]
     parts += [f"{ranks} ranks each" if ranks > 1 else ""]
     found = {
         "Model": ", ".join([model_id, *settings.aliases, *settings.adapters]),
