@@ -27,7 +27,7 @@ T = TypeVar("T", bound=RequestModel)
 
 _NESTING = frozenset({dict, list})
 _LARGE = 65_536
-"""Bytes of a body from which its parts are worked on one by one."""
+"""Bytes of a body from which its check and validation leave the event loop."""
 IGNORED_HEADER = "x-ignored-params"
 BODY_SIZE = "trtllm_openai.body_size"
 """Key of the ASGI scope: the size of the body in bytes, by which routes know how much work there may be."""
@@ -53,21 +53,35 @@ async def read_body(request: Request, model: type[T]) -> T:
     request.scope[BODY_SIZE] = len(raw)
     commas = raw.count(b",")
     if len(raw) < _LARGE:
-        value = _parse(raw, commas, context)
+        body = _validated(_parse(raw, context), raw, commas, context, model)
     else:
-        limits = context.settings.limits
-        if commas > limits.max_json_values:
-            try:
-                await asyncio.to_thread(refuse_dense, raw, limits)
-            except InvalidRequest:
-                _log_body(raw, context)
-                raise
-        value = _parse_large(raw, commas, context)
-        await asyncio.sleep(0)  # others have their turn before validation
-    body = model.model_validate(value)
+        body = await _read_large(raw, commas, context, model)
     if body.model_extra:
         _check_refused(body)
     return body
+
+
+async def _read_large(raw: bytes | bytearray, commas: int, context: ServerContext, model: type[T]) -> T:
+    """Parse a large body; all but the parser's own work is done in threads."""
+    limits = context.settings.limits
+    if commas > limits.max_json_values:
+        try:
+            await asyncio.to_thread(refuse_dense, raw, limits)
+        except InvalidRequest:
+            _log_body(raw, context)
+            raise
+    # Without garbage collection, which many new objects start again and again, to find none.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        value = _parse(raw, context)
+    finally:
+        if collects:
+            gc.enable()
+    try:
+        return await asyncio.to_thread(_validated, value, raw, commas, context, model)
+    except (ApiError, InvalidRequest) as error:
+        raise error.with_traceback(None) from None  # the frames hold the body
 
 
 def _check_refused(body: RequestModel) -> None:
@@ -80,46 +94,37 @@ def _check_refused(body: RequestModel) -> None:
             raise InvalidRequest(f"'{name}' is not supported{instead}.", name, "unsupported_parameter")
 
 
-def _parse(raw: bytes | bytearray, commas: int, context: ServerContext) -> dict[str, Any]:
-    """Parse a body with so many commas, check its budget, log it. Raises `ApiError` or `InvalidRequest`."""
+def _parse(raw: bytes | bytearray, context: ServerContext) -> dict[str, Any]:
+    """Parse a body, and log it. Raises `ApiError`."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    settings = context.settings
     _log_body(raw, context)
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    return value
+
+
+def _validated(
+    value: dict[str, Any], raw: bytes | bytearray, commas: int, context: ServerContext, model: type[T]
+) -> T:
+    """Check the budget and depth of a body with so many commas, and validate it."""
     # Brackets bound the depth and, with commas, the number of values; counting them needs no walk.
     brackets = raw.count(b"[") + raw.count(b"{")
     info = None if len(raw) < _LARGE else context.engine_info
+    settings = context.settings
     check_budget(value, settings.limits, brackets, commas, info)
     limit = settings.max_json_depth
     if brackets > limit and deeper_than(value, limit):
         raise ApiError(400, f"The body is nested deeper than {limit} levels.", code="invalid_json")
-    return value
+    return model.model_validate(value)
 
 
 def _log_body(raw: bytes | bytearray, context: ServerContext) -> None:
     if context.settings.log_bodies:
         about = {"request_id": request_id.get(), "body": raw.decode("utf-8", "replace")}
         log.info("body", extra=fields(about))
-
-
-def _parse_large(raw: bytes | bytearray, commas: int, context: ServerContext) -> dict[str, Any]:
-    """`_parse` without garbage collection, which many new objects start again and again, to find none.
-
-    A body that is refused is freed before collection goes on.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return _parse(raw, commas, context)
-    except (ApiError, InvalidRequest) as error:
-        raise error.with_traceback(None) from None  # the frames hold the body
-    finally:
-        if collects:
-            gc.enable()
 
 
 def deeper_than(value: Any, limit: int) -> bool:

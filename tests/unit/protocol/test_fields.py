@@ -179,6 +179,9 @@ def test_responses_has_the_table_and_its_bound_from_one() -> None:
 @pytest.mark.parametrize(("model", "name"), [(CompletionRequest, "prompt"), (DetokenizeRequest, "tokens")])
 @pytest.mark.parametrize("wrong", [-1, True, 1.5, "1", None, [1]])
 def test_token_ids_of_long_lists_are_checked(model: type[RequestModel], name: str, wrong: object) -> None:
-    ids = list(range(1000))
-    assert parse(model, **{name: ids})[name] == ids
-    assert from_validation(refusal(model, **{name: [*ids, wrong]})).param == f"{name}[1000]"
+    for length in (1000, 10_000):
+        ids = list(range(length))
+        assert parse(model, **{name: ids})[name] == ids
+        error = from_validation(refusal(model, **{name: [*ids, wrong, *ids]}))
+        assert error.param == f"{name}[{length}]"
+        assert error.code == ("invalid_value" if wrong == -1 else "invalid_type")
