@@ -48,6 +48,7 @@ def test_a_stream_over_http_1_0(synthetic: RunningServer) -> None:
     said = exchange(synthetic, f"POST {TEXT} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     head, _, events = said.partition("\r\n\r\n")
     assert "transfer-encoding" not in head
+    assert [line for line in head.split("\r\n") if line.startswith("connection")] == ["connection: close"]
     assert events.startswith("data: {")
     assert events.endswith("data: [DONE]\n\n")
 

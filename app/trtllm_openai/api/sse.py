@@ -233,6 +233,8 @@ class _Empty:
 
 # Made once: most of the cost of making a response is its headers, which are always the same.
 _PLAIN = EventSourceResponse(_Empty(), sep="\n", headers={"cache-control": "no-cache"})
+# It is the server that knows whether the connection lasts: not for HTTP/1.0, or a client that closes it.
+_HEADERS = [(name, value) for name, value in _PLAIN.raw_headers if name != b"connection"]
 
 
 class SseResponse(Response):
@@ -251,7 +253,7 @@ class SseResponse(Response):
     ) -> None:
         """`ping`: the frame that keeps a silent stream open, every `ping_interval_s`."""
         self.status_code = _PLAIN.status_code
-        self.raw_headers = _PLAIN.raw_headers + [
+        self.raw_headers = _HEADERS + [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
         ]
         self._source = source
