@@ -76,6 +76,9 @@ def main() -> int:
     except OSError as error:
         log.error("runner %d cannot listen at %s: %s", spec.index, spec.address, error)
         return 1
+    except ValueError as error:
+        log.error("runner %d does not listen: %s", spec.index, error)
+        return CANNOT_START
     loop = RunnerLoop(frontends, spec.orphan_timeout_s)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides

@@ -13,7 +13,14 @@ import socket
 import time
 from collections.abc import Iterator
 
-from trtllm_openai.processes.address import TcpAddress, UnixAddress, listen, parse_address, tune_tcp
+from trtllm_openai.processes.address import (
+    TcpAddress,
+    UnixAddress,
+    listen,
+    parse_address,
+    refuse_plain_text,
+    tune_tcp,
+)
 from trtllm_openai.processes.authentication import AuthenticationError, ListenerHandshake
 from trtllm_openai.processes.framing import FramedSocket
 
@@ -35,7 +42,8 @@ class Frontends:
     def __init__(self, address: str, owner_fd: int, secret: str = "", identity: str = "") -> None:
         """`identity`: see `processes.tls`; empty: no TLS.
 
-        Raises `OSError` if nobody can listen there, `ValueError` for TCP without a secret.
+        Raises `OSError` if nobody can listen there, `ValueError` for TCP without a secret, or without an
+        identity where other machines reach the address.
         """
         where = self._address = parse_address(address)
         self.attached: list[FramedSocket] = []
@@ -45,6 +53,7 @@ class Frontends:
         self._tcp = isinstance(where, TcpAddress)
         if self._tcp and not secret:
             raise ValueError("a runner listens on TCP only with a secret")
+        refuse_plain_text(where, identity)
         self._unauthenticated: list[ListenerHandshake] = []  # oldest first
         self._listener = listen(where, BACKLOG)
         self._selector = selectors.PollSelector()  # unlike epoll it takes any file for standard input

@@ -1,12 +1,15 @@
 """Addresses of runners: `unix:/path` on this machine, `tcp://host:port` on another.
 
 A Unix socket is protected by the permissions of its directory. A TCP socket is open to the network, so
-`processes.authentication` has to run over it before anything else.
+`processes.authentication` has to run over it before anything else, and `processes.tls` after that where the
+network is not this machine's own (`refuse_plain_text`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -38,6 +41,13 @@ class TcpAddress:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp://{host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only processes of this machine reach it. Of names only `localhost` is known to be that."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
 
 def parse_address(text: str) -> UnixAddress | TcpAddress:
     """Read `unix:/path` or `tcp://host:port`. Raises `ValueError`."""
@@ -47,6 +57,19 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
     if parts.scheme == "tcp" and parts.hostname and parts.port is not None and not parts.path:
         return TcpAddress(parts.hostname, parts.port)
     raise ValueError(f"{text!r} is neither unix:/path nor tcp://host:port")
+
+
+def refuse_plain_text(address: UnixAddress | TcpAddress, identity: str) -> None:
+    """Raise `ValueError` for a TCP address that other machines reach, unless the link has TLS.
+
+    `identity`: see `processes.tls`; empty: no TLS. Proofs of a secret alone keep nobody on the way from
+    reading prompts, nor from putting in messages after them.
+    """
+    if isinstance(address, TcpAddress) and not identity and not address.is_loopback:
+        raise ValueError(
+            f"the link to {address} would be plain text on a network: "
+            "only a launcher with `encrypted` may use an address that is not this machine's loopback"
+        )
 
 
 def listen(address: UnixAddress | TcpAddress, backlog: int) -> socket.socket:

@@ -70,7 +70,8 @@ class Launcher(Protocol):
 
     @property
     def encrypted(self) -> bool:
-        """Whether connections to its runners need TLS; each launch then has an identity of its own."""
+        """Whether connections to its runners need TLS; each launch then has an identity of its own. Without
+        it a runner at a `tcp://` address that other machines reach is refused."""
 
     async def start(self, spec: LaunchSpec) -> RunnerHandle:
         """Start one, which is told `spec` with an address filled in. Raises `OSError` if that fails."""

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from trtllm_openai.engine_host.messages import CANNOT_START, Failed, LaunchSpec, Loading, Ready
+from trtllm_openai.processes.address import parse_address, refuse_plain_text
 from trtllm_openai.processes.authentication import new_secret
 from trtllm_openai.processes.keep_running import STABLE_AFTER_S, Ended, keep_running
 from trtllm_openai.processes.tls import new_identity
@@ -246,6 +247,10 @@ class RunnerProcess(Runner):
                 spec = msgspec.structs.replace(self._spec, secret=new_secret(), identity=identity)
                 handle = self._handle = await self._launcher.start(spec)
                 endpoint = Endpoint(handle.address, spec.secret, spec.identity)
+            refuse_plain_text(parse_address(endpoint.address), endpoint.identity)
+        except ValueError as error:
+            await self._discard()
+            self._fail(Failed(f"it was refused: {error}", final=True))
         except OSError as error:
             refused, self._running = True, None
             self._fail(Failed(f"it could not be started: {error}", final=False))
@@ -259,6 +264,14 @@ class RunnerProcess(Runner):
             # Something refused for now, e.g. descriptors, says nothing of a runner that worked.
             started=self.info is not None or (refused and self._worked),
         )
+
+    async def _discard(self) -> None:
+        """End a process at once that was started and must not be used."""
+        handle, self._handle, self._running = self._handle, None, None
+        if handle is not None:
+            handle.kill()
+            await handle.wait()
+            await handle.cleared(EXIT_TIMEOUT_S)
 
     def _reset(self) -> None:
         """Forget the previous launch."""

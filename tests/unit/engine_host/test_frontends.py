@@ -137,6 +137,14 @@ def tcp() -> Iterator[tuple[Frontends, int]]:
     os.close(owned)
 
 
+def test_a_port_that_other_machines_reach_is_not_opened_without_tls() -> None:
+    owner, owned = os.pipe()
+    with pytest.raises(ValueError, match=r"the link to tcp://0\.0\.0\.0:1 would be plain text"):
+        Frontends("tcp://0.0.0.0:1", owner, SECRET)
+    os.close(owner)
+    os.close(owned)
+
+
 def dial(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=5)
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from trtllm_openai.processes.address import TcpAddress, UnixAddress, connect, listen, parse_address
+from trtllm_openai.processes.address import (
+    TcpAddress,
+    UnixAddress,
+    connect,
+    listen,
+    parse_address,
+    refuse_plain_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,24 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_a_port_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="out of range"):
         parse_address("tcp://host:99999")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["unix:/run/a.sock", "tcp://127.0.0.1:1", "tcp://127.8.0.1:1", "tcp://[::1]:1", "tcp://localhost:1"],
+)
+def test_plain_text_stays_on_this_machine(text: str) -> None:
+    refuse_plain_text(parse_address(text), "")
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp://10.0.0.1:1", "tcp://0.0.0.0:1", "tcp://[::]:1", "tcp://[fd00::1]:1", "tcp://node-7:1"]
+)
+def test_plain_text_on_a_network_is_refused(text: str) -> None:
+    address = parse_address(text)
+    refuse_plain_text(address, "an identity")
+    with pytest.raises(ValueError, match="would be plain text on a network"):
+        refuse_plain_text(address, "")
 
 
 def free_port() -> int:

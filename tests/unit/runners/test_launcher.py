@@ -34,16 +34,19 @@ from trtllm_openai.runners.state import Endpoint, Phase
 class TcpLauncher:
     """Starts runners as on another machine, except that it is this one. Implements `Launcher`."""
 
-    def __init__(self, *, encrypted: bool = False) -> None:
+    def __init__(self, *, encrypted: bool = False, host: str = "127.0.0.1") -> None:
         self.encrypted = encrypted
+        self.host = host
         self.specs: list[LaunchSpec] = []
+        self.handles: list[SubprocessHandle] = []
 
     async def start(self, spec: LaunchSpec) -> SubprocessHandle:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        told = msgspec.structs.replace(spec, address=f"tcp://127.0.0.1:{port}")
+        told = msgspec.structs.replace(spec, address=f"tcp://{self.host}:{port}")
         self.specs.append(told)
-        return await spawn(told)
+        self.handles.append(await spawn(told))
+        return self.handles[-1]
 
     def close(self) -> None:
         """Nothing is shared."""
@@ -168,6 +171,25 @@ def test_what_is_seen_on_the_way_to_a_runner(encrypted: bool) -> None:
             link.close("", lost=False)
             relay.close()
             await relay.wait_closed()
+
+    run(test())
+
+
+def test_a_launcher_without_tls_may_not_use_a_network() -> None:
+    """Neither does this side connect, nor does the runner listen; it is not tried again."""
+
+    async def test() -> None:
+        launcher = TcpLauncher(host="0.0.0.0")
+        async with pool(launcher=launcher, wait=False) as (subject, _):
+            await until(lambda: subject.runners[0].phase is Phase.GIVEN_UP)
+            assert (
+                "would be plain text on a network: only a launcher with `encrypted`"
+                in subject.status().reason
+            )
+            assert subject.runners[0].launches == 1
+            assert launcher.handles[0].pid is None
+        alone = await spawn(launcher.specs[0])
+        assert await alone.wait() == CANNOT_START
 
     run(test())
 
