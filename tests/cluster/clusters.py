@@ -16,6 +16,8 @@ from tests.e2e.conftest import RunningServer, serve
 KEY = {"authorization": "Bearer k"}
 SLOW = ("--engine", "synthetic", "--synthetic.itl", "0.02")
 """Each token takes 20 ms."""
+VISIBLE = " a" * 20
+"""Of the synthetic engine's tokens, which count up from the prompt's length, the first 17 have no text."""
 
 
 def until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
@@ -36,8 +38,13 @@ def ready(server: RunningServer) -> int:
     return sum(runner["state"] == "ready" for runner in runners(server))
 
 
-def stream(server: RunningServer, tokens: int, prompt: str = "a b c") -> tuple[int, str]:
-    """A streamed completion: how many chunks had text, and the error that ended it."""
+def stream(
+    server: RunningServer, tokens: int, prompt: str = VISIBLE, begun: Callable[[], object] = lambda: None
+) -> tuple[int, str]:
+    """A streamed completion: how many chunks had text, and the error that ended it.
+
+    `begun` is called at the first text. Until then an error is the response's status, and no event.
+    """
     body = {"prompt": prompt, "max_tokens": tokens, "stream": True, "ignore_eos": True}
     texts, failed = 0, ""
     with (
@@ -49,8 +56,35 @@ def stream(server: RunningServer, tokens: int, prompt: str = "a b c") -> tuple[i
             if line.startswith("data: {"):
                 chunk = json.loads(line.removeprefix("data: "))
                 failed = failed or str(chunk.get("error", {}).get("message", ""))
-                texts += any(choice["text"] for choice in chunk.get("choices", []))
+                if any(choice["text"] for choice in chunk.get("choices", [])):
+                    texts += 1
+                    if texts == 1:
+                        begun()
     return texts, failed
+
+
+class Streams:
+    """So many streams at once, each of which has some text by now."""
+
+    def __init__(self, server: RunningServer, number: int, tokens: int) -> None:
+        self.results: list[tuple[int, str]] = []
+        """Those that have ended, as `stream` returns them."""
+        begun = threading.Semaphore(0)
+
+        def run() -> None:
+            self.results.append(stream(server, tokens, begun=begun.release))
+
+        self._threads = [threading.Thread(target=run) for _ in range(number)]
+        for thread in self._threads:
+            thread.start()
+        for _ in range(number):
+            assert begun.acquire(timeout=60), "a stream did not begin"
+
+    def join(self) -> list[tuple[int, str]]:
+        """Wait for the end of all. Returns the results."""
+        for thread in self._threads:
+            thread.join(60)
+        return self.results
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster import networks
-from tests.cluster.clusters import SLOW, ready, runners, served, stream, until
+from tests.cluster.clusters import SLOW, Streams, ready, runners, served, stream, until
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -29,37 +30,20 @@ def test_a_partition_that_heals(address: str) -> None:
         until(lambda: ready(server) == 2)
         nodes = {runner["node"] for runner in runners(server)}
         assert nodes == {networks.address_of(node) for node in networks.NODES}
-        results: list[tuple[int, str]] = []
-
-        def begin(tokens: int) -> list[threading.Thread]:
-            threads = [
-                threading.Thread(target=lambda: results.append(stream(server, tokens))) for _ in range(4)
-            ]
-            for thread in threads:
-                thread.start()
-            until(lambda: sum(runner["sequences"] for runner in runners(server)) == 4)
-            time.sleep(1)  # each has its first token
-            return threads
-
-        short = begin(300)
+        short = Streams(server, 4, 300)
         networks.cut(1)
         time.sleep(5)
         networks.join(1)
-        for thread in short:
-            thread.join(60)
-        assert [failed for _, failed in results] == [""] * 4
+        assert [failed for _, failed in short.join()] == [""] * 4
         assert {runner["node"] for runner in runners(server)} == nodes
 
-        results.clear()
-        long = begin(1500)
+        long = Streams(server, 4, 1500)
         networks.cut(1)
         until(lambda: ready(server) == 1)
-        until(lambda: len(results) == 2)  # those of the node that is cut off
-        assert all(failed for _, failed in results), results
+        until(lambda: len(long.results) == 2)  # those of the node that is cut off
+        assert all(failed for _, failed in long.results), long.results
         assert stream(server, 20)[1] == ""
         networks.join(1)
         until(lambda: ready(server) == 2, 180)
-        for thread in long:
-            thread.join(60)
-        assert sorted(bool(failed) for _, failed in results) == [False, False, True, True]
+        assert sorted(bool(failed) for _, failed in long.join()) == [False, False, True, True]
         assert [stream(server, 20)[1] for _ in range(4)] == [""] * 4

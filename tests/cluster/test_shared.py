@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.clusters import SLOW, ready, runners, served, stream, under_load, until
+from tests.cluster.clusters import SLOW, Streams, ready, runners, served, stream, under_load, until
 from tests.e2e.conftest import RunningServer
 
+pytestmark = pytest.mark.slow
 SHARED = (*SLOW, "--runners.pool", "shared", "--runners.orphan-timeout", "8")
 
 
@@ -51,18 +51,9 @@ def test_servers_share_runners_and_any_of_them_may_vanish(cluster: Any) -> None:
         before = pids(first)
         assert pids(second) == before
         assert [stream(one, 20)[1] for one in (first, second)] == ["", ""]
-        results: list[tuple[int, str]] = []
-        threads = [
-            threading.Thread(target=lambda one=one: results.append(stream(one, 300)))
-            for one in (second, second, second, second)
-        ]
-        for thread in threads:
-            thread.start()
-        until(lambda: sum(one["sequences"] for one in runners(first)) == 4)
+        streams = Streams(second, 4, 300)
         kill(first)
-        for thread in threads:
-            thread.join(60)
-        assert [failed for _, failed in results] == [""] * 4
+        assert [failed for _, failed in streams.join()] == [""] * 4
         os.kill(before[0], signal.SIGKILL)  # and is there somebody who starts it again?
         until(lambda: ready(second) == 2 and pids(second)[0] != before[0])
         assert pids(second)[1] == before[1]

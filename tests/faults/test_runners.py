@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import children
+from tests.e2e.conftest import children, serve
 from tests.faults.conftest import LONG, TEXT, Start, Stream, Victim, run_victim
 from trtllm_openai.api.auth import make_key
 
@@ -58,6 +58,19 @@ def test_kill_a_runner_in_mid_stream(pair: Victim, outcome: Say) -> None:
         assert whole[0].text.startswith(stream.text)
     pair.recovers(before)
     outcome("its 2 streams got an error event, the other runner's 2 ended whole")
+
+
+def test_kill_a_runner_before_there_is_text(outcome: Say) -> None:
+    """The first tokens have no text, so that nothing was sent: the error is the response, not an event."""
+    slow = ("--engine", "synthetic", "--synthetic.itl", "0.4", "--log-level", "error")
+    with serve(*slow) as server:
+        stream = Stream(server.url, {"prompt": "a b c", "max_tokens": 20})
+        server.wait(lambda: server.metric("engine_generated_tokens_total") > 0, 30)
+        os.kill(server.processes("trtllm_openai.engine_host")[0], signal.SIGKILL)
+        stream.join()
+        assert (stream.status, stream.chunks) == (500, [])
+        server.wait(lambda: server.metric("runners_ready") == 1, 30)
+    outcome("its stream got status 500")
 
 
 def test_kill_a_runner_in_prefill(start: Start, outcome: Say) -> None:
