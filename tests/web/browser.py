@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -58,10 +59,20 @@ class App:
         options = {"viewport": {"width": 1240, "height": 800}, "locale": "en-GB", **options}
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(PATIENCE_MS)
-        self.page = self.context.new_page()
-        self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._on_request)
+        self.page = self._new_page()
+
+    def _new_page(self) -> Any:
+        page = self.context.new_page()
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._on_request)
+        return page
+
+    def another_tab(self) -> App:
+        """The page once more in the same profile, which ends with this one."""
+        other = copy.copy(self)
+        other.page = self._new_page()
+        return other.open()
 
     def _on_console(self, message: Any) -> None:
         if message.type in ("error", "warning"):

@@ -223,6 +223,61 @@ def test_conversations_stay_and_can_be_carried(
     assert other.answers() == ["It is 21 degrees in Seoul."]
 
 
+def test_two_tabs_keep_the_same_conversations(app: App, scripted: Scripted) -> None:
+    scripted.says("again")
+    app.send("From the first tab")
+    other = app.another_tab()
+    assert other.answers() == ["Another answer."]
+
+    scripted.says("weather")
+    other.send("From the second tab")
+    answers = ["Another answer.", "It is 21 degrees in Seoul."]
+    app.wait_for("document.querySelectorAll('.assistant').length === 2")
+    assert app.answers() == answers
+
+    scripted.says("again")
+    app.page.click("#new-chat")
+    app.send("Something else")
+    other.page.wait_for_selector(".conversation-link:has-text('Something else')")
+    assert other.answers() == answers, "what it shows has not changed"
+
+    other.page.click("[aria-label='Delete “From the first tab”']")
+    app.wait_for("document.querySelectorAll('.conversation-link').length === 1")
+    other.page.click("#toast button")
+    app.wait_for("document.querySelectorAll('.conversation-link').length === 2")
+    other.page.click("[aria-label='Delete “Something else”']")  # the first tab has it open
+    app.wait_for("document.querySelectorAll('.assistant').length === 2")
+    for tab in (app, other):
+        tab.page.reload()
+        tab.page.wait_for_selector(".assistant >> nth=1")
+        assert tab.texts(".conversation-link") == ["From the first tab"]
+        assert tab.answers() == answers
+
+
+def test_two_tabs_that_write_at_once_lose_nothing(app: App, scripted: Scripted) -> None:
+    scripted.says("again")
+    app.send("The beginning")
+    other = app.another_tab()
+    scripted.says("long")
+    app.send("Say much", wait=False)
+    other.wait_for("document.querySelectorAll('.assistant').length === 2")
+    other.send("Meanwhile")
+    app.page.wait_for_selector("#toast:has-text('goes on as one of its own')")
+    app.page.keyboard.press("Escape")
+    app.wait_for_answer()
+    for tab in (app, other):
+        tab.wait_for("document.querySelectorAll('.conversation-link').length === 2")
+    assert app.texts(".user .text") == ["The beginning", "Say much"]
+    assert other.texts(".user .text") == ["The beginning", "Say much", "Meanwhile"]
+    scripted.says("weather")
+    app.send("Go on")
+    app.page.reload()
+    app.page.wait_for_selector(".assistant")
+    assert app.texts(".user .text") == ["The beginning", "Say much", "Go on"]
+    app.page.locator(".conversation-link").nth(1).click()
+    assert app.texts(".user .text") == ["The beginning", "Say much", "Meanwhile"]
+
+
 def test_the_request_as_code(app: App) -> None:
     page = app.page
     page.fill("#composer-input", "It's 5 o'clock")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -103,6 +104,36 @@ def test_status_is_for_admins_and_shows_failures(visit: Callable[..., App], keye
     assert "observed" in page.inner_text("section.plot:has-text('Time to first token')")
     assert app.texts(".card tbody tr:has-text('POST /v1/completions') .badge") == ["504"]
     assert app.texts(".card:has-text('Runners') tbody tr")[0].split()[:2] == ["0", "ready"]
+
+
+def test_status_shows_nodes_and_how_many_runners_are_wanted(visit: Callable[..., App], keyed: Keyed) -> None:
+    """What a pool on several machines reports that is being scaled, told to the page of one that is not."""
+    url, keys = keyed
+    app = visit(url)
+    app.expected.append("401")
+    page = app.page
+
+    def scaled(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        if response.ok:
+            body["wanted"] = 3
+            body["runners"] += [{**body["runners"][0], "index": 1, "state": "loading", "node": "10.83.0.11"}]
+        route.fulfill(response=response, json=body)
+
+    page.goto(f"{url}/#status")
+    give_key(app, keys["both"])
+    page.wait_for_selector(".status-head .badge.good")
+    heading = "section.card:has-text('Runners') h2"
+    rows = ".card:has-text('Runners') tbody tr"
+    assert page.inner_text(heading).strip() == "Runners", "all of them are there"
+    assert app.texts(rows)[0].split("\t")[:4] == ["0", "ready", "this machine", "CPU"]
+    page.route("**/status", scaled)
+    page.wait_for_selector(f"{heading}:has-text('1 of 3 wanted are ready')")
+    assert app.texts(rows)[1].split("\t")[2] == "10.83.0.11"
+    page.click("#language")
+    page.wait_for_selector("section.card h2:has-text('필요한 3개 중 1개 준비됨')")
+    assert "노드" in app.texts("section.card thead tr")[0]
 
 
 def test_plots_follow_the_load(visit: Callable[..., App], keyed: Keyed) -> None:

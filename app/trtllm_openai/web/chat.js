@@ -1,6 +1,7 @@
 // The chat view: conversations, the thread, the composer, and the answers that are being streamed.
 
 import { announce, announceAnswer, beginAnswer } from "./announcer.js";
+import { Conversations } from "./conversations.js";
 import { byId, h, toast } from "./dom.js";
 import { described } from "./errors.js";
 import { t } from "./i18n.js";
@@ -17,28 +18,36 @@ const NEAR_END = 80; // pixels from the end at which the thread follows the answ
 /** `server`: {model, card, notReady, problem} as `app.js` keeps it. */
 export class Chat {
   #server;
-  #conversations = [];
+  #conversations;
   #current = store.newConversation();
-  #runs = new Map(); // conversation id -> {stop, message}
+  #runs = new Map(); // conversation -> {stop, message}
   #views = new Map(); // message id -> view
+  #optionsShown;
 
   constructor(server) {
     this.#server = server;
+    this.#conversations = new Conversations({
+      busy: (one) => this.#runs.has(one) || (one === this.#current && Boolean(byId("thread").querySelector(".edit"))),
+      changed: (one) => this.#follow(one),
+      gone: (one) => this.#leave(one),
+      parted: () => toast(t("conversations.parted")),
+      failed: (error) => this.#failed(error),
+    });
   }
 
   async open() {
     try {
-      this.#conversations = await store.prune(await store.load());
+      await this.#conversations.open();
     } catch (error) {
       this.#failed(error);
     }
-    if (this.#conversations.length) this.#current = this.#conversations[0];
+    this.#current = this.conversations[0] ?? this.#current;
     this.#listen();
     this.render();
   }
 
   get conversations() {
-    return this.#conversations;
+    return this.#conversations.all;
   }
 
   /** The request that would be sent now. */
@@ -64,17 +73,15 @@ export class Chat {
   }
 
   stop() {
-    const run = this.#runs.get(this.#current.id);
+    const run = this.#runs.get(this.#current);
     run?.stop.abort();
     return Boolean(run);
   }
 
   async import(file) {
     try {
-      const found = store.imported(await file.text());
-      for (const one of found) await store.save(one);
-      this.#conversations = await store.prune(await store.load());
-      if (found.length) this.#show(this.#conversations.find((one) => one.id === found[0].id) ?? this.#current);
+      const found = await this.#conversations.import(await file.text());
+      if (found.length) this.#show(found[0]);
       toast(t("import.done", { count: found.length }));
     } catch (error) {
       toast(t("import.failed", { reason: error.message }));
@@ -90,8 +97,9 @@ export class Chat {
   }
 
   renderSettings() {
-    showSettings(byId("settings"), this.#current.options, this.#server.card, () => {
-      this.#keep(this.#current);
+    this.#optionsShown = this.#current.options;
+    showSettings(byId("settings"), this.#optionsShown, this.#server.card, () => {
+      this.#conversations.keep(this.#current);
       this.#renderState();
     });
   }
@@ -99,6 +107,18 @@ export class Chat {
   /** The server's state has changed. */
   renderEmpty() {
     if (!this.#current.messages.length) this.#renderThread();
+  }
+
+  /** Another tab has changed a conversation. */
+  #follow(conversation) {
+    this.#renderList();
+    if (conversation !== this.#current) return;
+    const thread = byId("thread");
+    const place = this.#atEnd() ? null : thread.scrollTop;
+    this.#renderThread();
+    if (place !== null) thread.scrollTop = place;
+    if (this.#optionsShown !== conversation.options) this.renderSettings();
+    this.#renderState();
   }
 
   #show(conversation) {
@@ -121,7 +141,7 @@ export class Chat {
     input.addEventListener("input", () => this.#grow());
     byId("stop").addEventListener("click", () => this.stop());
     byId("new-chat").addEventListener("click", () => this.start());
-    addEventListener("pagehide", () => this.#runs.size && this.#keep(this.#current));
+    addEventListener("pagehide", () => this.#runs.size && this.#conversations.keep(this.#current));
   }
 
   #grow() {
@@ -133,7 +153,7 @@ export class Chat {
   #send() {
     const input = byId("composer-input");
     const text = input.value.trim();
-    if (!text || this.#runs.has(this.#current.id) || !this.#valid()) return;
+    if (!text || this.#runs.has(this.#current) || !this.#valid()) return;
     input.value = "";
     this.#grow();
     this.#current.messages.push({ id: store.newId(), role: "user", content: text });
@@ -159,10 +179,10 @@ export class Chat {
     conversation.title ||= conversation.messages.find((one) => one.role === "user")?.content.slice(0, 80) ?? "";
     conversation.messages.push(answer);
     conversation.updated = Date.now();
-    this.#conversations = [conversation, ...this.#conversations.filter((one) => one !== conversation)];
+    this.#conversations.raise(conversation);
     const run = { stop: new AbortController(), message: answer };
-    this.#runs.set(conversation.id, run);
-    this.#keep(conversation);
+    this.#runs.set(conversation, run);
+    this.#conversations.keep(conversation);
     this.render();
     this.#scroll();
     announce(t("answer.begun"));
@@ -178,7 +198,7 @@ export class Chat {
       spoken = answer.content.length;
       if (performance.now() - saved > SAVE_EVERY_MS) {
         saved = performance.now();
-        this.#keep(conversation);
+        this.#conversations.keep(conversation);
       }
     };
     try {
@@ -190,10 +210,10 @@ export class Chat {
       else answer.error = described(error);
     }
     cancelAnimationFrame(frame);
-    if (this.#runs.get(conversation.id) !== run) return; // another answer was asked for meanwhile
-    this.#runs.delete(conversation.id);
+    if (this.#runs.get(conversation) !== run) return; // another answer was asked for meanwhile
+    this.#runs.delete(conversation);
     conversation.updated = Date.now();
-    this.#keep(conversation);
+    this.#conversations.keep(conversation);
     this.#update(answer, false);
     this.#renderState();
     if (this.#current === conversation) {
@@ -230,11 +250,11 @@ export class Chat {
       message.content = text;
       if (again) return this.#again(this.#current.messages.indexOf(message) + 1);
       message.tokens = []; // they were those of the text before
-      this.#keep(this.#current);
+      this.#conversations.keep(this.#current);
       this.#renderThread();
     },
     results: (message, texts) => {
-      if (this.#runs.has(this.#current.id) || !this.#valid()) return;
+      if (this.#runs.has(this.#current) || !this.#valid()) return;
       const results = message.calls.map((call, index) => ({
         id: store.newId(),
         role: "tool",
@@ -261,7 +281,7 @@ export class Chat {
 
   #stopAndCut(length) {
     this.stop();
-    this.#runs.delete(this.#current.id);
+    this.#runs.delete(this.#current);
     this.#cut(length);
   }
 
@@ -277,8 +297,8 @@ export class Chat {
   }
 
   #renderThread() {
-    const { messages, id } = this.#current;
-    const running = this.#runs.get(id)?.message;
+    const { messages } = this.#current;
+    const running = this.#runs.get(this.#current)?.message;
     this.#views.clear();
     for (const message of messages) {
       if (message.role === "tool") continue; // shown with its call
@@ -301,7 +321,7 @@ export class Chat {
 
   #renderList() {
     showList(
-      this.#conversations,
+      this.conversations,
       this.#current,
       (one) => this.#show(one),
       (one) => this.#delete(one),
@@ -309,25 +329,28 @@ export class Chat {
   }
 
   async #delete(conversation) {
-    this.#runs.get(conversation.id)?.stop.abort();
-    const before = this.#conversations;
-    this.#conversations = before.filter((one) => one !== conversation);
-    if (this.#current === conversation) this.#show(this.#conversations[0] ?? store.newConversation());
-    else this.#renderList();
-    await store.remove(conversation.id).catch((error) => this.#failed(error));
+    const removed = this.#conversations.remove(conversation).catch((error) => this.#failed(error));
+    this.#leave(conversation);
+    await removed;
     toast(t("conversations.deleted"), {
       label: t("conversations.undo"),
       run: () => {
-        this.#conversations = before;
-        this.#keep(conversation);
+        this.#conversations.restore(conversation).catch((error) => this.#failed(error));
         this.#show(conversation);
       },
     });
   }
 
+  /** A conversation is not kept any more. */
+  #leave(conversation) {
+    this.#runs.get(conversation)?.stop.abort();
+    if (this.#current === conversation) this.#show(this.conversations[0] ?? store.newConversation());
+    else this.#renderList();
+  }
+
   /** The buttons, and what the request will have beside its messages. */
   #renderState() {
-    const running = this.#runs.has(this.#current.id);
+    const running = this.#runs.has(this.#current);
     byId("send").hidden = running;
     byId("stop").hidden = !running;
     const { options } = this.#current;
@@ -337,11 +360,6 @@ export class Chat {
       parsedSchema(options).value && t("active.schema"),
     ].filter(Boolean);
     byId("active-options").replaceChildren(...active.map((text) => h("span", { class: "chip" }, text)));
-  }
-
-  #keep(conversation) {
-    if (!conversation.messages.length || !this.#conversations.includes(conversation)) return;
-    store.save(conversation).catch((error) => this.#failed(error));
   }
 
   #failed(error) {

@@ -140,7 +140,7 @@ export class Status {
           { class: "card" },
           h("h2", {}, t("status.runners"), " ", parts.restarts),
           table(
-            [t("status.runner"), t("status.state"), t("status.gpus"), t("status.sequences"), t("status.reason")],
+            ["runner", "state", "node", "gpus", "sequences", "reason"].map((name) => t(`status.${name}`)),
             parts.runners,
           ),
           parts.engine,
@@ -252,7 +252,16 @@ export class Status {
     parts.ttftPlot.update(ttft);
     parts.itlPlot.update(itl);
 
-    parts.restarts.textContent = status.restarts ? t("status.restarts", { count: number(status.restarts) }) : "";
+    const ready = status.runners.filter((one) => one.state === "ready").length;
+    const scale =
+      ready === status.wanted && ready === status.runners.length
+        ? ""
+        : t("status.wanted", {
+            ready: number(ready),
+            wanted: number(status.wanted),
+          });
+    const restarts = status.restarts ? t("status.restarts", { count: number(status.restarts) }) : "";
+    parts.restarts.textContent = [scale, restarts].filter(Boolean).join(" · ");
     parts.runners.replaceChildren(
       ...status.runners.map((one) =>
         h(
@@ -265,6 +274,7 @@ export class Status {
             h("span", { class: `badge ${KINDS[one.state] ?? "bad"}` }, t(`state.${one.state}`)),
             one.state === "loading" && ` ${percent(one.loaded)}`,
           ),
+          h("td", {}, one.node ?? t("status.node.here")),
           h("td", {}, one.gpus ?? (info?.device === "cpu" ? "CPU" : t("status.none.gpu"))),
           h("td", {}, number(one.sequences)),
           h("td", {}, one.reason || "–"),

@@ -1,4 +1,6 @@
-// Conversations in the browser's IndexedDB, bounded; as JSON out and in.
+// Conversations in the browser's IndexedDB, bounded, which all tabs share; as JSON out and in.
+//
+// Each has a `revision`, which every save raises: a tab that has not seen the latest one does not overwrite it.
 
 const DATABASE = "trtllm-openai";
 const TABLE = "conversations";
@@ -10,7 +12,19 @@ const ROLES = ["user", "assistant", "tool"];
 export const newId = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-export const newConversation = () => ({ id: newId(), title: "", updated: Date.now(), options: {}, messages: [] });
+export const newConversation = () => ({
+  id: newId(),
+  revision: 0, // what the store has; 0: nothing yet
+  title: "",
+  updated: Date.now(),
+  options: {},
+  messages: [],
+});
+
+const channel = new BroadcastChannel(`${DATABASE}.${TABLE}`);
+
+/** Call `listener` with the id of each conversation that another tab has saved or deleted. */
+export const onChange = (listener) => channel.addEventListener("message", (event) => listener(event.data));
 
 let opening;
 function database() {
@@ -33,23 +47,66 @@ async function transaction(mode, work) {
   return request?.result;
 }
 
+/** As it was before there were revisions, it has one all the same. */
+const revised = (stored) => stored && { revision: 1, ...stored };
+
 /** All conversations, the latest first. */
 export async function load() {
   const every = await transaction("readonly", (table) => table.getAll());
-  return every.sort((a, b) => b.updated - a.updated);
+  return every.map(revised).sort((a, b) => b.updated - a.updated);
 }
 
-/** Keep a conversation. Token probabilities of old messages go first where it is too large. */
-export async function save(conversation) {
+/** The conversation with this id, if there is one. */
+export const get = async (id) => revised(await transaction("readonly", (table) => table.get(id)));
+
+/** Its copy for the store. Token probabilities of old messages go first where it is too large. */
+function bounded(conversation) {
   const kept = structuredClone(conversation);
   for (const message of kept.messages) {
     if (JSON.stringify(kept).length <= MAX_CHARACTERS) break;
     if (message.tokens) message.tokens = [];
   }
-  await transaction("readwrite", (table) => table.put(kept));
+  return kept;
 }
 
-export const remove = (id) => transaction("readwrite", (table) => table.delete(id));
+/**
+ * Keep a conversation. Nothing is written, and "deleted" or "conflict" returned, if another tab has deleted or
+ * saved it since its revision.
+ */
+export async function save(conversation) {
+  const kept = bounded(conversation);
+  const { revision } = conversation;
+  let outcome = "saved";
+  try {
+    await transaction("readwrite", (table) => {
+      const found = table.get(kept.id);
+      found.onsuccess = () => {
+        const stored = revised(found.result);
+        // Not the revision of the copy: an earlier save of this tab may have been under way.
+        if (!stored && conversation.revision) outcome = "deleted";
+        else if (stored && stored.revision !== conversation.revision) outcome = "conflict";
+        else table.put({ ...kept, revision: (conversation.revision += 1) });
+      };
+    });
+  } catch (error) {
+    conversation.revision = revision;
+    throw error;
+  }
+  if (outcome === "saved") channel.postMessage(kept.id);
+  return outcome;
+}
+
+/** Keep a conversation whatever is kept under its id, or was. */
+export async function replace(conversation) {
+  conversation.revision = ((await get(conversation.id))?.revision ?? 0) + 1;
+  await transaction("readwrite", (table) => table.put(bounded(conversation)));
+  channel.postMessage(conversation.id);
+}
+
+export async function remove(id) {
+  await transaction("readwrite", (table) => table.delete(id));
+  channel.postMessage(id);
+}
 
 /** Delete what is beyond the bound; `every` is sorted, the latest first. Returns what stays. */
 export async function prune(every) {
@@ -58,7 +115,10 @@ export async function prune(every) {
 }
 
 /** Conversations as the text of a file. */
-export const exported = (conversations) => JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+export function exported(conversations) {
+  const plain = conversations.map(({ revision: _, ...one }) => one);
+  return JSON.stringify({ format: FORMAT, version: 1, conversations: plain }, null, 1);
+}
 
 /** The conversations of such a file, with only what this page knows. Throws an Error that says what is wrong. */
 export function imported(text) {
@@ -66,6 +126,7 @@ export function imported(text) {
   if (content?.format !== FORMAT || !Array.isArray(content.conversations)) throw new Error(`no "format": "${FORMAT}"`);
   return content.conversations.slice(0, MAX_CONVERSATIONS).map((one) => ({
     id: /^[0-9a-f]{24}$/.test(one.id) ? one.id : newId(),
+    revision: 0,
     title: string(one.title).slice(0, 200),
     updated: Number(one.updated) || Date.now(),
     options: Object.fromEntries(
