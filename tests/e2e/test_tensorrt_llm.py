@@ -235,22 +235,39 @@ def test_features_missing_in_the_build_are_refused_at_start(
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_client_that_leaves_is_cancelled(start: Start, tmp_path: Path) -> None:
+def test_a_client_that_leaves_and_a_deadline_cancel_the_request(start: Start, tmp_path: Path) -> None:
+    """One server for all: starting it is what takes the time."""
     with start(itl=0.02) as server:
-        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", server.url + TEXT, json=body, timeout=60) as response:
+
+        def is_cancelled(times: int) -> None:
+            server.wait(lambda: len(recorded(tmp_path, "cancel")) == times, patience=2)
+            server.wait(lambda: server.metric("requests_running") == 0, patience=2)
+
+        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True}
+        with httpx.stream("POST", server.url + TEXT, json={**body, "stream": True}, timeout=60) as response:
             next(response.iter_lines())
-        server.wait(lambda: bool(recorded(tmp_path, "cancel")), patience=2)
-        server.wait(lambda: server.metric("requests_running") == 0, patience=2)
+        is_cancelled(1)
+        late = {**body, "timeout": 0.5}
+        *chunks, error = stream(server, late)
+        assert chunks
+        assert error["error"]["code"] == "timeout"
+        is_cancelled(2)
+        whole = httpx.post(server.url + TEXT, json=late, timeout=60)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (504, "timeout")
+        is_cancelled(3)
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int) -> None:
-    """One GPU: the executor throws at enqueue. An orchestrator: it answers with an error response."""
+@pytest.mark.parametrize(
+    ("world", "guided"), [(1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow)]
+)
+def test_a_full_executor_queue_is_429(start: Start, tmp_path: Path, world: int, guided: bool) -> None:
+    """One GPU: the executor throws at enqueue. An orchestrator: it answers with an error response. What is
+    `guided` is enqueued later, once its guide was compiled."""
     flags = ["--tensorrt-llm.max-queue-size", "1", "--tensorrt-llm.max-batch-size", "1"]
-    guide = {"response_format": {"type": "json_object"}}
+    guide = {"response_format": {"type": "json_object"}} if guided else {}
+    flags += ["--tensorrt-llm.guided-decoding", str(guided).lower()]
     with (
-        start(*flags, "--tensorrt-llm.guided-decoding", "true", world=world, itl=0.2) as server,
+        start(*flags, world=world, itl=0.2) as server,
         ThreadPoolExecutor(2) as threads,
     ):
         body = {"prompt": "x", "max_tokens": 25, "ignore_eos": True}
@@ -358,28 +375,13 @@ def test_streams_beside_bad_and_stuck_guides_end_whole(start: Start, tmp_path: P
         assert len(recorded(tmp_path, "request")) == 4
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_another_failure_at_enqueue_is_a_server_error(start: Start, streamed: bool) -> None:
+def test_another_failure_at_enqueue_is_a_server_error(start: Start) -> None:
     with start(enqueue_error="CUDA error: an illegal memory access was encountered") as server:
-        body = {"prompt": "x", "stream": streamed}
-        response = httpx.post(server.url + TEXT, json=body, timeout=60)
-        assert response.status_code == 500
-        assert response.json()["error"]["type"] == "server_error"
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_deadline_ends_the_request(start: Start, tmp_path: Path, streamed: bool) -> None:
-    with start(itl=0.02) as server:
-        body = {"prompt": "x", "max_tokens": 900, "ignore_eos": True, "timeout": 0.5}
-        if streamed:
-            *chunks, error = stream(server, body)
-            assert chunks
-        else:
+        for streamed in (False, True):
+            body = {"prompt": "x", "stream": streamed}
             response = httpx.post(server.url + TEXT, json=body, timeout=60)
-            assert response.status_code == 504
-            error = response.json()
-        assert error["error"]["code"] == "timeout"
-        server.wait(lambda: bool(recorded(tmp_path, "cancel")), patience=2)
+            assert response.status_code == 500
+            assert response.json()["error"]["type"] == "server_error"
 
 
 def test_an_error_in_the_middle_of_a_stream(start: Start) -> None:

@@ -45,6 +45,7 @@ WRONG = {
     "adapter's blocks": "LoRA: KV blocks are not shared",
 }
 """What the fake does wrong, and the row that must say so."""
+KILLED = {"orchestrator: a killed rank", "leader: a killed rank"}
 BESIDE = "bad guides beside good streams"
 UNCHECKED = """
 import importlib.util
@@ -91,6 +92,21 @@ def rows(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[bool, str]]:
     return found
 
 
+def test_it_passes_on_two_gpus_but_for_guides(tmp_path: Path, demo_dir: Path) -> None:
+    """As the next test, on a server without guides, which begins, and begins again, without XGrammar."""
+    model = make_engine_dir(tmp_path, 2, tokenizer=demo_dir, **LORA)
+    flags = ["--tensorrt-llm.guided-decoding", "false", *lora_flags(tmp_path, "sql", "ko")]
+    done = verify(model, FAKES, world=2, flags=flags)
+    found = rows(done)
+    wrong = {name for name, (ok, _) in found.items() if not ok}
+    assert wrong == {name for name in found if name.startswith("guide: ")}, done.stdout + done.stderr
+    assert WRONG["guides"] in wrong
+    assert done.returncode == 1
+    assert set(found) > KILLED
+    assert found[EVICTED][1] == "2 times"
+
+
+@pytest.mark.slow
 def test_it_passes_on_two_gpus(tmp_path: Path, demo_dir: Path) -> None:
     """In both launch modes: spawned ranks, and ranks under mpirun; with adapters, of which one is kept."""
     model = make_engine_dir(tmp_path, 2, tokenizer=demo_dir, **LORA)
@@ -98,8 +114,7 @@ def test_it_passes_on_two_gpus(tmp_path: Path, demo_dir: Path) -> None:
     found = rows(done)
     assert not {name for name, (ok, _) in found.items() if not ok}, done.stdout + done.stderr
     assert done.returncode == 0
-    killed = {"orchestrator: a killed rank", "leader: a killed rank"}
-    assert {BESIDE, *killed, *WRONG.values()} < set(found)
+    assert {BESIDE, *KILLED, *WRONG.values()} < set(found)
     assert found[EVICTED][1] == "2 times"
     assert found["lookahead"][1].startswith("does not apply")
 
