@@ -114,14 +114,15 @@ def test_chat_streams_and_takes_commands(tmp_path: Path) -> None:
             ("/params temperature=9\n", r'\{"temperature": 9\}'),
             ("More\n", r"The server answered 400: .*temperature"),
             ("/params temperature=null\n", r"\{\}"),
-            ("/sing\n", "There is no /sing"),
+            ("/sing\n", "There is no /sing; /help lists"),
+            ("/sytem\n", r"There is no /sytem; did you mean /system\?"),
             ("/help\n", r"/edit \[TEXT\] +change the last message"),
             ('"""two\n', "… $"),
             ('lines"""\n', r"Loaded\.\n"),
         ):
             terminal.type(typed)
             terminal.wait_for(shown)
-        terminal.type("/quit\n")
+        terminal.type("/exit\n")
         assert terminal.wait() == 0
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["system"] == "Be brief."
@@ -145,5 +146,6 @@ def test_chat_answers_a_pipe_and_says_what_is_wrong(synthetic: RunningServer) ->
     nobody = chat("--url", "http://127.0.0.1:1", "Hi")
     assert nobody.returncode == 1
     assert nobody.stderr == (
-        "trtllm-openai: The server at http://127.0.0.1:1 cannot be asked: Connection refused.\n"
+        "trtllm-openai: The server at http://127.0.0.1:1 cannot be asked: Connection refused. "
+        "`trtllm-openai serve` starts one; --url names another.\n"
     )

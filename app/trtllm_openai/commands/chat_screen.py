@@ -7,6 +7,7 @@ What a model says cannot control the terminal: control characters are not printe
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -34,8 +35,9 @@ HELP = {
     "/save FILE": "write the conversation as JSON",
     "/load FILE": "read one, and go on with it",
     "/clear": "begin anew",
-    "/quit": "end; Ctrl-D does it too",
+    "/quit": "end; /exit and Ctrl-D do it too",
 }
+QUIT = ("/quit", "/exit")
 
 
 class Screen:
@@ -70,7 +72,7 @@ class Screen:
                 except EOFError:
                     print()
                     return 0
-                if text.strip() == "/quit":
+                if text.strip() in QUIT:
                     return 0
                 if text.strip():
                     self._take(text)
@@ -80,7 +82,9 @@ class Screen:
             if text.startswith("/") and "\n" not in text:
                 name, _, rest = text.strip().partition(" ")
                 if name not in self._commands:
-                    raise InvalidRequest(f"There is no {name}; /help lists what there is.")
+                    near = difflib.get_close_matches(name, [*self._commands, *QUIT], n=1)
+                    guess = f"did you mean {near[0]}?" if near else "/help lists what there is."
+                    raise InvalidRequest(f"There is no {name}; {guess}")
                 self._commands[name](rest.strip())
             else:
                 self._ask_again(text)

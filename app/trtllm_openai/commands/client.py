@@ -17,6 +17,7 @@ from trtllm_openai.errors import InvalidRequest
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 600.0
+NOBODY_THERE = " `trtllm-openai serve` starts one; --url names another."
 
 
 class Client:
@@ -74,7 +75,8 @@ class Client:
             if isinstance(error, InvalidRequest):
                 raise
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InvalidRequest(f"The server at {self.url} cannot be asked: {reason}.") from None
+            hint = NOBODY_THERE if isinstance(error, ConnectionRefusedError) else ""
+            raise InvalidRequest(f"The server at {self.url} cannot be asked: {reason}.{hint}") from None
         finally:
             connection.close()
 
