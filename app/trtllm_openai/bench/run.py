@@ -22,7 +22,7 @@ from trtllm_openai.bench.plan import Load, Plan, Record, Target
 from trtllm_openai.bench.plot import page
 from trtllm_openai.bench.report import table
 from trtllm_openai.bench.stats import summarise
-from trtllm_openai.errors import BadResponse, ConfigError
+from trtllm_openai.errors import BadResponse, InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def default_processes(loads: list[Load]) -> int:
 
 
 def first_model(target: Target) -> str:
-    """The first model that the server lists. Raises `ConfigError`."""
+    """The first model that the server lists. Raises `InvalidRequest`."""
 
     async def ask() -> Any:
         client = Client(target, 30.0)
@@ -54,9 +54,11 @@ def first_model(target: Target) -> str:
     try:
         return str(asyncio.run(ask())["data"][0]["id"])
     except (OSError, TimeoutError, BadResponse, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ConfigError(
-            f"--url: the server's list of models cannot be read ({type(error).__name__}: {error}); "
-            "is it running? --model skips this request"
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else f"{type(error).__name__}: {error}".rstrip(": ")
+        raise InvalidRequest(
+            f"The server at {target.host}:{target.port} cannot be asked for its models: {reason}. "
+            "Is it running? --model skips this request."
         ) from None
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(**flags: Any) -> int:
-    """Run the load test that the flags describe. Raises `ConfigError`."""
+    """Run the load test that the flags describe. Raises `ConfigError` or `InvalidRequest`."""
     from trtllm_openai.bench.plan import Plan, parse_target, read_prompts
     from trtllm_openai.bench.run import Output, default_processes, first_model, run_plan
     from trtllm_openai.bench.stats import parse_slo
