@@ -43,6 +43,13 @@ class TorchSettings(Section):
         description="maximum number of tokens per step, longer prompts are prefilled in chunks; null is "
         "512 on a CPU and 8192 on a GPU",
     )
+    max_step_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="milliseconds that a step with prompts beside decoding sequences aims at, by fewer "
+        "prompt tokens: shorter gaps between tokens, at the cost of prompts; how long steps take is learnt "
+        "from them; prompts always get a third of the step, and 64 tokens; null is no limit but "
+        "max_num_tokens",
+    )
     block_size: Positive = Field(16, description="tokens per KV block")
     kv_cache_tokens: Positive | None = Field(
         None,

@@ -33,6 +33,7 @@ from trtllm_openai.engines.torch.scheduler import Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.verification import verified
+from trtllm_openai.engines.torch.step_budget import StepBudget
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import EngineInfo, EngineStats, GenerationRequest, StepOutput
 
@@ -57,6 +58,7 @@ class TorchEngine:
         followers: Followers | None = None,
         kv_events: KVEvents | None = None,
         drafter: Drafter | None = None,
+        step_budget: StepBudget | None = None,
     ) -> None:
         self.info = info
         self._executor = executor
@@ -66,7 +68,8 @@ class TorchEngine:
         self._kv_events = kv_events
         self._pool = BlockPool(info.kv_blocks, kv_events.removed if kv_events is not None else None)
         self._drafter = drafter
-        self._scheduler = Scheduler(limits, self._pool, cache, kv_events, drafter)
+        self._step_budget = step_budget
+        self._scheduler = Scheduler(limits, self._pool, cache, kv_events, drafter, step_budget)
         self._eos = frozenset(info.eos_token_ids)
         self._guides = guides
         self._followers = followers
@@ -324,9 +327,12 @@ class TorchEngine:
         return refused
 
     def _launch(self, plan: Plan) -> Step:
+        begun = time.monotonic()
         if self._followers is not None:
             self._followers.compute(plan)
         step = self._executor.launch(plan)
+        if self._step_budget is not None:
+            self._step_budget.launched(plan, begun)
         # State changes only after a successful launch, so a step that ran out of memory can be planned again.
         self._scheduler.advance(plan)
         self._stats.steps += 1
@@ -356,19 +362,22 @@ class TorchEngine:
         return [] if step is None else self._read(step)
 
     def _read(self, step: Step) -> list[StepOutput]:
+        tokens = step.collect()
+        if self._step_budget is not None:
+            self._step_budget.read(time.monotonic())
         if step.drafts:
-            return self._land_drafts(step)
+            return self._land_drafts(step, tokens)
         outputs = []
-        for sequence, chosen in zip(step.sampled, step.collect(), strict=True):
+        for sequence, chosen in zip(step.sampled, tokens, strict=True):
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is sequence:
                 outputs.append(self._take(sequence, chosen))
         return outputs
 
-    def _land_drafts(self, step: Step) -> list[StepOutput]:
+    def _land_drafts(self, step: Step, tokens: list[Sampled]) -> list[StepOutput]:
         """Read the tokens of a step with drafts: those up to the first that differs from its draft."""
         outputs = []
-        for sequence, drafted, chosen in verified(step.sampled, step.drafts, step.collect()):
+        for sequence, drafted, chosen in verified(step.sampled, step.drafts, tokens):
             sequence.unread -= 1
             if self._live.get(sequence.request.request_id) is not sequence:
                 continue

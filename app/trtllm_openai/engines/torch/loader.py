@@ -27,6 +27,7 @@ from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.plan import Limits
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
+from trtllm_openai.engines.torch.step_budget import StepBudget
 from trtllm_openai.engines.torch.weight_source import ParallelWeights, RandomWeights, WeightSource
 from trtllm_openai.engines.torch.weights import Weights
 from trtllm_openai.errors import ConfigError
@@ -218,7 +219,12 @@ def _engine(
         guides = GuideCompiler(vocabulary(), config.vocab_size, config.eos_token_ids, bounds)
     progress(1.0, "ready")
     drafter = make_drafter(settings, overlaps=own.executor.overlaps) if own.limits.draft_rows else None
-    return TorchEngine(info, own.executor, own.cache, own.limits, guides, followers, kv_events, drafter)
+    step_budget = None
+    if settings.max_step_ms is not None:
+        step_budget = StepBudget(settings.max_step_ms / 1000, own.limits)
+    return TorchEngine(
+        info, own.executor, own.cache, own.limits, guides, followers, kv_events, drafter, step_budget
+    )
 
 
 def _check_speculation(settings: TorchSettings) -> None:

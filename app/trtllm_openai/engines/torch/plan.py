@@ -58,12 +58,15 @@ class Plan:
     """One step: sequences that decode one token each, prefill chunks, and draft tokens to verify.
 
     A sequence in `drafts` is in `decode`; its draft continues its tokens. `first`: all of it goes first.
+    `context`: about how many tokens the sequences of `decode` have in the KV cache; only set with a time
+    budget.
     """
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[Chunk] = field(default_factory=list)
     drafts: dict[Sequence, list[int]] = field(default_factory=dict)
     first: bool = False
+    context: int = 0
 
     @property
     def decode_rows(self) -> int:

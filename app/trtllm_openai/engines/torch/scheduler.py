@@ -4,13 +4,15 @@ Every running sequence past its prefill decodes one token per step. The rest of 
 to prefill chunks; the budget is smaller while sequences decode, to bound their inter-token latency. Order is
 by priority, then by arrival, but a prompt takes at most half of the remaining budget while others wait, so
 that short prompts overtake long ones. Chunks end at multiples of a tile, so that a prompt is always computed
-in the same tiles, independent of the batch. With speculative decoding a sequence also has rows for its draft,
-in blocks that nobody else needs.
+in the same tiles, independent of the batch. With a time budget (`StepBudget`) the chunks beside decodes have
+as many tokens as fit a step of that duration. With speculative decoding a sequence also has rows for its
+draft, in blocks that nobody else needs.
 
 A prompt of a key that is below its share of the engine goes first: it is computed in steps of its own while
 sequences of other keys rest, in the midst of their step where the executor can be interrupted. It may have as
 many tokens as the others had since (a decoded one counts as `DECODED`), or one largest step at once, so that
-nobody rests for longer than that and the others have half of the engine at least.
+nobody rests for longer than that and the others have half of the engine at least. With a time budget the
+largest step is one of that duration, if sequences decode.
 
 Prefill starts after the longest cached prefix. If the KV cache is full, the sequence of lowest rank is
 preempted: in exact mode its blocks are swapped to host memory, since recomputation could round differently;
@@ -30,6 +32,7 @@ from trtllm_openai.engines.torch.block_pool import BlockPool
 from trtllm_openai.engines.torch.kv_cache import blocks_for
 from trtllm_openai.engines.torch.plan import Chunk, Limits, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.step_budget import StepBudget
 
 
 class BlockStore(Protocol):
@@ -73,8 +76,10 @@ class Scheduler:
         store: BlockStore,
         events: BlockEvents | None = None,
         drafter: DraftSource | None = None,
+        step_budget: StepBudget | None = None,
     ) -> None:
         self._limits = limits
+        self._step_budget = step_budget
         self._drafter = drafter
         self._pool = pool
         self._store = store
@@ -86,6 +91,7 @@ class Scheduler:
         self._first: dict[Sequence, None] = {}  # prompts that go first, in the order of arrival
         self._with_others: set[Sequence] = set()  # those of them that are in the latest other plan
         self._first_tokens = limits.max_num_tokens  # how many may go first now
+        self._decodes = False  # whether the latest other plan decodes
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -117,11 +123,14 @@ class Scheduler:
         if self._drafter is not None and plan.decode:
             self._add_drafts(plan, self._drafter)
         budget = self._limits.max_num_tokens - plan.decode_rows
+        prefilling = [sequence for sequence in self.running if sequence.prefilling]
         if plan.decode:
             budget = min(budget, self._limits.chunk)
-        for sequence in self.running:
-            if sequence.prefilling:
-                budget -= self._prefill(sequence, plan, budget)
+            if self._step_budget is not None:
+                budget = min(budget, self._fitting(plan, prefilling, self._step_budget))
+        self._decodes = bool(plan.decode)
+        for sequence in prefilling:
+            budget -= self._prefill(sequence, plan, budget)
         for sequence in self.waiting[:]:
             if len(self.running) >= self._limits.max_batch_size:
                 break
@@ -149,6 +158,8 @@ class Scheduler:
         plan = Plan(first=True)
         if not self._first or all(one.request.below_share for one in chain(self.running, self.waiting)):
             return plan
+        if self._step_budget is not None and self._decodes:
+            self._first_tokens = min(self._first_tokens, self._step_budget.tokens())
         budget = min(self._first_tokens, self._limits.max_num_tokens)
         for sequence in list(self._first):
             if sequence in self._with_others:
@@ -194,6 +205,13 @@ class Scheduler:
         """Count the next token of a verified draft, which is in `sequence.tokens`."""
         sequence.computed += 1
         self._name_blocks(sequence)
+
+    def _fitting(self, plan: Plan, prefilling: list[Sequence], step_budget: StepBudget) -> int:
+        """How many prompt tokens fit the plan beside its decodes; sets its `context`."""
+        others = sum(len(sequence.blocks) for sequence in prefilling)
+        plan.context = max(0, self._pool.used - others) * self._limits.block_size
+        depth = prefilling[0].computed if prefilling else 0
+        return step_budget.tokens(plan.decode_rows, plan.context, depth)
 
     def _add_drafts(self, plan: Plan, drafter: DraftSource) -> None:
         """Add drafts to the plan, as far as free blocks last that no running sequence will need next."""

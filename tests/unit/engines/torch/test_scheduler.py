@@ -15,6 +15,7 @@ from trtllm_openai.engines.torch.kv_cache import blocks_for
 from trtllm_openai.engines.torch.plan import Limits, Plan
 from trtllm_openai.engines.torch.scheduler import Scheduler
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.step_budget import StepBudget
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 BLOCK = 4
@@ -221,6 +222,65 @@ def test_prompts_go_first_no_more_than_the_others_advance() -> None:
     execute(scheduler, plan, store)
     scheduler.add(new("late", 30, 1, below_share=True))
     assert chunks(scheduler.plan_first()) == [("late", 16)], "whole tiles of 8 of 2 * 3 + 16 tokens"
+
+
+class Budget(StepBudget):
+    """So many prompt tokens fit, less the rows beside them."""
+
+    def __init__(self, fitting: int, limits: Limits) -> None:
+        super().__init__(1.0, limits)
+        self.fitting = fitting
+        self.asked: list[tuple[int, int, int]] = []
+
+    def tokens(self, rows: int = 0, context: int = 0, depth: int = 0) -> int:
+        self.asked.append((rows, context, depth))
+        return self.fitting - rows
+
+
+def budgeted(fitting: int) -> tuple[Scheduler, Store, Budget]:
+    limits, store = Limits(8, 128, 64, BLOCK, tile=8, exact=True), Store(1000)
+    budget = Budget(fitting, limits)
+    return Scheduler(limits, BlockPool(1000), store, step_budget=budget), store, budget
+
+
+def test_prompts_beside_decodes_have_what_fits_the_time_budget() -> None:
+    scheduler, store, budget = budgeted(27)
+    scheduler.add(new("decoding", 64, 100))
+    scheduler.add(new("also", 20, 100))
+    plan = scheduler.plan()
+    assert chunks(plan) == [("decoding", 64), ("also", 20)], "nothing decodes yet"
+    assert not budget.asked
+    execute(scheduler, plan, store)
+    scheduler.add(new("long", 100, 1))
+    seen = []
+    while not (plan := scheduler.plan()).prefill or plan.prefill[0].start < 72:
+        seen.append(chunks(plan))
+        execute(scheduler, plan, store)
+    assert seen == [[("long", 24)]] * 3, "whole tiles of 8 of 27 - 2 tokens"
+    # 64 and 20 tokens fill 21 blocks; one more each from the first decode on; the prompt's do not count.
+    assert budget.asked == [(2, 92, 0), (2, 92, 24), (2, 92, 48), (2, 92, 72)]
+    assert plan.context == 92
+    execute(scheduler, plan, store)
+    finish(scheduler, store)
+
+
+def test_a_time_budget_bounds_what_goes_first_beside_decodes() -> None:
+    scheduler, store, _ = budgeted(24)
+    for number in range(2):
+        scheduler.add(new(f"flood {number}", 8, 1000))
+    scheduler.add(new("polite", 60, 5, below_share=True))
+    assert chunks(scheduler.plan_first()) == [("polite", 60)], "nobody decodes, so nobody waits for a token"
+    scheduler, store, _ = budgeted(24)
+    for number in range(2):
+        scheduler.add(new(f"flood {number}", 8, 1000))
+    execute(scheduler, scheduler.plan(), store)
+    execute(scheduler, scheduler.plan(), store)
+    scheduler.add(new("polite", 60, 5, below_share=True))
+    plan = scheduler.plan_first()
+    assert chunks(plan) == [("polite", 24)]
+    execute(scheduler, plan, store)
+    assert not scheduler.plan_first(), "the others' turn"
+    execute(scheduler, scheduler.plan(), store)
 
 
 def test_no_prompt_goes_first_twice() -> None:
