@@ -18,11 +18,15 @@ from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
+from trtllm_openai.engines.torch.kv_cache import FP8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPS = 1e-5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 DTYPES = list(TOLERANCE)
+KV_DTYPES = [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)]
+KV_DTYPES += [(dtype, FP8) for dtype in (torch.bfloat16, torch.float32)]
+"""Types of rows and of the KV cache."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,16 +111,47 @@ def test_rope_and_store(heads: int, kv_heads: int, dim: int, normed: bool, dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
+def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> None:
+    """What is stored is rounded once, and stands in the rows too; what is too large becomes the largest."""
+    rows, blocks, block_size = 7, 9, 4
+    qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype) * 4
+    large = [1e4, -1e4, 449, -449]
+    if DEVICE.type == "cpu":  # Triton's interpreter rounds some values to half of them: take those that stay
+        qkv = qkv.to(FP8).to(dtype)
+    else:  # nor does it know NaN in fp8
+        large[3] = math.nan
+    qkv[2, heads, :4] = torch.tensor(large, device=DEVICE)
+    before = qkv.clone()
+    cache = torch.zeros(blocks, block_size, 2, kv_heads, dim, dtype=FP8, device=DEVICE)
+    tables = torch.ones(1, dim // 2, device=DEVICE), torch.zeros(1, dim // 2, device=DEVICE)  # no rotation
+    positions = torch.zeros(rows, device=DEVICE, dtype=torch.int32)
+    slots = torch.randperm(blocks * block_size, device=DEVICE)[:rows].int()
+    rope_and_store(qkv, cache, positions, slots, tables, None)
+    rounded = before[:, heads:].clamp(-448, 448).to(FP8).to(dtype)
+    assert torch.equal(qkv[:, :heads], before[:, :heads])
+    assert torch.equal(qkv[:, heads:].nan_to_num(7.0), rounded.nan_to_num(7.0))
+    assert qkv[2, heads, :3].tolist() == [448, -448, 448]
+    stored = cache.to(dtype).flatten(0, 1)
+    assert torch.equal(stored[slots.long()].flatten(1, 2).nan_to_num(7.0), rounded.nan_to_num(7.0))
+    stored[slots.long()] = 0
+    assert not stored.any(), "nothing else is written"
+
+
+@pytest.mark.parametrize(("dtype", "kv_dtype"), KV_DTYPES)
 @pytest.mark.parametrize("rows", [1, 3, 70])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
-def test_paged_decode(heads: int, kv_heads: int, dim: int, rows: int, dtype: torch.dtype) -> None:
+def test_paged_decode(
+    heads: int, kv_heads: int, dim: int, rows: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
     most, block_size = (3000, 16) if DEVICE.type == "cuda" else (300, 16)
     lengths = torch.randint(1, most, (rows,))
     lengths[0] = most
     if rows > 1:
         lengths[1] = 0  # a row that pads the batch
     width = -(-most // block_size)
-    cache = random(rows * width + 1, block_size, 2, kv_heads, dim, dtype=dtype)
+    cache = random(rows * width + 1, block_size, 2, kv_heads, dim, dtype=dtype).to(kv_dtype)
+    wide = cache.to(dtype)
     tables = (torch.randperm(rows * width) + 1).view(rows, width).int().to(DEVICE)
     qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype)
     decode = PagedDecode(heads, kv_heads, dim, rows, DEVICE)
@@ -134,7 +169,7 @@ def test_paged_decode(heads: int, kv_heads: int, dim: int, rows: int, dtype: tor
             if length == 0:
                 assert not out[row].any()
                 continue
-            kv = cache[tables[row].long()].flatten(0, 1)[:length].double()
+            kv = wide[tables[row].long()].flatten(0, 1)[:length].double()
             query = qkv[row, :heads].double().view(kv_heads, -1, dim)
             scores = torch.einsum("hgd,thd->hgt", query, kv[:, 0]) / dim**0.5
             expected = torch.einsum("hgt,thd->hgd", scores.softmax(-1), kv[:, 1])

@@ -8,27 +8,30 @@ import math
 import pytest
 import torch
 
-from tests.gpu.test_kernels import DEVICE, TOLERANCE, error, random
+from tests.gpu.test_kernels import DEVICE, KV_DTYPES, TOLERANCE, error, random
 from trtllm_openai.engines.torch.cuda.kernels.mixed_attention import MixedAttention
 from trtllm_openai.engines.torch.cuda.prefill import Chunks, attend_chunks
 
 BLOCK_SIZE = 16
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("dtype", "kv_dtype"), KV_DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
 @pytest.mark.parametrize("begins", [(0, 0, 0), (0, 48, 7)])
-def test_chunks(begins: tuple[int, ...], heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_chunks(
+    begins: tuple[int, ...], heads: int, kv_heads: int, dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
     rows = [1, 130, 33]
     lengths = [begin + count for begin, count in zip(begins, rows, strict=True)]
-    cache = random(60, BLOCK_SIZE, 2, kv_heads, dim, dtype=dtype)
-    flat = cache.flatten(0, 1)
-    places = torch.randperm(len(flat), device=cache.device)[: sum(lengths)].split(lengths)
+    flat = random(60 * BLOCK_SIZE, 2, kv_heads, dim, dtype=dtype).to(kv_dtype).to(dtype)
+    places = torch.randperm(len(flat), device=DEVICE)[: sum(lengths)].split(lengths)
     qkv = random(sum(rows), heads + 2 * kv_heads, dim, dtype=dtype)
+    qkv[:, heads:] = qkv[:, heads:].to(kv_dtype).to(dtype)  # as rope_and_store leaves them
     for part, place, count in zip(qkv.split(rows), places, rows, strict=True):
         flat[place[-count:]] = part[:, heads:].view(count, 2, kv_heads, dim)
-    ends = [torch.tensor([0, *sizes], device=cache.device).cumsum(0).int() for sizes in (rows, lengths)]
+    ends = [torch.tensor([0, *sizes], device=DEVICE).cumsum(0).int() for sizes in (rows, lengths)]
     chunks = Chunks(rows, lengths, ends[0], ends[1], torch.cat(places) if any(begins) else None)
+    cache = flat.to(kv_dtype).unflatten(0, (60, BLOCK_SIZE))
     got = attend_chunks(qkv, cache, chunks, heads)
     parts = zip(got.split(rows), qkv.split(rows), places, rows, lengths, strict=True)
     for out, part, place, count, length in parts:
@@ -46,13 +49,16 @@ def attended(query: torch.Tensor, kv: torch.Tensor, begin: int) -> torch.Tensor:
     return torch.einsum("qhgt,thd->qhgd", weights, kv[:, 1].double()).flatten(1, 2)
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("dtype", "kv_dtype"), KV_DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
-def test_mixed_attention(heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> None:
+def test_mixed_attention(
+    heads: int, kv_heads: int, dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
     """Decode rows, prompts and continued prompts in one launch; rows of no tile stay as they are."""
     rows, begins = [1, 1, 130, 33, 7], [0, 77, 0, 48, 150]
     width = 12
-    cache = random(len(rows) * width + 1, BLOCK_SIZE, 2, kv_heads, dim, dtype=dtype)
+    cache = random(len(rows) * width + 1, BLOCK_SIZE, 2, kv_heads, dim, dtype=dtype).to(kv_dtype)
+    wide = cache.to(dtype)
     tables = (torch.randperm(len(rows) * width) + 1).view(len(rows), width).int().to(DEVICE)
     qkv = random(sum(rows) + 3, heads + 2 * kv_heads, dim, dtype=dtype)
     kernel = MixedAttention(heads, kv_heads, dim, DEVICE)
@@ -74,7 +80,7 @@ def test_mixed_attention(heads: int, kv_heads: int, dim: int, dtype: torch.dtype
     )
     at = 0
     for index, (count, begin) in enumerate(zip(rows, begins, strict=True)):
-        kv = cache[tables[index].long()].flatten(0, 1)[: begin + count]
+        kv = wide[tables[index].long()].flatten(0, 1)[: begin + count]
         expected = attended(qkv[at : at + count, :heads], kv, begin)
         got = out[at : at + count].view(count, heads, dim)
         assert error(got, expected) < TOLERANCE[dtype], (count, begin)

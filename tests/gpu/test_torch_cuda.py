@@ -150,13 +150,14 @@ def test_an_abort_ends_a_sequence_that_has_a_token_under_way(checkpoint: Callabl
     assert engine.stats().kv_blocks_used == 0
 
 
-def test_fp8_is_close(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fp8", ["quantization", "kv_cache_dtype"])
+def test_fp8_is_close(tmp_path: Path, fp8: str) -> None:
     sizes = {**SIZES, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.05}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     directory = make_checkpoint(transformers.LlamaConfig(**sizes), tmp_path)
     scores = []
-    for quantization in ("none", "fp8"):
-        engine = make_engine(directory, device="cuda", dtype="bfloat16", quantization=quantization)
+    for settings in ({}, {fp8: "fp8"}):
+        engine = make_engine(directory, device="cuda", dtype="bfloat16", **settings)
         ones = [request(str(i), p, max_tokens=1, prompt_logprobs=0) for i, p in enumerate(prompts()[1:])]
         found: list[float] = []
         for one in ones:
@@ -170,6 +171,17 @@ def test_fp8_is_close(tmp_path: Path) -> None:
     difference = torch.tensor(scores[0]) - torch.tensor(scores[1])
     assert difference.abs().mean() < 0.1
     assert difference.any()
+
+
+def test_a_time_budget_leaves_answers_as_they_are(checkpoint: Callable[[str], Path]) -> None:
+    """In float32, where the cut of prompts hardly changes rounding."""
+    ones = [request(str(i), ids, max_tokens=40, ignore_eos=True) for i, ids in enumerate(prompts())]
+    found = []
+    for limit in (None, 0.5):
+        engine = make_engine(checkpoint("llama"), device="cuda", max_batch_size=4, max_step_ms=limit)
+        found.append({name: output.token_ids for name, output in run(engine, *ones).items()})
+        engine.shutdown(1)
+    assert found[0] == found[1]
 
 
 EXTREMES: list[dict[str, Any]] = [

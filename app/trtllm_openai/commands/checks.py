@@ -182,6 +182,7 @@ def _gpus(settings: Settings, engine: EngineDir | None) -> list[Finding]:
 def _torch(settings: Settings) -> Finding:
     import torch
 
+    from trtllm_openai.engines.torch.kv_cache import choose_kv_dtype
     from trtllm_openai.engines.torch.linear import check_quantization
 
     cuda = torch.cuda.is_available()
@@ -193,6 +194,7 @@ def _torch(settings: Settings) -> Finding:
         check_quantization(settings.torch.quantization, device)
         if settings.torch.quantization == "fp8" and device.type == "cpu":
             raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
+        choose_kv_dtype(settings.torch.kv_cache_dtype, torch.float32, device)
     except ConfigError as error:
         return Finding("torch", f"{torch.__version__} on a {device.type}", str(error))
     where = torch.cuda.get_device_name() if cuda else f"{usable_cores()} CPU cores"

@@ -56,6 +56,11 @@ class TorchSettings(Section):
         description="capacity of the KV cache in tokens; null sizes it from free memory, with room for at "
         "least one full-length sequence",
     )
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="type of cached keys and values; auto is that of activations, fp8 (e4m3, without scales) "
+        "has room for twice the tokens of bfloat16 and rounds them",
+    )
     enable_prefix_caching: bool = Field(
         True,
         description="keep the KV blocks of finished sequences and reuse them for prompts with the same "

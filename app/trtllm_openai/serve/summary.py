@@ -42,7 +42,9 @@ def rows(settings: Settings, model_id: str, info: EngineInfo, chat: ChatFormat) 
     }
     if tokens := info.kv_blocks * info.kv_block_size:
         full = tokens // info.max_seq_len
-        found["KV cache"] = f"room for {tokens:,} tokens, {full:,} full-length requests"
+        found["KV cache"] = (
+            f"room for {tokens:,} tokens{_kv_type(settings, info)}, {full:,} full-length requests"
+        )
     found["Batch"] = f"{info.max_batch_size:,} requests at a time"
     if info.max_num_tokens:
         found["Batch"] += f", {info.max_num_tokens:,} tokens a step"
@@ -96,6 +98,12 @@ def _quantized(settings: Settings) -> str:
     if settings.engine == "torch" and settings.torch.quantization != "none":
         return f", weights in {settings.torch.quantization}"
     return ""
+
+
+def _kv_type(settings: Settings, info: EngineInfo) -> str:
+    if settings.engine != "torch":
+        return ""  # it is not known
+    return f" in {info.dtype if settings.torch.kv_cache_dtype == 'auto' else settings.torch.kv_cache_dtype}"
 
 
 def _keys(settings: Settings) -> str:

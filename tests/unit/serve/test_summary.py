@@ -32,13 +32,16 @@ def test_facts(demo_tokenizer: Tokenizer) -> None:
         "Device": "cpu",
         "Type": "bfloat16, weights in int8",
         "Context": "512 tokens",
-        "KV cache": "room for 1,600 tokens, 3 full-length requests",
+        "KV cache": "room for 1,600 tokens in bfloat16, 3 full-length requests",
         "Batch": "8 requests at a time, 64 tokens a step",
         "Tools": "hermes",
         "Thinking": "none",
         "API keys": "none: whoever reaches the port may use it",
         "Workers": "3",
     }
+    settings = Settings(torch={"kv_cache_dtype": "fp8"})
+    fp8 = rows(settings, "m", info, ChatFormat(demo_tokenizer, "none", "none"))
+    assert fp8["KV cache"] == "room for 1,600 tokens in fp8, 3 full-length requests"
     few = rows(Settings(api_key="sk-secret"), "m", engine_info(), ChatFormat(demo_tokenizer, "none", "none"))
     assert few["API keys"] == "1, send one as Authorization: Bearer KEY"
     assert "KV cache" not in few, "an engine that does not say"

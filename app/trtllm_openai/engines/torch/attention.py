@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.batch import Batch, DecodeGroup, PrefillChunk
+from trtllm_openai.engines.torch.kv_cache import read
 
 MIN_QUERY_ROWS = 4
 """With fewer rows, rounding of float32 products on a CPU depends on the memory alignment of the operands."""
@@ -39,7 +40,7 @@ def _decode(qkv: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, heads: i
     size = group.stop - group.start
     _, block_size, _, kv_heads, head_dim = cache.shape
     length = group.blocks.numel() // group.sequences * block_size
-    kv = cache.index_select(0, group.blocks).view(group.sequences, length, 2, kv_heads, head_dim)
+    kv = read(cache, group.blocks, qkv.dtype).view(group.sequences, length, 2, kv_heads, head_dim)
     kv = kv.expand(size, -1, -1, -1, -1)  # the rows of a single sequence read the same keys
     query = qkv[group.start : group.stop, :heads].view(size, kv_heads, heads // kv_heads, head_dim)
     out = _attention(query, kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2), group.mask)
@@ -52,7 +53,7 @@ def _prefill(qkv: torch.Tensor, cache: torch.Tensor, chunk: PrefillChunk, heads:
     own = qkv[chunk.start : chunk.stop]
     kv = own[:, heads:].view(-1, 2, kv_heads, head_dim)
     if chunk.blocks is not None:
-        kv = cache.index_select(0, chunk.blocks).flatten(0, 1)
+        kv = read(cache, chunk.blocks, qkv.dtype).flatten(0, 1)
     # [rows, heads, dim] -> [kv_heads, groups, rows, dim]; keys are broadcast over the query heads of a group.
     query = own[:, :heads].unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3)
     keys, values = (part.transpose(0, 1).unsqueeze(1) for part in kv.unbind(1))

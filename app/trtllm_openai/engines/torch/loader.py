@@ -18,7 +18,7 @@ from trtllm_openai.engines.torch.executor import EagerExecutor, Executor
 from trtllm_openai.engines.torch.followers import Followers, join, meeting, start_followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
 from trtllm_openai.engines.torch.guides import GUIDES, GuideLimits
-from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token
+from trtllm_openai.engines.torch.kv_cache import KVCache, bytes_per_token, choose_kv_dtype
 from trtllm_openai.engines.torch.linear import check_quantization
 from trtllm_openai.engines.torch.memory import free_bytes
 from trtllm_openai.engines.torch.model import Model
@@ -109,6 +109,7 @@ def load_rank(
     on_gpu = device.type == "cuda"
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
+    kv_dtype = choose_kv_dtype(settings.kv_cache_dtype, dtype, device)
     with torch.inference_mode():
         weights: WeightSource
         if settings.load_format == "dummy":
@@ -119,15 +120,25 @@ def load_rank(
         executor: Executor
         if on_gpu:
             executor, cache, blocks = _on_gpu(
-                config, settings, limits, weights, max_seq_len, dtype, device, ranks, progress, capturing
+                config,
+                settings,
+                limits,
+                weights,
+                max_seq_len,
+                dtype,
+                kv_dtype,
+                device,
+                ranks,
+                progress,
+                capturing,
             )
         else:
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)
             room //= ranks.size  # ranks share the host memory
-            blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
-            cache = KVCache(own, blocks, settings.block_size, dtype, device)
+            blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, kv_dtype, room), device)
+            cache = KVCache(own, blocks, settings.block_size, kv_dtype, device)
             tile = limits.tile if limits.exact else limits.chunk
             builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, tile)
             executor = EagerExecutor(model, cache, builder)
@@ -141,6 +152,7 @@ def _on_gpu(
     weights: WeightSource,
     max_seq_len: int,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     device: torch.device,
     ranks: Ranks,
     progress: Progress,
@@ -159,10 +171,10 @@ def _on_gpu(
     model = CudaModel(config, weights, max_seq_len, device, settings.quantization == "fp8", peers)
     executor = CudaExecutor(own, model, limits, max_seq_len, device, peers)
     progress(LOADING_SHARE, "compiling kernels and measuring memory")
-    room = free_after_peak(executor, own, limits, max_seq_len, dtype, device)
+    room = free_after_peak(executor, own, limits, max_seq_len, kv_dtype, device)
     room = int(room * settings.kv_cache_memory_fraction)
-    blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, dtype, room), device)
-    cache = KVCache(own, blocks, settings.block_size, dtype, device)
+    blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, kv_dtype, room), device)
+    cache = KVCache(own, blocks, settings.block_size, kv_dtype, device)
     executor.use(cache)
     executor.capture(capturing)
     return executor, cache, blocks
@@ -336,14 +348,14 @@ def _blocks(
     settings: TorchSettings,
     limits: Limits,
     max_seq_len: int,
-    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     room: int,
 ) -> int:
     """KV blocks: as configured, else as many as fit `room` bytes, at most what a full batch can use."""
     tokens = settings.kv_cache_tokens
     if tokens is None:
         most = limits.max_batch_size * (max_seq_len + settings.block_size)
-        tokens = min(room // bytes_per_token(config, dtype), most)
+        tokens = min(room // bytes_per_token(config, kv_dtype), most)
     return cache_blocks(tokens, max_seq_len, settings.block_size)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.attention import attend
 from trtllm_openai.engines.torch.batch import Batch
-from trtllm_openai.engines.torch.kv_cache import KVCache
+from trtllm_openai.engines.torch.kv_cache import KVCache, store
 from trtllm_openai.engines.torch.linear import Int8Inputs, Linear, Quantization, make_linear, padded_rows
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
@@ -91,7 +91,7 @@ class Model:
                 qkv[:, :heads] = self._rms_norm(qkv[:, :heads], layer.q_norm)
                 qkv[:, heads:-kv_heads] = self._rms_norm(qkv[:, heads:-kv_heads], layer.k_norm)
             apply_rope(qkv[:, :-kv_heads], cos, sin)
-            kv.flatten(0, 1).index_copy_(0, batch.slots, qkv[:, heads:].view(rows, 2, kv_heads, dim))
+            store(kv, batch.slots, qkv[:, heads:].view(rows, 2, kv_heads, dim))
             x = self._add(layer.attention_out, attend(qkv, kv, batch, heads), x)
             normed = self._rms_norm(x, layer.mlp_norm)
             x = self._add(layer.down, layer.up.times(normed, layer.gate.silu(normed)), x)

@@ -25,16 +25,22 @@ def same(one: StepOutput, other: StepOutput) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization"),
-    [("float32", "none"), ("bfloat16", "none"), pytest.param("bfloat16", "int8", marks=vnni)],
+    ("name", "settings"),
+    [
+        *(
+            (name, {"dtype": dtype, "quantization": quantization})
+            for name in ("llama", "qwen3")
+            for dtype, quantization in (("float32", "none"), ("bfloat16", "none"))
+        ),
+        pytest.param("llama", {"dtype": "bfloat16", "quantization": "int8"}, marks=vnni),
+        pytest.param("qwen3", {"dtype": "bfloat16", "quantization": "int8"}, marks=vnni),
+        pytest.param("qwen3", {"dtype": "bfloat16", "kv_cache_dtype": "fp8"}, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_with_and_without_company(
-    checkpoint: Callable[[str], Path], name: str, dtype: str, quantization: str
+    checkpoint: Callable[[str], Path], name: str, settings: dict[str, Any]
 ) -> None:
-    engine = make_engine(
-        checkpoint(name), dtype=dtype, quantization=quantization, max_num_tokens=64, max_batch_size=16
-    )
+    engine = make_engine(checkpoint(name), **settings, max_num_tokens=64, max_batch_size=16)
     expected = [alone(engine, i) for i in range(len(PROMPTS))]
     chance = random.Random(5)
     for i in range(len(PROMPTS)):
@@ -83,11 +89,15 @@ def test_prompts_that_are_computed_in_the_midst_of_a_step(checkpoint: Callable[[
     assert engine.stats().kv_blocks_used == 0
 
 
-def test_sequences_that_lost_their_blocks_go_on_as_if_nothing_was(checkpoint: Callable[[str], Path]) -> None:
-    roomy = make_engine(checkpoint("llama"), dtype="bfloat16", max_seq_len=256)
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
+def test_sequences_that_lost_their_blocks_go_on_as_if_nothing_was(
+    checkpoint: Callable[[str], Path], kv_cache_dtype: str
+) -> None:
+    settings: dict[str, Any] = {"dtype": "bfloat16", "max_seq_len": 256, "kv_cache_dtype": kv_cache_dtype}
+    roomy = make_engine(checkpoint("llama"), **settings)
     expected = [alone(roomy, i) for i in range(len(PROMPTS))]
     # 24 blocks: one sequence of full length takes 16, these five together 35
-    tight = make_engine(checkpoint("llama"), dtype="bfloat16", max_seq_len=256, kv_cache_tokens=24 * 16)
+    tight = make_engine(checkpoint("llama"), **settings, kv_cache_tokens=24 * 16)
     preempted = 0
     original = tight._scheduler._preempt
 

@@ -33,11 +33,21 @@ def content(output: StepOutput) -> Any:
     return output.token_ids, output.logprobs, output.finish_reason
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_num_tokens": 100, "max_batch_size": 3}, {"block_size": 24}])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_warm_equals_cold(checkpoint: Callable[[str], Path], dtype: str, settings: dict[str, int]) -> None:
-    cold = make_engine(checkpoint("llama"), dtype=dtype, enable_prefix_caching=False, **settings)
-    warm = make_engine(checkpoint("llama"), dtype=dtype, **settings)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_num_tokens": 100, "max_batch_size": 3},
+        {"block_size": 24},
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "max_num_tokens": 100, "max_batch_size": 3},
+        {"dtype": "bfloat16", "block_size": 24},
+        {"dtype": "bfloat16", "kv_cache_dtype": "fp8", "max_num_tokens": 100, "max_batch_size": 3},
+    ],
+)
+def test_warm_equals_cold(checkpoint: Callable[[str], Path], settings: dict[str, Any]) -> None:
+    cold = make_engine(checkpoint("llama"), enable_prefix_caching=False, **settings)
+    warm = make_engine(checkpoint("llama"), **settings)
     run(warm, request("first", BEGINNING))
     cached = 0
     for name, (prompt, expected) in PROMPTS.items():

@@ -20,11 +20,11 @@ def free_after_peak(
     config: ModelConfig,
     limits: Limits,
     max_length: int,
-    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     device: torch.device,
 ) -> int:
     """Run the largest step and return the bytes left free on the device at its peak."""
-    small = KVCache(config, 1, limits.block_size, dtype, device)
+    small = KVCache(config, 1, limits.block_size, kv_dtype, device)
     small.layers = small.layers[:1] * config.layers
     executor.use(small)
     peak = _peak(executor, _largest(limits, max_length), device)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from trtllm_openai.engines.torch.kv_cache import read
+
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
@@ -37,7 +39,7 @@ def attend_chunks(qkv: torch.Tensor, cache: torch.Tensor, chunks: Chunks, heads:
     if chunks.places is None:
         kv = qkv[:, heads:].view(rows, 2, (total - heads) // 2, dim)
     else:
-        kv = cache.flatten(0, 1).index_select(0, chunks.places)
+        kv = read(cache.flatten(0, 1), chunks.places, qkv.dtype)
     key, value = kv.unbind(1)
     if qkv.dtype == torch.float32 or dim > MAX_FLASH_DIM or dim % 8:
         return _one_by_one(query, key, value, chunks)

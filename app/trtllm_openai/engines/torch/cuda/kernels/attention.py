@@ -77,8 +77,8 @@ def _paged_decode(
             at = (block * BLOCK_SIZE + token % BLOCK_SIZE) * (2 * KV_HEADS * DIM) + kv_head * DIM
             keys = cache + at[:, None] + place[None, :]
             wanted = present[:, None] & (place < DIM)[None, :]
-            key = tl.load(keys, mask=wanted, other=0.0)
-            value = tl.load(keys + KV_HEADS * DIM, mask=wanted, other=0.0)
+            key = tl.load(keys, mask=wanted, other=0.0).to(query.dtype)
+            value = tl.load(keys + KV_HEADS * DIM, mask=wanted, other=0.0).to(query.dtype)
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
             scores = tl.where(present[None, :], scores, float("-inf"))
             higher = tl.maximum(top, tl.max(scores, 1))

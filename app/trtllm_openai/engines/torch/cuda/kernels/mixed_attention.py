@@ -75,8 +75,8 @@ def _mixed_attention(
             at = (block * BLOCK_SIZE + token % BLOCK_SIZE) * (2 * KV_HEADS * DIM) + kv_head * DIM
             keys = cache + at[:, None] + place[None, :]
             wanted = present[:, None] & (place < DIM)[None, :]
-            key = tl.load(keys, mask=wanted, other=0.0)
-            value = tl.load(keys + KV_HEADS * DIM, mask=wanted, other=0.0)
+            key = tl.load(keys, mask=wanted, other=0.0).to(query.dtype)
+            value = tl.load(keys + KV_HEADS * DIM, mask=wanted, other=0.0).to(query.dtype)
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
             # Token 0 is attended by every line, so that `higher` is finite from the first iteration on.
             attended = present[None, :] & (token[None, :] <= (position + offset)[:, None])

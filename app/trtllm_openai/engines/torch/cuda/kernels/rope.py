@@ -1,6 +1,7 @@
 """Rotary embedding of queries and keys, fused with the write of keys and values to the KV cache.
 
-Also applies Qwen 3's RMSNorm of the q and k heads, which precedes the rotation.
+Also applies Qwen 3's RMSNorm of the q and k heads, which precedes the rotation. For a cache in fp8, keys and
+values are rounded in the rows too, to which prompts attend (`kv_cache`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.kv_cache import FP8, FP8_MAX
 
 HEADS_AT_ONCE = 8
 
@@ -30,6 +32,7 @@ def _rope_and_store(
     HALF: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
     NORM: tl.constexpr,
+    MOST: tl.constexpr,
     HEADS_AT_ONCE: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -59,14 +62,31 @@ def _rope_and_store(
     sine = tl.load(sin + position * HALF + place, mask=place < HALF, other=0.0)[None, :]
     turned_first = tl.where(rotated[:, None], first * cosine - second * sine, first)
     turned_second = tl.where(rotated[:, None], second * cosine + first * sine, second)
-    kind = qkv.dtype.element_ty
-    tl.store(low, turned_first.to(kind), mask=inside & rotated[:, None])
-    tl.store(low + HALF, turned_second.to(kind), mask=inside & rotated[:, None])
+    kind, stored = qkv.dtype.element_ty, cache.dtype.element_ty
+    is_kept = inside & (head >= HEADS)[:, None]
+    changed = inside & rotated[:, None]
+    kept_first, kept_second = turned_first, turned_second
+    if MOST > 0:
+        kept_first, kept_second = (
+            _bounded(turned_first, MOST).to(stored),
+            _bounded(turned_second, MOST).to(stored),
+        )
+        turned_first = tl.where(is_kept, kept_first.to(tl.float32), turned_first)
+        turned_second = tl.where(is_kept, kept_second.to(tl.float32), turned_second)
+        changed = inside
+    tl.store(low, turned_first.to(kind), mask=changed)
+    tl.store(low + HALF, turned_second.to(kind), mask=changed)
     slot = tl.load(slots + row).to(tl.int64)
     kept = cache + slot * 2 * KV_HEADS * 2 * HALF + (head - HEADS)[:, None] * 2 * HALF + place[None, :]
-    is_kept = inside & (head >= HEADS)[:, None]
-    tl.store(kept, turned_first.to(kind), mask=is_kept)
-    tl.store(kept + HALF, turned_second.to(kind), mask=is_kept)
+    tl.store(kept, kept_first.to(stored), mask=is_kept)
+    tl.store(kept + HALF, kept_second.to(stored), mask=is_kept)
+
+
+@triton.jit
+def _bounded(values, MOST: tl.constexpr):
+    """The values within ±MOST; NaN stays."""
+    low = tl.maximum(values, -MOST, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(low, MOST, propagate_nan=tl.PropagateNan.ALL)
 
 
 def rope_and_store(
@@ -79,8 +99,9 @@ def rope_and_store(
 ) -> None:
     """Rotate `qkv` [rows, heads + 2 kv_heads, dim] in place and store its keys and values.
 
-    `cache` [blocks, block_size, 2, kv_heads, dim]; `slots` [rows]: block * block_size + offset; `tables`:
-    cos and sin [positions, dim / 2], float32; `norms`: weights [dim] for q and k, and epsilon.
+    `cache` [blocks, block_size, 2, kv_heads, dim], of the type of `qkv` or fp8; `slots` [rows]: block *
+    block_size + offset; `tables`: cos and sin [positions, dim / 2], float32; `norms`: weights [dim] for q and
+    k, and epsilon.
     """
     rows, total, dim = qkv.shape
     kv_heads = cache.shape[3]
@@ -99,6 +120,7 @@ def rope_and_store(
         HALF=dim // 2,
         HALF_BLOCK=triton.next_power_of_2(dim // 2),
         NORM=norms is not None,
+        MOST=FP8_MAX if cache.dtype == FP8 else 0.0,
         HEADS_AT_ONCE=HEADS_AT_ONCE,
         num_warps=2,
         **dependent(),
