@@ -10,14 +10,19 @@ from typing import Any
 
 from trtllm_openai.errors import CheckpointError
 
+PACKED = (".qweight", ".weight_packed")
+BESIDE = (".qzeros", ".scales", ".g_idx", "_scale", "_zero_point", "_shape", "_g_idx")
+"""Suffixes of the tensors beside quantized weights."""
 LARGEST_HEADER = 100 * 2**20
 """Bytes; the bound of the safetensors library."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """`parameters`: numbers stored, in `size` bytes. `dtypes`: those that hold them, the most common
-    first."""
+    """`parameters`: weights stored, in `size` bytes. `dtypes`: those that hold them, the most common first.
+
+    Packed 4-bit weights are counted one by one, as I4; scales and zero points only in `size`.
+    """
 
     files: int
     parameters: int
@@ -34,11 +39,20 @@ def count_weights(directory: Path) -> WeightFiles:
         for name, tensor in _header(file).items():
             if name == "__metadata__":
                 continue
-            numbers[tensor["dtype"]] = numbers.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+            dtype, count = _numbers(name, tensor)
+            numbers[dtype] = numbers.get(dtype, 0) + count
             begin, end = tensor["data_offsets"]
             size += end - begin
     dtypes = tuple(sorted(numbers, key=lambda dtype: -numbers[dtype]))
     return WeightFiles(len(files), sum(numbers.values()), size, dtypes)
+
+
+def _numbers(name: str, tensor: dict[str, Any]) -> tuple[str, int]:
+    """The dtype and number of weights in a tensor."""
+    count = math.prod(tensor["shape"])
+    if tensor["dtype"] == "I32" and name.endswith(PACKED):
+        return "I4", 8 * count
+    return tensor["dtype"], 0 if name.endswith(BESIDE) else count
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trtllm_openai.chat import ChatFormat
-from trtllm_openai.checkpoints.metadata import read_json
+from trtllm_openai.checkpoints.metadata import read_json, read_optional_json
 from trtllm_openai.checkpoints.weight_files import count_weights
 from trtllm_openai.errors import CheckpointError
 from trtllm_openai.serve.sampling_defaults import of_model
@@ -42,7 +42,7 @@ def checkpoint_facts(directory: Path) -> dict[str, Any]:
         "served_by": served_by(directory),
         "parameters": weights.parameters,
         "dtype": weights.dtypes[0] if weights.dtypes else None,
-        "quantization": (raw.get("quantization_config") or {}).get("quant_method"),
+        "quantization": quantization(directory, raw),
         "layers": text.get("num_hidden_layers"),
         "hidden_size": text.get("hidden_size"),
         "heads": heads,
@@ -69,6 +69,19 @@ def served_by(directory: Path) -> str:
     except CheckpointError as error:
         return f"tensorrt_llm_pytorch, if TensorRT-LLM knows it. {error}"
     return "torch, tensorrt_llm_pytorch"
+
+
+def quantization(directory: Path, raw: dict[str, Any]) -> str | None:
+    """How the weights are quantized; only the method's name where the torch engine does not support it."""
+    from trtllm_openai.engines.torch.quantized.weight_format import MODELOPT_CONFIG, weight_format
+
+    modelopt = read_optional_json(directory / MODELOPT_CONFIG)
+    try:
+        found = weight_format(raw, modelopt)
+    except CheckpointError:
+        said = raw.get("quantization_config") or raw.get("compression_config") or {}
+        return str(said.get("quant_method") or ("modelopt" if modelopt else "unknown"))
+    return None if found is None else str(found)
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:

@@ -19,6 +19,7 @@ from trtllm_openai.config import Settings
 from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.engines.torch.model_config import read_config
+from trtllm_openai.engines.torch.quantized.weight_format import check_quantization_setting
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.processes.mpi import RANK_VARIABLES
@@ -102,10 +103,19 @@ def _model(settings: Settings) -> list[Finding]:
         findings.append(_formats(loaded, settings))
     if settings.engine == "torch":
         _, architecture = _check(
-            "architecture", lambda: read_config(found.model_dir), lambda config: config.architecture
+            "architecture", lambda: _architecture(found.model_dir, settings), lambda described: described
         )
         findings.append(architecture)
     return findings
+
+
+def _architecture(directory: Path, settings: Settings) -> str:
+    """What the torch engine would load. Raises `CheckpointError` or `ConfigError` if it would not."""
+    config = read_config(directory)
+    if config.weight_format is None:
+        return config.architecture
+    check_quantization_setting(settings.torch.quantization, config.weight_format)
+    return f"{config.architecture}, {config.weight_format}"
 
 
 def _formats(tokenizer: Tokenizer, settings: Settings) -> Finding:

@@ -155,7 +155,10 @@ def test_without_open_mpi_no_ranks_can_be_spawned(
     ("change", "said"),
     [
         ({"architectures": ["GemmaForCausalLM"]}, "does not support the architecture GemmaForCausalLM"),
-        ({"quantization_config": {"quant_method": "awq"}}, "does not support quantized checkpoints (awq)"),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 8}},
+            "does not support quantized checkpoints (awq) with bits: 8; supported: 4",
+        ),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "RoPE scaling of type 'yarn'"),
     ],
 )
@@ -168,6 +171,21 @@ def test_a_checkpoint_that_serve_would_refuse(
     config.pop("rope_parameters", None)
     (directory / "config.json").write_text(json.dumps({**config, **change}))
     assert said in found(Settings(model=str(directory)))["architecture"].fix
+
+
+def test_a_quantized_checkpoint(few_layers: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "m"
+    shutil.copytree(few_layers, directory)
+    config = json.loads((directory / "config.json").read_text())
+    quantized = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
+    (directory / "config.json").write_text(json.dumps({**config, "quantization_config": quantized}))
+    described = found(Settings(model=str(directory)))["architecture"]
+    assert (described.fact, described.fix) == (
+        "LlamaForCausalLM, 4-bit weights in groups of 128 (awq)",
+        "",
+    )
+    refused = found(Settings(model=str(directory), torch={"quantization": "fp8"}))["architecture"]
+    assert "torch.quantization: fp8 cannot quantize" in refused.fix
 
 
 def test_a_template_that_serve_would_refuse(few_layers: Path, tmp_path: Path) -> None:

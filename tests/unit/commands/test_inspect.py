@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.engine_dir import LOOKAHEAD, LORA, make_engine_dir
+from tests.unit.engines.torch.quantized.formats import awq, quantize_checkpoint
 from trtllm_openai.commands.checkpoint_report import fits, kv_bytes_per_token
 from trtllm_openai.commands.inspect import inspect
 from trtllm_openai.errors import CheckpointError
@@ -99,6 +100,18 @@ def test_what_cannot_be_served_is_said(few_layers: Path, tmp_path: Path) -> None
     assert "does not support the architecture GemmaForCausalLM" in found["served_by"]
     assert found["quantization"] == "awq"
     assert "fits" not in found, "without weights"
+
+
+def test_quantized_checkpoints_are_described(few_layers: Path, tmp_path: Path) -> None:
+    plain = json.loads(inspect(few_layers, as_json=True))
+    source = tmp_path / "source"
+    shutil.copytree(few_layers, source)
+    quantize_checkpoint(source, tmp_path / "awq", tmp_path / "twin", awq(32))
+    found = json.loads(inspect(tmp_path / "awq", as_json=True))
+    assert found["quantization"] == "4-bit weights in groups of 32 (awq)"
+    assert found["served_by"] == "torch, tensorrt_llm_pytorch"
+    assert found["parameters"] == plain["parameters"]
+    assert found["weights_bytes"] < plain["weights_bytes"]
 
 
 def test_fits_takes_the_fewest_gpus_that_divide_the_heads() -> None:

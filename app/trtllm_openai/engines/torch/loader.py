@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from trtllm_openai.engines.torch.model import Model
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.plan import Limits
+from trtllm_openai.engines.torch.quantized.weight_format import check_quantization_setting
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.engines.torch.step_budget import StepBudget
@@ -33,6 +35,8 @@ from trtllm_openai.engines.torch.weights import Weights
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.generation import Capabilities, EngineInfo
 from trtllm_openai.processes.cores import usable_cores
+
+log = logging.getLogger(__name__)
 
 MAX_LOGPROBS = 20
 LOADING_SHARE = 0.9
@@ -106,17 +110,20 @@ def load_rank(
         progress(COMPILED_SHARE + share * (1 - COMPILED_SHARE), "capturing CUDA graphs")
 
     check_quantization(settings.quantization, device)
+    check_quantization_setting(settings.quantization, config.weight_format)
     on_gpu = device.type == "cuda"
+    if on_gpu and config.weight_format is not None:
+        raise ConfigError("torch.device: cuda does not support quantized checkpoints yet")
     if settings.quantization == "fp8":
         _check_fp8(config, dtype, device, ranks)
     kv_dtype = choose_kv_dtype(settings.kv_cache_dtype, dtype, device)
     with torch.inference_mode():
         weights: WeightSource
         if settings.load_format == "dummy":
-            weights = RandomWeights(dtype, device)
+            weights = RandomWeights(dtype, device, config.weight_format)
         else:
             kind = ParallelWeights if on_gpu and ranks.size == 1 else Weights
-            weights = kind(model_dir, dtype, device, reading)
+            weights = kind(model_dir, dtype, device, reading, config.weight_format)
         executor: Executor
         if on_gpu:
             executor, cache, blocks = _on_gpu(
@@ -133,6 +140,8 @@ def load_rank(
                 capturing,
             )
         else:
+            if config.weight_format is not None and not ranks.rank:
+                log.info("the weights are expanded to %s on a CPU: %s", dtype, config.weight_format)
             model = Model(config, weights, max_seq_len, dtype, device, ranks, settings.quantization)
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)

@@ -1,7 +1,7 @@
 """The Llama family's decoder: computes logits from the token ids of a batch.
 
 Touvron et al., "LLaMA" (https://arxiv.org/abs/2302.13971). Mistral and Qwen 2 differ only in configuration
-and biases; Qwen 3 applies RMSNorm to each q and k head.
+and biases; Qwen 3 applies RMSNorm to each q and k head. Quantized weights are expanded to the model's dtype.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trtllm_openai.engines.torch.kv_cache import KVCache, store
 from trtllm_openai.engines.torch.linear import Int8Inputs, Linear, Quantization, make_linear, padded_rows
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
+from trtllm_openai.engines.torch.quantized.packed import dense
 from trtllm_openai.engines.torch.rope import apply_rope, rope_tables
 from trtllm_openai.engines.torch.weight_source import WeightSource
 
@@ -58,14 +59,15 @@ class Model:
         self._embedding = weights.take("model.embed_tokens.weight", *shape, part=self._vocabulary)
         inputs = Int8Inputs()
         self._layers = [
-            _layer(config, weights, index, ranks, quantization, inputs) for index in range(config.layers)
+            _layer(config, weights, index, dtype, ranks, quantization, inputs)
+            for index in range(config.layers)
         ]
         self._norm = weights.take("model.norm.weight", config.hidden_size)
         if config.tied_embeddings:
             weights.drop("lm_head.weight")
             head = self._embedding
         else:
-            head = weights.take("lm_head.weight", *shape, part=self._vocabulary)
+            head = dense(weights.linear("lm_head", *shape, part=self._vocabulary), dtype)
         self._head = make_linear(head, None, quantization, inputs)
         weights.check_all_taken()
         self._cos, self._sin = rope_tables(config, max_length, dtype, device)
@@ -124,6 +126,7 @@ def _layer(
     config: ModelConfig,
     weights: WeightSource,
     index: int,
+    dtype: torch.dtype,
     ranks: Ranks,
     quantization: Quantization,
     inputs: Int8Inputs,
@@ -138,7 +141,9 @@ def _layer(
     def columns(wanted: dict[str, tuple[int, slice]]) -> Linear:
         """Fuse projections into one column-parallel linear layer. Either all have a bias or none has."""
         names = {f"{prefix}{name}": given for name, given in wanted.items()}
-        matrix = [weights.take(f"{n}.weight", size, hidden, part=mine) for n, (size, mine) in names.items()]
+        matrix = [
+            dense(weights.linear(n, size, hidden, part=mine), dtype) for n, (size, mine) in names.items()
+        ]
         bias = None
         if weights.has(f"{next(iter(names))}.bias"):
             bias = [weights.take(f"{n}.bias", size, part=mine) for n, (size, mine) in names.items()]
@@ -146,7 +151,7 @@ def _layer(
 
     def rows(name: str, width: int, mine: slice) -> Linear:
         """Create a row-parallel linear layer; its outputs must be all-reduced. Rank 0 adds the bias."""
-        matrix = weights.take(f"{prefix}{name}.weight", hidden, width, part=mine, axis=1)
+        matrix = dense(weights.linear(f"{prefix}{name}", hidden, width, part=mine, axis=1), dtype)
         bias = weights.take(f"{prefix}{name}.bias", hidden) if weights.has(f"{prefix}{name}.bias") else None
         return make_linear(matrix, None if ranks.rank else bias, quantization, inputs)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtllm_openai.checkpoints.metadata import read_eos_token_ids, read_json
+from trtllm_openai.checkpoints.metadata import read_eos_token_ids, read_json, read_optional_json
+from trtllm_openai.engines.torch.quantized.weight_format import MODELOPT_CONFIG, WeightFormat, weight_format
 from trtllm_openai.errors import CheckpointError
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -43,6 +44,8 @@ class ModelConfig:
     tied_embeddings: bool
     qk_norm: bool
     eos_token_ids: tuple[int, ...]
+    weight_format: WeightFormat | None = None
+    """None: not quantized."""
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -54,23 +57,20 @@ def read_config(directory: Path) -> ModelConfig:
             f"The torch engine does not support the architecture {architecture}; supported: "
             f"{', '.join(ARCHITECTURES)}."
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise CheckpointError(
-            f"The torch engine does not support quantized checkpoints ({method}); supported: bfloat16, "
-            "float16 and float32."
-        )
+    given = weight_format(raw, read_optional_json(directory / MODELOPT_CONFIG))
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(
             f"The torch engine does not support the activation {raw['hidden_act']!r}, only silu."
         )
     try:
-        return _config(raw, architecture, read_eos_token_ids(directory))
+        return _config(raw, architecture, read_eos_token_ids(directory), given)
     except KeyError as error:
         raise CheckpointError(f"{directory / 'config.json'} lacks {error}.") from None
 
 
-def _config(raw: dict[str, Any], architecture: str, eos_token_ids: tuple[int, ...]) -> ModelConfig:
+def _config(
+    raw: dict[str, Any], architecture: str, eos_token_ids: tuple[int, ...], given: WeightFormat | None
+) -> ModelConfig:
     heads = int(raw["num_attention_heads"])
     theta, factor, llama3 = _rope(raw)
     return ModelConfig(
@@ -90,6 +90,7 @@ def _config(raw: dict[str, Any], architecture: str, eos_token_ids: tuple[int, ..
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qk_norm=architecture == "Qwen3ForCausalLM",
         eos_token_ids=eos_token_ids,
+        weight_format=given,
     )
 
 

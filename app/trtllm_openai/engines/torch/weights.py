@@ -1,4 +1,7 @@
-"""Reads the tensors of a checkpoint by name, from a single file or shards, and checks that all are used."""
+"""Reads the tensors of a checkpoint by name, from a single file or shards, and checks that all are used.
+
+Weights are converted to the model's dtype; the parts of quantized weights are left as they are stored.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,36 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trtllm_openai.checkpoints.metadata import read_optional_json
+from trtllm_openai.engines.torch.quantized.packed import LinearWeight
+from trtllm_openai.engines.torch.quantized.read import read_linear
+from trtllm_openai.engines.torch.quantized.weight_format import WeightFormat
 from trtllm_openai.errors import CheckpointError
 
-HARMLESS = ("rotary_emb.inv_freq",)
-"""Suffixes of tensors in old checkpoints that are computed from the configuration instead."""
+HARMLESS = (
+    "rotary_emb.inv_freq",
+    ".k_scale",
+    ".v_scale",
+    ".q_scale",
+    ".kv_scale",
+    ".prob_scale",
+    ".k_proj.output_scale",
+    ".v_proj.output_scale",
+)
+"""Suffixes of tensors that are not needed: frequencies, which follow from the configuration, and scales
+calibrated for attention and a KV cache in FP8, since the type of the KV cache is a setting of the engine."""
+PLAIN = (torch.bfloat16, torch.float16, torch.float32)
+QUANTIZED = (
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".g_idx",
+    ".weight_packed",
+    "_scale",
+    "_zero_point",
+    "_shape",
+    "_g_idx",
+)
+"""Suffixes of the tensors of quantized layers."""
 WHOLE = slice(None)
 
 
@@ -25,7 +54,9 @@ class Weights:
         dtype: torch.dtype,
         device: torch.device,
         progress: Callable[[float], None] = lambda _: None,
+        weight_format: WeightFormat | None = None,
     ) -> None:
+        self._format = weight_format
         self._directory, self._dtype, self._device, self._progress = directory, dtype, device, progress
         self._files = {path: _open(path) for path in _weight_files(directory)}
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
@@ -35,10 +66,23 @@ class Weights:
         """Whether the tensor `name` exists and was not taken yet."""
         return name in self._where
 
-    def take(self, name: str, *shape: int, part: slice = WHOLE, axis: int = 0) -> torch.Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that was not taken yet."""
+        return tuple(self._files[self._where[name]].get_slice(name).get_shape())
+
+    def linear(
+        self, name: str, outputs: int, inputs: int, part: slice = WHOLE, axis: int = 0
+    ) -> LinearWeight:
+        """Read the weight [outputs, inputs] of the layer `name`: `quantized.read.read_linear`."""
+        return read_linear(self, self._format, name, outputs, inputs, part, axis)
+
+    def take(
+        self, name: str, *shape: int, part: slice = WHOLE, axis: int = 0, as_stored: bool = False
+    ) -> torch.Tensor:
         """Read the tensor `name`, or only a `part` of it along `axis`.
 
-        Raises `CheckpointError` if it is missing or the whole tensor does not have this `shape`.
+        `as_stored`: a part of a quantized weight, which is not converted. Raises `CheckpointError` if the
+        tensor is missing, if the whole of it does not have this `shape`, or if it is quantized unexpectedly.
         """
         path = self._where.pop(name, None)
         if path is None:
@@ -49,9 +93,15 @@ class Weights:
             raise CheckpointError(
                 f"The tensor {name} has the shape {stored.get_shape()}, but config.json says {list(shape)}."
             )
-        whole = part.indices(shape[axis]) == (0, shape[axis], 1)
+        whole = part == WHOLE or part.indices(shape[axis]) == (0, shape[axis], 1)
         tensor = self._load(name, file, None if whole else (WHOLE,) * axis + (part,))
         self._progress(1 - len(self._where) / self._total)
+        if as_stored:
+            return tensor.to(self._device)
+        if tensor.dtype not in PLAIN:
+            raise CheckpointError(
+                f"The tensor {name} is {tensor.dtype}, and has no scales that the configuration tells of."
+            )
         return tensor.to(self._device, self._dtype)
 
     def _load(self, name: str, file: safe_open, part: tuple[slice, ...] | None) -> torch.Tensor:

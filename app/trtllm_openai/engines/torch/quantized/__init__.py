@@ -1,0 +1,1 @@
+"""Quantized checkpoints: what their configuration says, how their tensors are packed, and linear weights."""
