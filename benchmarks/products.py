@@ -1,10 +1,11 @@
-"""Matrix products of 2 to 64 rows on a GPU: `kernels.few_rows` by tile, beside cuBLAS and `_scaled_mm`.
+"""Matrix products of up to 64 rows on a GPU, by tile: `kernels.few_rows` beside cuBLAS and `_scaled_mm`, and
+`kernels.int4_product` (groups of 128, random codes) beside cuBLAS in bfloat16.
 
 Each time is that of RMSNorm and the product in a CUDA graph, over several matrices in turn, since a single
 one might stay in L2. `bound` is the bytes of the weights over the bandwidth of a matrix-vector product.
 SwiGLU is part of the product of gate and up.
 
-    python benchmarks/products.py --model DIR [--ranks 1 2] [--rows 4 16 32 64] [--quantization fp8]
+    python benchmarks/products.py --model DIR [--ranks 1 2] [--rows 4 16 32 64] [--quantization fp8|int4]
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ import triton
 
 from benchmarks.gpu import DTYPE, ceilings, random, seconds
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, few_rows
+from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, counters, int4_product
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
+from trtllm_openai.engines.torch.quantized.packed import Int4Weight, pack_int4
 
 COPIES = 6
+AnyTile = Tile | Int4Tile
+INT4_GROUP = 128
 Product = tuple[str, int, int, bool]
 """Name, inputs, outputs (of gate and up: of one of them), whether it is gate and up."""
 
@@ -48,7 +53,12 @@ def products(config: ModelConfig, ranks: int) -> list[Product]:
     ]
 
 
-def tiles(itemsize: int) -> list[Tile]:
+def int4_tiles() -> list[Int4Tile]:
+    sizes = itertools.product([32, 64, 128], [4, 8], [2, 3, 4, 6], [1, 2, 4, 8])
+    return [Int4Tile(*size) for size in sizes]
+
+
+def tiles(itemsize: int) -> list[AnyTile]:
     """Candidates; `inputs` are given for two bytes a weight."""
     sizes = [
         *itertools.product([16, 32], [128, 256], [4], [3, 5]),
@@ -61,17 +71,30 @@ def tiles(itemsize: int) -> list[Tile]:
 class Case:
     """One product of `rows` rows, with everything that is timed for it."""
 
-    def __init__(self, product: Product, rows: int, fp8: bool) -> None:
+    def __init__(self, product: Product, rows: int, kind: str) -> None:
         _, inputs, outputs, self.swiglu = product
         self.x, self.gain = random(rows, inputs), random(inputs)
         self.weights, self.scales = [], []
+        self.packed: list[Int4Weight] = []
         for _ in range(COPIES):
             weight, scale = random((1 + self.swiglu) * outputs, inputs), None
-            if fp8:
+            if kind == "fp8":
                 weight, scale = quantize(weight)
                 scale = scale.squeeze(1)
+            if kind == "int4":
+                self.packed.append(_packed(len(weight), weight.shape[1], weight.device))
             self.weights.append(weight)
             self.scales.append(scale)
+        if self.packed:
+            self.arrived = counters(self.packed[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weights that our kernel reads."""
+        if not self.packed:
+            return int(self.weights[0].nbytes)
+        one = self.packed[0]
+        return int(one.packed.nbytes + one.scales.nbytes + one.zeros.nbytes)
 
     def library(self, index: int) -> torch.Tensor:
         weight, scales = self.weights[index], self.scales[index]
@@ -82,7 +105,17 @@ class Case:
             out = torch._scaled_mm(x, weight.t(), x_scales, scales.unsqueeze(0), out_dtype=DTYPE)
         return swiglu(out) if self.swiglu else out
 
-    def ours(self, index: int, tile: Tile | None) -> torch.Tensor:
+    def ours(self, index: int, tile: AnyTile | None) -> torch.Tensor:
+        if self.packed:
+            assert tile is None or isinstance(tile, Int4Tile)
+            given = self.packed[index]
+            if len(self.x) == 1:
+                return int4_product(
+                    self.x, given, self.arrived, norm=(self.gain, 1e-5), swiglu=self.swiglu, tile=tile
+                )
+            x = add_rms_norm(self.x, None, self.gain, 1e-5)
+            return int4_product(x, given, self.arrived, swiglu=self.swiglu, tile=tile)
+        assert tile is None or isinstance(tile, Tile)
         weight, scales = self.weights[index], self.scales[index]
         if scales is None:
             x, x_scales = add_rms_norm(self.x, None, self.gain, 1e-5), None
@@ -92,11 +125,11 @@ class Case:
             x, weight, x_scales=x_scales, scales=scales, swiglu=self.swiglu, dtype=DTYPE, tile=tile
         )
 
-    def timed(self, candidates: list[Tile]) -> list[tuple[float, Tile | None]]:
+    def timed(self, candidates: list[AnyTile]) -> list[tuple[float, AnyTile | None]]:
         """Microseconds of each tile, fastest first."""
         if not candidates:
             return [(time(partial(self.ours, tile=None)), None)]
-        got: list[tuple[float, Tile | None]] = []
+        got: list[tuple[float, AnyTile | None]] = []
         for tile in candidates:
             with contextlib.suppress(triton.runtime.errors.OutOfResources):
                 got.append((time(partial(self.ours, tile=tile)), tile))
@@ -108,10 +141,10 @@ def time(call: Callable[[int], object]) -> float:
     return 1e6 * seconds([partial(call, index) for index in range(COPIES)])
 
 
-def compile_case(case: tuple[Product, int, bool, list[Tile]]) -> None:
+def compile_case(case: tuple[Product, int, str, list[AnyTile]]) -> None:
     """Run every tile once, which leaves its code in Triton's cache."""
-    product, rows, fp8, candidates = case
-    one = Case(product, rows, fp8)
+    product, rows, kind, candidates = case
+    one = Case(product, rows, kind)
     for tile in candidates:
         with contextlib.suppress(triton.runtime.errors.OutOfResources):  # the timing skips it as well
             one.ours(0, tile)
@@ -124,15 +157,17 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1])
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 16, 32, 64])
-    parser.add_argument("--quantization", choices=["none", "fp8"], default="none")
+    parser.add_argument("--quantization", choices=["none", "fp8", "int4"], default="none")
     parser.add_argument("--best", action="store_true", help="only the tile that the server uses")
     parser.add_argument("--processes", type=int, default=12, help="that compile")
     args = parser.parse_args()
-    fp8 = args.quantization == "fp8"
+    kind = args.quantization
     config = read_config(args.model)
-    candidates = [] if args.best else tiles(1 if fp8 else 2)
+    candidates: list[AnyTile] = []
+    if not args.best:
+        candidates = [*int4_tiles()] if kind == "int4" else tiles(1 if kind == "fp8" else 2)
     cases = [
-        (product, rows, fp8, candidates)
+        (product, rows, kind, candidates)
         for ranks in args.ranks
         for product in products(config, ranks)
         for rows in args.rows
@@ -144,9 +179,9 @@ def main() -> None:
     print("| product | in → out | rows | bound | library | ours | tile | others |\n|" + " --- |" * 8)
     for product, rows, _, _ in cases:
         name, inputs, outputs, pair = product
-        case = Case(product, rows, fp8)
+        case = Case(product, rows, kind)
         got = case.timed(candidates)
-        bound = 1e6 * case.weights[0].nbytes / bandwidth
+        bound = 1e6 * case.nbytes / bandwidth
         others = ", ".join(f"{micro:.1f} {_text(tile)}" for micro, tile in got[1:5])
         print(
             f"| {name} | {inputs} → {outputs * (1 + pair)} | {rows} | {bound:.1f}"
@@ -156,7 +191,15 @@ def main() -> None:
         torch.cuda.empty_cache()
 
 
-def _text(tile: Tile | None) -> str:
+def _packed(outputs: int, inputs: int, device: torch.device) -> Int4Weight:
+    codes = torch.randint(16, (outputs, inputs), dtype=torch.uint8, device=device)
+    scales = torch.full((inputs // INT4_GROUP, outputs), 0.01, dtype=torch.float16, device=device)
+    return pack_int4(codes, scales, torch.full_like(scales, 8, dtype=torch.uint8))
+
+
+def _text(tile: AnyTile | None) -> str:
+    if isinstance(tile, Int4Tile):
+        return f"{tile.outputs} w{tile.warps} s{tile.stages} k{tile.splits}"
     return "the server's" if tile is None else f"{tile.outputs}x{tile.inputs} w{tile.warps} s{tile.stages}"
 
 

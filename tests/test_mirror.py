@@ -104,6 +104,7 @@ TESTED_IN = {
     "engines/torch/cuda/kernels/attention.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/few_rows.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/gemv.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/int4_product.py": "tests/gpu/test_quantized.py",
     "engines/torch/cuda/kernels/launch.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/norm.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/rope.py": "tests/gpu/test_kernels.py",

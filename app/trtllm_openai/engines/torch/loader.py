@@ -26,7 +26,7 @@ from trtllm_openai.engines.torch.model import Model
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
 from trtllm_openai.engines.torch.plan import Limits
-from trtllm_openai.engines.torch.quantized.weight_format import check_quantization_setting
+from trtllm_openai.engines.torch.quantized.weight_format import WeightFormat, check_quantization_setting
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.engines.torch.step_budget import StepBudget
@@ -112,10 +112,13 @@ def load_rank(
     check_quantization(settings.quantization, device)
     check_quantization_setting(settings.quantization, config.weight_format)
     on_gpu = device.type == "cuda"
-    if on_gpu and config.weight_format is not None:
-        raise ConfigError("torch.device: cuda does not support quantized checkpoints yet")
+    given = config.weight_format
     if settings.quantization == "fp8":
-        _check_fp8(config, dtype, device, ranks)
+        _check_fp8("torch.quantization: fp8", config, dtype, device, ranks)
+    elif on_gpu and given is not None and given.fp8:
+        _check_fp8(f"This checkpoint of {given}", config, dtype, device, ranks)
+    elif on_gpu and given is not None:
+        _check_int4(given, dtype, device)
     kv_dtype = choose_kv_dtype(settings.kv_cache_dtype, dtype, device)
     with torch.inference_mode():
         weights: WeightSource
@@ -379,20 +382,30 @@ def _peer_access(ranks: int) -> bool:
     return all(torch.cuda.can_device_access_peer(one, other) for one, other in pairs)
 
 
-def _check_fp8(config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> None:
-    """Raises `ConfigError` if the device or the model's sizes do not support fp8."""
+def _check_int4(given: WeightFormat, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises `ConfigError` if the GPU does not support 4-bit weights."""
+    if torch.cuda.get_device_capability(device) < INT4_CAPABILITY or dtype != torch.bfloat16:
+        raise ConfigError(
+            f"This checkpoint of {given} needs a GPU of compute capability 8.0 and torch.dtype bfloat16"
+        )
+
+
+def _check_fp8(
+    subject: str, config: ModelConfig, dtype: torch.dtype, device: torch.device, ranks: Ranks
+) -> None:
+    """Raises `ConfigError` about `subject` if the device or the model's sizes do not support fp8."""
     if device.type == "cpu":
-        raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
+        raise ConfigError(f"{subject} needs a GPU; use int8 on a CPU")
     if torch.cuda.get_device_capability(device) < FP8_CAPABILITY or dtype != torch.bfloat16:
-        raise ConfigError("torch.quantization: fp8 needs a GPU of compute capability 9.0 and bfloat16")
+        raise ConfigError(f"{subject} needs a GPU of compute capability 9.0 and bfloat16")
     own = shard(config, ranks)
     sizes = own.hidden_size, own.intermediate_size, own.heads * own.head_dim, own.kv_heads * own.head_dim
     if any(size % FP8_GRAIN for size in sizes):
         raise ConfigError(
-            f"torch.quantization: fp8 needs a model whose sizes are multiples of {FP8_GRAIN}, also after "
+            f"{subject} needs a model whose sizes are multiples of {FP8_GRAIN}, also after "
             f"they are divided by torch.tensor_parallel_size ({ranks.size})"
         )
 
 
-FP8_CAPABILITY = (9, 0)
+FP8_CAPABILITY, INT4_CAPABILITY = (9, 0), (8, 0)
 FP8_GRAIN = 16

@@ -19,6 +19,7 @@ from trtllm_openai.engines.torch.cuda.projection import Projection
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.model_config import ModelConfig
 from trtllm_openai.engines.torch.parallel import ALONE, Ranks, shard
+from trtllm_openai.engines.torch.quantized.packed import LinearWeight, join
 from trtllm_openai.engines.torch.rope import rope_tables
 from trtllm_openai.engines.torch.weight_source import WeightSource
 from trtllm_openai.engines.torch.weights import WHOLE
@@ -81,6 +82,7 @@ class CudaModel:
             weights.drop("model.embed_tokens.weight")
         self._layers = [_layer(config, weights, index, fp8, ranks) for index in range(config.layers)]
         self._norm = weights.take("model.norm.weight", config.hidden_size)
+        head: LinearWeight
         if config.tied_embeddings:
             weights.drop("lm_head.weight")
             if self._embedding is not None:
@@ -88,9 +90,9 @@ class CudaModel:
             else:
                 head = weights.take("model.embed_tokens.weight", *shape, part=vocabulary)
         else:
-            head = weights.take("lm_head.weight", *shape, part=vocabulary)
-        # Not quantized: the head would lose the most accuracy and save the least.
-        self._head = Projection(head, None, fp8=False)
+            head = weights.linear("lm_head", *shape, part=vocabulary)
+        # Not quantized here: the head would lose the most accuracy and save the least.
+        self._head = Projection(head, None, self._norm.dtype, fp8=False)
         weights.check_all_taken()
         half = config.head_dim // 2
         cos, sin = rope_tables(config, max_length, torch.float32, device)
@@ -179,7 +181,7 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ra
     def columns(**outputs: tuple[int, slice]) -> Projection:
         """Fuse projections into one column-parallel projection. Either all have a bias or none has."""
         parts = [
-            weights.take(f"{prefix}{_qualified(name)}.weight", size, hidden, part=mine)
+            weights.linear(f"{prefix}{_qualified(name)}", size, hidden, part=mine)
             for name, (size, mine) in outputs.items()
         ]
         biases = [
@@ -187,15 +189,20 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ra
             for name, (size, mine) in outputs.items()
             if weights.has(f"{prefix}{_qualified(name)}.bias")
         ]
-        return Projection(torch.cat(parts), torch.cat(biases) if biases else None, fp8=fp8)
+        weight = join(parts, f"{prefix}{{{', '.join(outputs)}}}")
+        return Projection(weight, torch.cat(biases) if biases else None, dtype, fp8=fp8)
 
     def rows(name: str, inputs: int, mine: slice) -> Projection:
         """Create a row-parallel projection. Rank 0 adds the bias."""
-        weight = weights.take(f"{prefix}{_qualified(name)}.weight", hidden, inputs, part=mine, axis=1)
+        weight = weights.linear(f"{prefix}{_qualified(name)}", hidden, inputs, part=mine, axis=1)
+        if isinstance(weight, torch.Tensor):
+            weight = weight.contiguous()
         bias = f"{prefix}{_qualified(name)}.bias"
         biases = weights.take(bias, hidden) if weights.has(bias) else None
-        return Projection(weight.contiguous(), None if ranks.rank else biases, fp8=fp8)
+        return Projection(weight, None if ranks.rank else biases, dtype, fp8=fp8)
 
+    attention_norm = weights.take(f"{prefix}input_layernorm.weight", hidden)
+    dtype = attention_norm.dtype
     head_norms = None
     if config.qk_norm:
         head_norms = (
@@ -204,7 +211,7 @@ def _layer(config: ModelConfig, weights: WeightSource, index: int, fp8: bool, ra
             config.norm_eps,
         )
     return Layer(
-        attention_norm=weights.take(f"{prefix}input_layernorm.weight", hidden),
+        attention_norm=attention_norm,
         qkv=columns(q_proj=(q, q_part), k_proj=(kv, kv_part), v_proj=(kv, kv_part)),
         head_norms=head_norms,
         attention_out=rows("o_proj", q, q_part),

@@ -1,7 +1,11 @@
-"""Linear layers on a GPU, in the model's dtype or in fp8, with the preceding operation fused in.
+"""Linear layers on a GPU, in the model's dtype, fp8 or 4 bits, with the preceding operation fused in.
 
 fp8 (W8A8, float8_e4m3fn): weights are quantized once per output channel, activations dynamically per row. A
-single row stays in the model's dtype, since only the bytes of the weights matter there.
+single row stays in the model's dtype, since only the bytes of the weights matter there. Weights and scales
+of an fp8 checkpoint are taken as they are.
+
+4 bits (W4A16): activations stay in the model's dtype. Above `MOST_INT4_ROWS` rows the weights are expanded
+into scratch memory for cuBLAS, one layer at a time.
 """
 
 from __future__ import annotations
@@ -11,27 +15,44 @@ import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
+from trtllm_openai.engines.torch.cuda.kernels.int4_product import counters, expand, int4_product
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
 from trtllm_openai.engines.torch.cuda.peers import Peers
+from trtllm_openai.engines.torch.quantized.packed import Fp8Weight, Int4Weight, LinearWeight
+
+MOST_INT4_ROWS = 256
+"""Four tiles of rows read each 4-bit weight four times, at most as many bytes as bfloat16."""
 
 
 class Projection:
     """x [rows, in] → x Wᵀ + b [rows, out], for `weight` [out, in]."""
 
-    __slots__ = ("_bias", "_dtype", "_scales", "_weight")
+    __slots__ = ("_bias", "_dtype", "_int4", "_scales", "_weight")
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, fp8: bool) -> None:
-        self._dtype, self._bias = weight.dtype, bias
+    def __init__(
+        self, weight: LinearWeight, bias: torch.Tensor | None, dtype: torch.dtype, *, fp8: bool
+    ) -> None:
+        """`dtype`: of activations. `fp8`: quantize a `weight` that is not quantized yet."""
+        self._dtype, self._bias = dtype, bias
         self._scales: torch.Tensor | None = None
-        if fp8:
-            weight, scales = quantize(weight)
+        self._int4: tuple[Int4Weight, torch.Tensor] | None = None
+        if isinstance(weight, Int4Weight):
+            self._int4 = weight, counters(weight)
+            self._weight = weight.packed
+        elif isinstance(weight, Fp8Weight):
+            self._weight, self._scales = weight.values, weight.scales
+        elif fp8:
+            self._weight, scales = quantize(weight)
             self._scales = scales.squeeze(1)
-        self._weight = weight
+        else:
+            self._weight = weight
 
     def own_kernel(self, rows: int) -> bool:
         """Whether `rows` rows are few enough for our own kernel, which can apply SwiGLU too."""
+        if self._int4 is not None:
+            return rows <= MOST_INT4_ROWS
         return rows <= MOST_ROWS and self._weight.itemsize <= 2 and able(self._weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,6 +97,8 @@ class Projection:
         addend: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Apply to a single row, with the fused operations of `kernels.gemv`."""
+        if self._int4 is not None:
+            return int4_product(x, *self._int4, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend)
         return gemv(
             x, self._weight, scales=self._scales, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend
         )
@@ -84,6 +107,10 @@ class Projection:
         self, x: torch.Tensor, row_scales: torch.Tensor | None = None, *, swiglu: bool = False
     ) -> torch.Tensor:
         """Multiply with the weights; `row_scales` [rows, 1] belong to fp8 rows."""
+        if self._int4 is not None:
+            if self.own_kernel(len(x)):
+                return int4_product(x, *self._int4, bias=self._bias, swiglu=swiglu)
+            return F.linear(x, expand(self._int4[0], self._dtype), self._bias)
         if self.own_kernel(len(x)):
             return few_rows(
                 x,
