@@ -146,10 +146,17 @@ def deeper_than(value: Any, limit: int) -> bool:
 def ignored_params(body: RequestModel, left_out: Iterable[str] = ()) -> dict[str, str]:
     """The response header that lists what is ignored, which is logged too; empty if there is nothing.
 
-    That is unknown fields, and what a route has `left_out` of known ones.
+    That is unknown fields, also of an object in a known one, and what a route has `left_out` of known ones.
     """
     extra = (body.model_extra or {}).keys() - refused_fields(type(body)).keys()
-    names = [*sorted(extra), *left_out]
+    values = vars(body)
+    within = (
+        f"{name}.{key}"
+        for name in body.model_fields_set
+        if isinstance(part := values.get(name), RequestModel)
+        for key in part.model_extra or ()
+    )
+    names = [*sorted(extra), *sorted(within), *left_out]
     if not names:
         return {}
     text = ", ".join(name for name in names if name.isascii() and name.isprintable() and len(name) <= 64)

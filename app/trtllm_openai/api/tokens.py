@@ -26,16 +26,16 @@ from trtllm_openai.protocol.tokens import (
 router = APIRouter()
 
 
-_CHAT_FIELDS = (
-    "messages",
+_FOR_TEMPLATE = (
     "tools",
+    "tool_choice",
     "add_generation_prompt",
     "continue_final_message",
     "chat_template_kwargs",
     "documents",
     "reasoning_effort",
-    "add_special_tokens",
 )
+_CHAT_FIELDS = ("messages", "add_special_tokens", *_FOR_TEMPLATE)
 
 
 @router.post("/tokenize", response_model=TokenizeResponse, openapi_extra=documented(TokenizeRequest))
@@ -50,6 +50,7 @@ async def tokenize(request: Request) -> Response:
     size = request.scope[BODY_SIZE]
     salt = prefix_salt(request, None)
     if body.prompt is not None:
+        _refuse_template_fields(body)
         special = body.add_special_tokens is not False
         tokens = await encode(model, body.prompt, "prompt", add_special_tokens=special, salt=salt)
     else:
@@ -73,7 +74,7 @@ async def tokenize(request: Request) -> Response:
 
 @router.post("/detokenize", response_model=DetokenizeResponse, openapi_extra=documented(DetokenizeRequest))
 async def detokenize(request: Request) -> Response:
-    """The text of token ids; special tokens have none."""
+    """The text of token ids; special tokens have none, unless asked for."""
     context: ServerContext = request.app.state.context
     body = await read_body(request, DetokenizeRequest)
     context.check_model(body.model)
@@ -81,9 +82,21 @@ async def detokenize(request: Request) -> Response:
 
     def decoded() -> str:
         check_token_ids(model.info, body.tokens, "tokens")
-        return model.tokenizer.decode(body.tokens)
+        return model.tokenizer.decode(body.tokens, special=body.skip_special_tokens is False)
 
     return _json({"prompt": await off_loop(request.scope[BODY_SIZE], decoded)}, body)
+
+
+def _refuse_template_fields(body: TokenizeRequest) -> None:
+    """Raise `InvalidRequest` for a field of a chat beside a text, which no template renders."""
+    fields = vars(body)
+    for name in _FOR_TEMPLATE:
+        if fields[name]:
+            raise InvalidRequest(
+                f"'{name}' is not supported for a prompt, which is tokenized as it is: use messages.",
+                name,
+                "unsupported_parameter",
+            )
 
 
 def _json(answer: dict[str, Any], body: RequestModel) -> Response:

@@ -7,15 +7,16 @@ everywhere. A field that is neither here nor in the request model is unknown, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trtllm_openai.protocol.chat import ChatRequest
 from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.protocol.completions import CompletionRequest
-from trtllm_openai.protocol.messages import MessagesRequest
-from trtllm_openai.protocol.responses import ResponsesRequest
+from trtllm_openai.protocol.messages import CountTokensRequest, MessagesRequest
+from trtllm_openai.protocol.responses import CompactRequest, InputTokensRequest, ResponsesRequest
+from trtllm_openai.protocol.tokens import TokenizeRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,79 +100,175 @@ _OUTPUT: Mapping[str, Refused] = {
 _GUIDED = ("guided_choice", "guided_grammar", "guided_json", "guided_regex")
 _COMMON = {**_SAMPLING, **_DEPLOYMENT, **_OUTPUT}
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "add_generation_prompt": (True,),
     "best_of": (1,),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "n": (1,),
+    "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
+    "truncation": ("disabled",),
     "truncation_side": ("left",),
 }
-"""Values of chat's fields that ask for nothing, beside null, false and what is empty."""
+"""Values that ask for nothing, beside null, false and what is empty."""
+_TRUE_BY_DEFAULT = frozenset({"add_generation_prompt", "include_reasoning", "skip_special_tokens"})
+"""Of these it is true that asks for nothing."""
 _HARMLESS = frozenset(
-    {"prediction", "stream_options", "store", "metadata", "service_tier", "user", "parallel_tool_calls"}
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "service_tier",
+        "session_id",
+        "store",
+        "stream_options",
+        "user",
+    }
 )
 """Fields of chat that do not change the answer, or only how fast and to whom it goes."""
 
 
-def _of_chat(model: type[RequestModel], called: Mapping[str, str]) -> dict[str, Refused]:
-    """The fields of chat that a route translated to it lacks. `called`: what it calls some of them."""
-    missing = (ChatRequest.model_fields.keys() | {"best_of"}) - model.model_fields.keys() - _HARMLESS
+def _refuse(names: Iterable[str], called: Mapping[str, str], instead: str) -> dict[str, Refused]:
+    """These fields of another route. `called`: what this one calls some of them."""
     return {
         name: Refused(
-            f"use {called[name]}" if name in called else "use /v1/chat/completions",
-            (False, *_NEUTRAL.get(name, ())),
+            f"use {called[name]}" if name in called else instead,
+            (True,) if name in _TRUE_BY_DEFAULT else (False, *_NEUTRAL.get(name, ())),
             _empty,
         )
-        for name in sorted(missing)
+        for name in sorted(names)
     }
 
 
-REFUSED: Mapping[type[RequestModel], Mapping[str, Refused]] = {
-    ChatRequest: {**_COMMON, "best_of": Refused("use n", (1,))},
-    CompletionRequest: {
-        **_COMMON,
-        "prompt_embeds": Refused("use prompt"),
-        "prompt_token_ids": Refused("use prompt"),
-    },
-    ResponsesRequest: {
-        **_COMMON,
-        **_of_chat(
-            ResponsesRequest,
-            {
-                "messages": "input",
-                "response_format": "text.format",
-                "guided_json": "text.format, or structured_outputs",
-                "guided_regex": "text.format, or structured_outputs",
-                "guided_grammar": "text.format, or structured_outputs",
-                "guided_choice": "structured_outputs",
-                "reasoning_effort": "reasoning.effort",
-                "logprobs": "include: [message.output_text.logprobs]",
-                "truncate_prompt_tokens": "truncation",
-                "functions": "tools",
-                "function_call": "tool_choice",
-            },
-        ),
-    },
-    MessagesRequest: {
-        **_COMMON,
-        **_of_chat(
-            MessagesRequest,
-            {
-                "max_completion_tokens": "max_tokens",
-                "stop": "stop_sequences",
-                "response_format": "output_config.format",
-                "structured_outputs": "output_config.format",
-                **dict.fromkeys(_GUIDED, "output_config.format"),
-                "reasoning_effort": "output_config.effort",
-                "functions": "tools",
-                "function_call": "tool_choice",
-            },
-        ),
-        "mcp_servers": Refused("this server connects to no others", is_neutral=_empty),
-    },
+def _of_chat(model: type[RequestModel], called: Mapping[str, str]) -> dict[str, Refused]:
+    """The fields of chat that another route lacks. `called`: what it calls some of them."""
+    missing = (ChatRequest.model_fields.keys() | {"best_of"}) - model.model_fields.keys() - _HARMLESS
+    return _refuse(missing, called, "use /v1/chat/completions")
+
+
+_OF_PROMPT = frozenset(
+    {
+        "add_generation_prompt",
+        "add_special_tokens",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "function_call",
+        "functions",
+        "mcp_servers",
+        "messages",
+        "prompt",
+        "prompt_token_ids",
+        "reasoning_effort",
+        "suffix",
+        "tool_choice",
+        "tools",
+        "truncate_prompt_tokens",
+        "truncation_side",
+    }
+)
+"""Fields that decide what the prompt is."""
+
+
+def _prompt_only(model: type[RequestModel], fields: Mapping[str, Refused]) -> dict[str, Refused]:
+    """What a route that only makes the prompt refuses of the `fields` of the one that answers it."""
+    return {name: fields[name] for name in sorted(fields.keys() & _OF_PROMPT - model.model_fields.keys())}
+
+
+_OF_COMPLETIONS = {"prompt": Refused("use messages"), "suffix": Refused(is_neutral=_empty)}
+_COMPLETION = {
+    **_COMMON,
+    "prompt_embeds": Refused("use prompt"),
+    **_of_chat(
+        CompletionRequest,
+        {
+            "messages": "prompt",
+            "max_completion_tokens": "max_tokens",
+            "top_logprobs": "logprobs",
+            "prompt_token_ids": "prompt",
+        },
+    ),
 }
-"""On the routes that are translated to chat also chat's own fields, with the name that they have there."""
+_RESPONSE = {
+    **_COMMON,
+    "suffix": _OF_COMPLETIONS["suffix"],
+    **_of_chat(
+        ResponsesRequest,
+        {
+            "messages": "input",
+            "response_format": "text.format",
+            "guided_json": "text.format, or structured_outputs",
+            "guided_regex": "text.format, or structured_outputs",
+            "guided_grammar": "text.format, or structured_outputs",
+            "guided_choice": "structured_outputs",
+            "reasoning_effort": "reasoning.effort",
+            "logprobs": "include: [message.output_text.logprobs]",
+            "truncate_prompt_tokens": "truncation",
+            "functions": "tools",
+            "function_call": "tool_choice",
+        },
+    ),
+}
+_MESSAGE = {
+    **_COMMON,
+    **_OF_COMPLETIONS,
+    **_of_chat(
+        MessagesRequest,
+        {
+            "max_completion_tokens": "max_tokens",
+            "stop": "stop_sequences",
+            "response_format": "output_config.format",
+            "structured_outputs": "output_config.format",
+            **dict.fromkeys(_GUIDED, "output_config.format"),
+            "reasoning_effort": "output_config.effort",
+            "functions": "tools",
+            "function_call": "tool_choice",
+        },
+    ),
+    "mcp_servers": Refused("this server connects to no others", is_neutral=_empty),
+    "output_format": Refused("use output_config.format"),
+}
+_NOT_IN_SUMMARY = frozenset(
+    {
+        "include",
+        "max_tool_calls",
+        "priority",
+        "reasoning",
+        "safety_identifier",
+        "text",
+        "tool_choice",
+        "tool_strict",
+        "tools",
+    }
+)
+"""Fields of a response that make no other summary: that is plain text, without tools and thinking."""
+_SUMMARY = {
+    **_RESPONSE,
+    **_refuse(
+        ResponsesRequest.model_fields.keys()
+        - CompactRequest.model_fields.keys()
+        - _HARMLESS
+        - _NOT_IN_SUMMARY,
+        {},
+        "a summary has the server's defaults",
+    ),
+}
+
+REFUSED: Mapping[type[RequestModel], Mapping[str, Refused]] = {
+    ChatRequest: {**_COMMON, **_OF_COMPLETIONS, "best_of": Refused("use n", (1,))},
+    CompletionRequest: _COMPLETION,
+    ResponsesRequest: _RESPONSE,
+    InputTokensRequest: {
+        **_prompt_only(InputTokensRequest, _RESPONSE),
+        "prompt": Refused("this server stores no prompts"),
+    },
+    CompactRequest: _SUMMARY,
+    MessagesRequest: _MESSAGE,
+    CountTokensRequest: _prompt_only(CountTokensRequest, _MESSAGE),
+    TokenizeRequest: _prompt_only(TokenizeRequest, _of_chat(TokenizeRequest, {"prompt_token_ids": "prompt"})),
+}
+"""On other routes than chat also chat's own fields, with the name that they have there."""
 
 
 def refused_fields(model: type[RequestModel]) -> Mapping[str, Refused]:

@@ -88,9 +88,9 @@ class Tokenizer:
             return self._pieces.encode(text, salt)
         return encode_whole(self._backend, text, add_special_tokens=add_special_tokens)
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of a complete sequence without special tokens. For streams see `text.detokenizer`."""
-        pieces = (self.token_bytes(token) for token in ids if token not in self._special)
+    def decode(self, ids: list[int], *, special: bool = False) -> str:
+        """Text of a complete sequence, by default without special tokens. For streams see `text.detokenizer`."""
+        pieces = (self.token_bytes(token) for token in ids if special or token not in self._special)
         return b"".join(pieces).decode("utf-8", "replace")
 
     def ids_of(self, texts: Iterable[str]) -> frozenset[int]:

@@ -43,6 +43,8 @@ _PASSED = (
     "tool_strict",
 )
 """Fields of a chat request that have the same name and meaning here."""
+_REASONING = {"effort", "summary", "generate_summary"}
+"""Reasoning is shown as it is, so that a summary of it needs no asking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ async def prepare_request(request: Request, body: Body, task: str | None = None)
     except (InvalidRequest, ValidationError) as error:
         raise names.error(error) from None
     left_out = [
+        *_options_left_out(body),
         *tools.left_out,
         *own.left_out,
         *(names.renamed(name) or name for name in conversation.form.left_out),
@@ -143,6 +146,19 @@ def to_chat(body: Body, messages: Sequence[Message], tools: ToolSet, task: str |
         if body.top_logprobs is not None or "message.output_text.logprobs" in (body.include or ()):
             chat |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
     return {key: value for key, value in chat.items() if value is not None}
+
+
+def _options_left_out(body: Body) -> list[str]:
+    """What `text` and `reasoning` ask for that nothing here does, such as `text.verbosity`."""
+    if not isinstance(body, CountedFields):
+        return []
+    given = (("text", body.text, {"format"}), ("reasoning", body.reasoning, _REASONING))
+    return [
+        f"{name}.{key}"
+        for name, options, known in given
+        for key, value in (options or {}).items()
+        if key not in known and value is not None
+    ]
 
 
 def _is_trigger(items: list[JsonObject]) -> bool:
