@@ -19,6 +19,7 @@ TESTED_IN = {
     "chat/parsers/harmony.py": "tests/unit/chat/test_harmony.py",
     "chat/parsers/harmony_form.py": "tests/unit/chat/test_harmony_form.py",
     "chat/parsers/string_forms.py": "tests/unit/chat/test_string_forms.py",
+    "chat/parsers/references.py": "tests/unit/chat/test_references.py",
     "chat/parsers/values.py": "tests/unit/chat/test_values.py",
     "chat/parsers/tag_forms.py": "tests/unit/chat/test_written_calls.py",
     "chat/parsers/written_calls.py": "tests/unit/chat/test_written_calls.py",

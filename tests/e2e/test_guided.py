@@ -170,3 +170,22 @@ def test_required_calls_hold(asked: RunningServer, bias: dict[str, float], choic
         for call in answer["calls"]:
             jsonschema.validate(json.loads(call["arguments"]), by_name[call["name"]])
             assert choice == "required" or call["name"] == "locate"
+
+
+def test_references_of_tools_schemas(asked: RunningServer, bias: dict[str, float]) -> None:
+    """Two tools with the same names in their schemas; a value that looks like a reference is none."""
+    schema = closed(
+        {"a": {"$ref": "#item"}, "b": {"$ref": "#/properties/a"}, "c": {"enum": [{"$ref": "#/x"}]}},
+        **{"$id": "http://a.b/c", "$defs": {"x": {"$anchor": "item", "enum": ["q"]}}},
+    )
+    function = {"parameters": schema, "strict": True}
+    body = {
+        "messages": [{"role": "user", "content": "Call one."}],
+        "tools": [{"type": "function", "function": {"name": name, **function}} for name in ("one", "two")],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+        "logit_bias": bias,
+    }
+    ((call,),) = (answer["calls"] for answer in run_all(asked.url, [body]))
+    jsonschema.validate(json.loads(call["arguments"]), schema)

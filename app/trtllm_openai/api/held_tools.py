@@ -8,6 +8,7 @@ from typing import Any, Literal
 from trtllm_openai.api.guides import schema_guide
 from trtllm_openai.chat import ToolPlan
 from trtllm_openai.chat.parsers.call_forms import PARAM, CallableTool, json_part
+from trtllm_openai.chat.parsers.references import rebased
 from trtllm_openai.chat.parsers.tag_forms import OPTIONS
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.chat import ChatRequest
@@ -70,7 +71,7 @@ def callable_tool(tool: dict[str, Any], index: int, *, lenient: bool, held: bool
             held = False
     else:
         schema_guide(schema, param)
-    schema = {"type": "object", **schema} if held else {"type": "object"}
+    schema = {"type": "object", **rebased(schema)} if held else {"type": "object"}
     if lenient:
         schema = {**schema, OPTIONS: {"lenient": True}}
     return CallableTool(function["name"], {**json_part(schema), PARAM: param})

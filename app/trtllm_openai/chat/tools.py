@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from trtllm_openai.chat.parsers.call_forms import rebased
+from trtllm_openai.chat.parsers.references import rebased
 from trtllm_openai.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")

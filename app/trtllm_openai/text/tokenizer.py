@@ -89,7 +89,7 @@ class Tokenizer:
         return encode_whole(self._backend, text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int], *, special: bool = False) -> str:
-        """Text of a complete sequence, by default without special tokens. For streams see `text.detokenizer`."""
+        """Text of a complete sequence, `special` tokens left out by default. Streams: `text.detokenizer`."""
         pieces = (self.token_bytes(token) for token in ids if special or token not in self._special)
         return b"".join(pieces).decode("utf-8", "replace")
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 import xgrammar
 
@@ -169,5 +170,22 @@ def test_a_schema_that_names_no_properties(schema: Any) -> None:
 def test_a_part_takes_the_definitions_of_the_whole_along() -> None:
     root = {"$defs": {"x": {"type": "integer"}}, "x-guidance": {"lenient": True}}
     assert json_part({"$ref": "#/$defs/x"}, root)["json_schema"] == {"$ref": "#/$defs/x", **root}
-    assert json_part({"$ref": "#/properties/x"}, root)["json_schema"] == root  # cannot be moved: any JSON
     assert json_part(True, root)["json_schema"] == root
+    nowhere = {"$ref": "#/properties/x"}
+    assert json_part(nowhere, root)["json_schema"] == root, "any JSON"
+    assert json_part(nowhere, {})["json_schema"] == nowhere, "the engine refuses it"
+
+
+def test_what_a_part_refers_to_becomes_a_definition() -> None:
+    root = {
+        "properties": {
+            "depth": {"type": "integer"},
+            "tree": {"properties": {"v": {"$ref": "#/properties/depth"}, "t": {"$ref": "#/properties/tree"}}},
+        },
+        "$defs": {"referred-0": {"type": "string"}},
+    }
+    part = json_part({"items": {"$ref": "#/properties/tree"}}, root)["json_schema"]
+    jsonschema.validate([{"v": 1, "t": {"v": 2, "t": {}}}], part)
+    for wrong in ([{"v": "1"}], [{"t": {"t": {"v": "1"}}}]):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, part)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trtllm_openai.chat.parsers.references import rebased
 from trtllm_openai.chat.parsers.tag_forms import (
     OPTIONS,
     SHARED,
@@ -172,17 +173,3 @@ def _any_keywords() -> Part:
     name = {"type": "regex", "pattern": "[a-zA-Z_][a-zA-Z0-9_]*="}
     one = sequence(name, json_part({}))
     return either(sequence(one, repeated([tag(", ", one, "")])), text(""))
-
-
-def rebased(schema: Any, root: str) -> Any:
-    """The schema with its `#…` references rebased onto `root`, its new location."""
-    if isinstance(schema, list):
-        return [rebased(item, root) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: root + value[1:]
-        if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else rebased(value, root)
-        for key, value in schema.items()
-    }

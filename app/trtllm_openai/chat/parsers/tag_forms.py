@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from trtllm_openai.chat.parsers.references import renamed
 from trtllm_openai.chat.parsers.values import resolved
 
 Part = dict[str, Any]
@@ -18,6 +19,7 @@ Part = dict[str, Any]
 NOTHING: Part = {"type": "grammar", "grammar": 'root ::= ""'}
 ANY_TEXT: Part = {"type": "any_text"}
 DEFINITIONS = ("$defs", "definitions")
+_DEFINED = tuple(f"#/{key}/" for key in DEFINITIONS)
 OPTIONS = "x-guidance"
 """The key of a schema under which llguidance finds its options; to others it is an unknown keyword."""
 SHARED = (*DEFINITIONS, OPTIONS)
@@ -55,12 +57,42 @@ def grammar(rules: str) -> Part:
 
 
 def json_part(schema: Any, root: Any = None) -> Part:
-    """JSON of this schema, which may refer to the definitions of `root`, the schema that it is part of."""
-    shared = {key: root[key] for key in SHARED if key in root} if isinstance(root, dict) else {}
-    places = tuple(f"#/{key}/" for key in DEFINITIONS)
-    if not isinstance(schema, dict) or not all(one.startswith(places) for one in _references(schema)):
-        schema = {}
-    return {"type": "json_schema", "json_schema": {**shared, **schema}}
+    """JSON of this schema, whose references are to the schema `root` that it is part of.
+
+    What they point to becomes a definition, if it is none. Where that is nothing a lenient tool's schema is
+    any JSON, and another one is left to the engine, which refuses it.
+    """
+    root = root if isinstance(root, dict) else {}
+    shared = {key: root[key] for key in SHARED if key in root}
+    names: dict[str, str] = {}
+    lost: list[str] = []
+
+    def place(reference: str) -> str:
+        if resolved(reference, root) is None:
+            lost.append(reference)
+        elif not reference.startswith(_DEFINED):
+            if reference not in names:
+                names[reference] = _new_name(len(names), shared.get("$defs"))
+            return f"#/$defs/{names[reference]}"
+        return reference
+
+    whole = renamed({**shared, **(schema if isinstance(schema, dict) else {})}, place)
+    added: dict[str, Any] = {}
+    while len(added) < len(names):
+        for reference, name in list(names.items())[len(added) :]:
+            added[name] = renamed(resolved(reference, root), place)
+    if added:
+        whole["$defs"] = {**whole.get("$defs", {}), **added}
+    if lost and shared.get(OPTIONS, {}).get("lenient"):
+        whole = shared
+    return {"type": "json_schema", "json_schema": whole}
+
+
+def _new_name(number: int, taken: Any) -> str:
+    name = f"referred-{number}"
+    while isinstance(taken, dict) and name in taken:
+        name += "-"
+    return name
 
 
 def fields(schema: Any, field: Callable[[str, Any, Any], Part], separator: str = "") -> Part | None:
@@ -114,12 +146,3 @@ def repeated(tags: list[Part]) -> Part:
 
 def _optional(form: Part, separator: str) -> Part:
     return either(sequence(text(separator), form), NOTHING)
-
-
-def _references(schema: Any) -> list[str]:
-    if isinstance(schema, list):
-        return [one for item in schema for one in _references(item)]
-    if not isinstance(schema, dict):
-        return []
-    found = [one for value in schema.values() for one in _references(value)]
-    return [*found, schema["$ref"]] if isinstance(schema.get("$ref"), str) else found

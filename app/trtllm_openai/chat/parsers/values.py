@@ -47,8 +47,8 @@ def types_of(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
 
 
 def resolved(reference: Any, root: Any) -> Any:
-    """The value that `#/…` points to in `root`; None for another reference, or if there is nothing."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    """The value that `#` or `#/…` points to in `root`; None for another reference, or if there is nothing."""
+    if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
         return None
     for part in reference[1:].split("/")[1:]:
         root = root.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(root, dict) else None
