@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from tests.unit.api.served import Served
+from tests.unit.api.served import CAPABILITIES, Served, engine_info
 from trtllm_openai.text.tokenizer import Tokenizer
 
 PATH = "/v1/chat/completions"
@@ -77,6 +78,38 @@ def test_channels_are_reasoning_and_content(demo_tokenizer: Tokenizer) -> None:
     message = answer["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
     assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_and_tools_on_channels(demo_tokenizer: Tokenizer, choice: str, stream: bool) -> None:
+    """A call or the form after thinking; where a call is required the form is left out."""
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    body = {"messages": MESSAGES, "tools": tools, "response_format": FORM, "tool_choice": choice}
+    served = Served(demo_tokenizer, tool_parser="harmony", reasoning_parser="harmony")
+    guides = ("json_schema", "structural_tag")
+    capabilities = msgspec.structs.replace(CAPABILITIES, guides=guides, channels=True)
+    served.pool.info = engine_info(demo_tokenizer.vocab_size, capabilities)
+    written = {"call": f"{THOUGHT}<|channel|>commentary to=functions.look <|constrain|>json<|message|>{{}}"}
+    if choice == "auto":
+        written["form"] = f'{THOUGHT}<|channel|>final <|constrain|>json<|message|>{{"a": 1}}'
+    for kind, served.pool.text in written.items():
+        response = served.post(PATH, body | {"stream": stream})
+        assert response.status_code == 200, response.text
+        expected = {"content": '{"a": 1}' if kind == "form" else "", "reasoning_content": "Hm."}
+        assert whole(response, stream) == expected
+        assert response.text.count('"name":"look"') == (kind == "call")
+        guide = served.pool.requests[-1].guide
+        assert guide is not None
+        assert guide.kind == "structural_tag"
+        assert not guide.optional
+        assert "analysis" in guide.text
+        assert "functions.look" in guide.text
+        assert ("final" in guide.text) == (choice == "auto")
 
 
 def whole(response: httpx.Response, stream: bool) -> dict[str, str]:
