@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.conformance import anthropic_python, coding_agents, install, open_webui, openai_python
 from tests.conformance.coding_agents import Turn
 from tests.conformance.page import Row
+from tests.e2e.scripted import call, scripted
 
 PATIENCE_S = 2400
 """For all that one client is driven through: a suite asks the demo model for long answers, on few cores."""
@@ -117,15 +118,37 @@ def _framework(name: str) -> Client:
     return Client(name, run, (), name)
 
 
+WORDS_ARE_DEMANDED = ("test_tool_calling", "test_agent_loop")
+"""Tests of LangChain's suite (and those whose names begin so) that want certain calls of a model that may
+call or not, which the demo model makes by chance if at all."""
+WORDS = (
+    *[call("magic_function", input=3)] * 6,
+    *[call("magic_function_no_args")] * 2,
+    *(call("get_weather", location="San Francisco, CA"), "It's sunny.") * 2,
+)
+"""What these tests want, in their order: two models invoked and streamed, one of them by async too."""
+
+
 def _langchain_tests(servers: Servers) -> list[Row]:
+    demanded = " or ".join(WORDS_ARE_DEMANDED)
+    rows = _langchain_suite(servers, {}, f"not ({demanded})")
+    directory = servers.directory / "words"
+    directory.mkdir()
+    with scripted(directory, servers.model, *WORDS) as told:
+        there = {"CONFORMANCE_URL": f"{told.url}/v1", "CONFORMANCE_TOLD": "1"}
+        return rows + _langchain_suite(servers, there, demanded)
+
+
+def _langchain_suite(servers: Servers, more: dict[str, str], tests: str) -> list[Row]:
+    """The tests that the expression names, with `more` in their environment."""
     report = servers.directory / "langchain.xml"
     folder = install.HERE / "frameworks"
     subprocess.run(
         [
-            *(install.python("langchain"), "-m", "pytest", "-q", f"--junitxml={report}"),
+            *(install.python("langchain"), "-m", "pytest", "-q", f"--junitxml={report}", "-k", tests),
             *("-p", "no:cacheprovider", "-c", folder / "langchain.ini", folder / "langchain_suite.py"),
         ],
-        env=servers.environment(),
+        env={**servers.environment(), **more},
         stdout=subprocess.DEVNULL,
         timeout=PATIENCE_S,
         check=False,

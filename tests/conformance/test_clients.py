@@ -26,11 +26,6 @@ TOO_SMALL = "the demo model is too small"
 NO_IMAGES = "the model does not support images"
 NO_MODEL = "expects 400 without `model`; this server defaults to the served model"
 KNOWN = {
-    "langchain-tests": {
-        "test_json_mode": f"{TOO_SMALL}: it returns JSON with other keys than instructed",
-        "test_agent_loop[model0]": f"{TOO_SMALL}: it answers without calling the tool",
-        "test_agent_loop[model1]": f"{TOO_SMALL}: it answers without calling the tool",
-    },
     "llm-comply openai-chat": {"chat-image-input": NO_IMAGES, "chat-error-handling": NO_MODEL},
     "llm-comply open-responses": {
         "image-input": NO_IMAGES,
@@ -43,17 +38,9 @@ KNOWN = {
     },
 }
 """Expected failures with their reasons, by client and test. Another failure fails, as does a pass here."""
-BY_CHANCE = {
-    "langchain-tests": (
-        "test_tool_calling[model0]",
-        "test_tool_calling[model1]",
-        "test_tool_calling_async",
-        "test_tool_calling_with_no_arguments",
-        "test_structured_output_pydantic_2_v1",
-    )
-}
-"""Tests that want certain words of the model, with schemas that allow others. Whether the demo model says
-them depends on how the processor rounds; the same features are tested by others here."""
+BY_CHANCE = {"langchain-tests": ("test_json_mode", "test_structured_output_pydantic_2_v1")}
+"""Tests that want certain keys of the model, with schemas that allow others, or none. Whether the demo model
+says them depends on how the processor rounds; the same features are tested by others here."""
 
 PICK = "I pick." + call("pick", color="red")
 SAID = "It is red."
