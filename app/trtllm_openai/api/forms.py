@@ -8,6 +8,8 @@
 | may be called | no | any text; a call that begins in it is held to the tools (`tool_strict`) |
 
 Where thinking and calls are messages on channels (gpt-oss), the guide describes all of the answer's messages.
+An engine without the capability `channels` cannot repeat them: there a demanded form or call follows at most
+one message of thinking, and other answers are free.
 """
 
 from __future__ import annotations
@@ -68,12 +70,17 @@ def answer_form(
     if body.thinking_token_budget is not None and not info.capabilities.thinking_budget:
         raise unsupported(info, THINKING_BUDGET)
     own_calls = False
-    if chat.channels and info.capabilities.channels:
+    if chat.channels and (info.capabilities.channels or (form is not None and _tags(info))):
         own_calls = tools.schema is not None and chat.call_form is not None
         guide = _messages(body, info, chat, tools, form, thinking, strictness)
     else:
         guide = _guide(body, info, chat, tools, form, thinking, strictness)
     return AnswerForm(guide, form is not None, _unheld(tools, guide), own_calls)
+
+
+def _tags(info: EngineInfo) -> bool:
+    """Whether the engine knows structural tags, of which all but the plainest guides are made."""
+    return "structural_tag" in info.capabilities.guides
 
 
 def _budget(body: ChatRequest, info: EngineInfo, chat: ChatFormat) -> int | None:
@@ -125,7 +132,7 @@ def _guide(
         if budget is None:
             return None
         guide = _structural_tag({"type": "any_text"}, THINKING_BUDGET, chat, endless=True)
-    elif "structural_tag" not in info.capabilities.guides or chat.channels:
+    elif not _tags(info) or chat.channels:
         return guide if thinking == "possible" else _refuse_thinking(info, guide)
     tags = chat.reasoning
     thought = Thinking(tags.begin, tags.end, chat.end_of_thinking, thinking == "open", budget)
@@ -179,7 +186,8 @@ def _messages(
     else:
         forms = [] if tools.schema is not None and held else [_as_part(form)]
         within = thinking == "over"
-        part = harmony_form.demanded(forms, held, thinks=thinks, thinking=opened, within=within)
+        once = not info.capabilities.channels
+        part = harmony_form.demanded(forms, held, thinks=thinks, thinking=opened, within=within, once=once)
     param = form.param if form is not None else "tools" if held else THINKING_BUDGET
     guide = _structural_tag(part, param, chat, endless=not held and form is None, optional=optional)
     if len(guide.text) > MAX_GUIDE and guide.optional:
@@ -213,7 +221,7 @@ def _held_calls(
     """Free text in which a call that begins is held to the tools; None where calls are not held."""
     demanded = must_hold(body, tools, strictness)
     calls = chat.call_form
-    if calls is None or chat.channels or "structural_tag" not in info.capabilities.guides:
+    if calls is None or chat.channels or not _tags(info):
         if (body.tool_strict or strictness) == "all":
             raise unsupported(info, "tool_strict")
         return None

@@ -85,14 +85,19 @@ THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_form_and_tools_on_channels(demo_tokenizer: Tokenizer, choice: str, stream: bool) -> None:
-    """A call or the form after thinking; where a call is required the form is left out."""
+@pytest.mark.parametrize(("stream", "channels"), [(False, True), (True, True), (True, False)])
+def test_a_form_and_tools_on_channels(
+    demo_tokenizer: Tokenizer, choice: str, stream: bool, channels: bool
+) -> None:
+    """A call or the form after thinking; where a call is required the form is left out.
+
+    Without the capability it is one message of thinking at most.
+    """
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     body = {"messages": MESSAGES, "tools": tools, "response_format": FORM, "tool_choice": choice}
     served = Served(demo_tokenizer, tool_parser="harmony", reasoning_parser="harmony")
     guides = ("json_schema", "structural_tag")
-    capabilities = msgspec.structs.replace(CAPABILITIES, guides=guides, channels=True)
+    capabilities = msgspec.structs.replace(CAPABILITIES, guides=guides, channels=channels)
     served.pool.info = engine_info(demo_tokenizer.vocab_size, capabilities)
     written = {"call": f"{THOUGHT}<|channel|>commentary to=functions.look <|constrain|>json<|message|>{{}}"}
     if choice == "auto":

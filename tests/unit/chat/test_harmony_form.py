@@ -55,9 +55,9 @@ def accepts(form: Part) -> Callable[[str], bool]:
 
 
 def of(
-    *forms: Part, thinks: bool = True, thinking: bool = False, within: bool = False
+    *forms: Part, thinks: bool = True, thinking: bool = False, within: bool = False, once: bool = False
 ) -> Callable[[str], bool]:
-    return accepts(demanded(forms, TOOLS, thinks=thinks, thinking=thinking, within=within))
+    return accepts(demanded(forms, TOOLS, thinks=thinks, thinking=thinking, within=within, once=once))
 
 
 @pytest.mark.parametrize("before", ["", THOUGHT, THOUGHT * 3])
@@ -67,6 +67,16 @@ def test_a_form_or_a_call_ends_thinking(before: str) -> None:
         assert check(before + last), last
     for last in ("", f"{FINAL}Yes.", '{"ok": true}', f'{PREAMBLE}{FINAL}{{"ok": true}}', *WRONG_CALLS):
         assert not check(before + last), last
+
+
+def test_one_message_of_thinking_at_most() -> None:
+    last = f'{FINAL}{{"ok": true}}'
+    assert of(FORM, once=True)(last)
+    assert of(FORM, once=True)(THOUGHT + last)
+    assert not of(FORM, once=True)(THOUGHT * 2 + last)
+    assert not of(FORM, once=True, thinks=False)(THOUGHT + last)
+    assert of(FORM, once=True, thinking=True)(f" and so{NEXT}{last}")
+    assert not of(FORM, once=True, thinking=True)(last)
 
 
 def test_thinking_that_is_content_is_not_allowed() -> None:

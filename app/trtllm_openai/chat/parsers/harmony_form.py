@@ -12,7 +12,16 @@ from collections.abc import Sequence
 
 from trtllm_openai.chat.parsers.call_forms import CallableTool
 from trtllm_openai.chat.parsers.harmony import BODY_ENDS, CHANNEL, CONSTRAIN, FUNCTIONS, MESSAGE, START
-from trtllm_openai.chat.parsers.tag_forms import Part, any_text, either, repeated, sequence, tag, text
+from trtllm_openai.chat.parsers.tag_forms import (
+    ANY_TEXT,
+    Part,
+    any_text,
+    either,
+    repeated,
+    sequence,
+    tag,
+    text,
+)
 
 END = "<|end|>"
 NEXT = f"{START}assistant"
@@ -26,18 +35,29 @@ KINDS_OF_ARGUMENTS = ("", JSON, " json", f"{CONSTRAIN}json", " code")
 
 
 def demanded(
-    forms: Sequence[Part], tools: Sequence[CallableTool], *, thinks: bool, thinking: bool, within: bool
+    forms: Sequence[Part],
+    tools: Sequence[CallableTool],
+    *,
+    thinks: bool,
+    thinking: bool,
+    within: bool,
+    once: bool = False,
 ) -> Part:
     """A final message that has one of `forms`, or a call of one of `tools`, after thinking.
 
-    `thinks`: messages on the channel of analysis may come first. `thinking`: the prompt ends inside of one;
-    `within`: it ends inside of the final message.
+    `thinks`: messages on the channel of analysis may come first; with `once` at most one, for XGrammar 0.1.32,
+    which cannot repeat them. `thinking`: the prompt ends inside of one; `within`: it ends inside of the final
+    message.
     """
     last = [_message(FINAL, one) for one in forms]
     if within:
         return either(*forms) if forms else sequence(text(f"{END}{NEXT}"), either(*map(call, tools)))
     last += map(call, tools)
     answer = either(*last)
+    if once:
+        thought = tag("" if thinking else f"{CHANNEL}{ANALYSIS}{MESSAGE}", ANY_TEXT, END)
+        after = sequence(thought, text(NEXT), answer)
+        return after if thinking else either(after, answer) if thinks else answer
     if thinks:
         answer = sequence(_messages(ANALYSIS), answer)
     return _rest(answer) if thinking else answer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trtllm_openai.chat.parsers import TOOL_FORMATS
+from trtllm_openai.chat.parsers import TOOL_FORMATS, harmony_form
 from trtllm_openai.chat.parsers.call_forms import CallableTool, json_part
 from trtllm_openai.chat.parsers.tag_forms import either
 from trtllm_openai.engines.tensorrt_llm.guide_compiler import Setup, make_compiler, reason
@@ -106,3 +106,21 @@ def test_a_call_that_began_is_held(compiler: Any, name: str, parallel: bool) -> 
     assert allowed(compiler, guide, "plain text")
     assert allowed(compiler, guide, f"<think>{CALLS[name][:9]}</think>so {CALLS[name]}")
     assert not allowed(compiler, guide, CALLS[name].replace("1", '"1"'))
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_form_or_a_call_on_channels_follows_thinking(compiler: Any, opened: bool) -> None:
+    """gpt-oss's, whose thinking is one message here."""
+    forms = [json_part(SCHEMA)]
+    part = harmony_form.demanded(forms, TOOLS, thinks=True, thinking=opened, within=False, once=True)
+    guide = Guide("structural_tag", json.dumps({"format": part}), "p")
+    thought = ("" if opened else "<|channel|>analysis<|message|>") + "so { <|en<|end|><|start|>assistant"
+    for last in (
+        '<|channel|>final<|message|>{"n": 1}',
+        '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"n": 1}',
+        ' to=functions.g<|channel|>commentary json<|message|>{"n": 1}',
+    ):
+        assert allowed(compiler, guide, thought + last)
+        assert allowed(compiler, guide, last) != opened
+        assert not allowed(compiler, guide, thought + last.replace("1", '"1"'))
+    assert not allowed(compiler, guide, thought + "so")
