@@ -69,25 +69,19 @@ def answer_form(
     form = _demanded(body, info, tools)
     if body.thinking_token_budget is not None and not info.capabilities.thinking_budget:
         raise unsupported(info, THINKING_BUDGET)
+    answer = _Answer(body, info, chat, tools, form, thinking, strictness)
     own_calls = False
     if chat.channels and (info.capabilities.channels or (form is not None and _tags(info))):
         own_calls = tools.schema is not None and chat.call_form is not None
-        guide = _messages(body, info, chat, tools, form, thinking, strictness)
+        guide = answer.messages()
     else:
-        guide = _guide(body, info, chat, tools, form, thinking, strictness)
+        guide = answer.guide()
     return AnswerForm(guide, form is not None, _unheld(tools, guide), own_calls)
 
 
 def _tags(info: EngineInfo) -> bool:
     """Whether the engine knows structural tags, of which all but the plainest guides are made."""
     return "structural_tag" in info.capabilities.guides
-
-
-def _budget(body: ChatRequest, info: EngineInfo, chat: ChatFormat) -> int | None:
-    """The tokens that thinking may take: as asked for, or by an effort that the template does not read."""
-    if body.thinking_token_budget is not None or not info.capabilities.thinking_budget or chat.knows_effort:
-        return body.thinking_token_budget
-    return EFFORT_BUDGETS.get(body.reasoning_effort or "")
 
 
 def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | None:
@@ -106,40 +100,133 @@ def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | N
     return guide
 
 
-def _guide(
-    body: ChatRequest,
-    info: EngineInfo,
-    chat: ChatFormat,
-    tools: ToolPlan,
-    form: Guide | None,
-    thinking: ThinkingState,
-    strictness: Strictness,
-) -> Guide | None:
-    """The whole guide, or None for free text. `form`: that of `_demanded`."""
-    budget = _budget(body, info, chat)
-    guide = form
-    if tools.tools and tools.schema is None:
-        guide = (
-            _held_calls(body, info, chat, tools, strictness)
-            if form is None
-            else _calls_or(form, info, chat, tools)
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the guide of an answer follows from. `form`: that of `_demanded`."""
+
+    body: ChatRequest
+    info: EngineInfo
+    chat: ChatFormat
+    tools: ToolPlan
+    form: Guide | None
+    thinking: ThinkingState
+    strictness: Strictness
+
+    def guide(self) -> Guide | None:
+        """The whole guide, or None for free text."""
+        budget = self._budget()
+        guide = self.form
+        if self.tools.tools and self.tools.schema is None:
+            guide = self._held_calls() if self.form is None else self._calls_or(self.form)
+            if guide is not None and guide is not self.form and not guide.optional:
+                check_guide(self.info, guide)
+        if self.chat.reasoning is None or self.thinking == "over":
+            return guide
+        if guide is None:
+            if budget is None:
+                return None
+            guide = _structural_tag({"type": "any_text"}, THINKING_BUDGET, self.chat, endless=True)
+        elif not _tags(self.info) or self.chat.channels:
+            return guide if self.thinking == "possible" else _refuse_thinking(self.info, guide)
+        tags = self.chat.reasoning
+        thought = Thinking(tags.begin, tags.end, self.chat.end_of_thinking, self.thinking == "open", budget)
+        if self.form is not None and tags.answer_end:  # free text may begin with the tag
+            thought = msgspec.structs.replace(thought, answer=tags.answer, answer_end=tags.answer_end)
+        optional = guide.optional and self.body.thinking_token_budget is None
+        return msgspec.structs.replace(
+            guide, thinking=thought, special=self.chat.special_marks, optional=optional
         )
-        if guide is not None and guide is not form and not guide.optional:
-            check_guide(info, guide)
-    if chat.reasoning is None or thinking == "over":
-        return guide
-    if guide is None:
-        if budget is None:
+
+    def messages(self) -> Guide | None:
+        """The guide of an answer in messages on channels, thinking and calls too; None for free ones."""
+        budget, tags = self._budget(), self.chat.reasoning
+        thinks = tags is not None and tags.channels
+        opened = thinks and self.thinking == "open"
+        held: list[CallableTool] = []
+        optional = self.form is None and self.body.thinking_token_budget is None
+        if self.chat.call_form is None:
+            if self.tools.schema is not None:
+                return self.form  # an array of calls, which is read without channels
+            if self.tools.tools and (self.body.tool_strict or self.strictness) == "all":
+                raise unsupported(self.info, "tool_strict")
+        elif self.form is not None:
+            required = self.tools.schema is not None
+            held = [
+                callable_tool(tool, index, lenient=not (required or is_strict(tool)))
+                for index, tool in placed_tools(self.tools)
+            ]
+        elif self.tools.tools:
+            held = held_tools(self.body, self.tools, self.strictness, endless=False)
+            optional = optional and not must_hold(self.body, self.tools, self.strictness)
+        if self.form is None:
+            if not held and (budget is None or not thinks):
+                return None
+            part = harmony_form.free(held, inside=self.thinking != "possible")
+        else:
+            forms = [] if self.tools.schema is not None and held else [_as_part(self.form)]
+            within = self.thinking == "over"
+            once = not self.info.capabilities.channels
+            part = harmony_form.demanded(
+                forms, held, thinks=thinks, thinking=opened, within=within, once=once
+            )
+        param = self.form.param if self.form is not None else "tools" if held else THINKING_BUDGET
+        guide = _structural_tag(
+            part, param, self.chat, endless=not held and self.form is None, optional=optional
+        )
+        if len(guide.text) > MAX_GUIDE and guide.optional:
             return None
-        guide = _structural_tag({"type": "any_text"}, THINKING_BUDGET, chat, endless=True)
-    elif not _tags(info) or chat.channels:
-        return guide if thinking == "possible" else _refuse_thinking(info, guide)
-    tags = chat.reasoning
-    thought = Thinking(tags.begin, tags.end, chat.end_of_thinking, thinking == "open", budget)
-    if form is not None and tags.answer_end:  # free text may begin with the tag
-        thought = msgspec.structs.replace(thought, answer=tags.answer, answer_end=tags.answer_end)
-    optional = guide.optional and body.thinking_token_budget is None
-    return msgspec.structs.replace(guide, thinking=thought, special=chat.special_marks, optional=optional)
+        check_guide(self.info, guide)
+        if budget is None or tags is None:
+            return guide
+        bounds = Thinking(tags.begin, tags.end, self.chat.end_of_thinking, opened, budget, within=True)
+        return msgspec.structs.replace(guide, thinking=bounds)
+
+    def _calls_or(self, form: Guide) -> Guide:
+        """Calls or the form. Raises `InvalidRequest` where calls cannot be described."""
+        if self.chat.call_form is None or self.chat.channels:
+            raise InvalidRequest(
+                f"{form.param} cannot be combined with tools that may be called: the engine "
+                f"{self.info.engine} cannot describe calls in the format {self.chat.tool_format}.",
+                form.param,
+                "unsupported_parameter",
+            )
+        callable_tools = [
+            callable_tool(tool, index, lenient=not is_strict(tool))
+            for index, tool in placed_tools(self.tools)
+        ]
+        part = either(self.chat.call_form.calls(callable_tools, parallel=self.tools.parallel), _as_part(form))
+        return _structural_tag(part, form.param, self.chat)
+
+    def _held_calls(self) -> Guide | None:
+        """Free text in which a call that begins is held to the tools; None where calls are not held."""
+        demanded = must_hold(self.body, self.tools, self.strictness)
+        calls = self.chat.call_form
+        if calls is None or self.chat.channels or not _tags(self.info):
+            if (self.body.tool_strict or self.strictness) == "all":
+                raise unsupported(self.info, "tool_strict")
+            return None
+        held = held_tools(self.body, self.tools, self.strictness, endless=self.tools.parallel)
+        if not held:
+            return None
+        part = {
+            "type": "triggered_tags",
+            "triggers": calls.triggers(held),
+            "tags": calls.tags(held, parallel=self.tools.parallel),
+            "at_least_one": False,
+            "stop_after_first": not self.tools.parallel,
+        }
+        guide = _structural_tag(part, "tools", self.chat, endless=self.tools.parallel, optional=not demanded)
+        return None if len(guide.text) > MAX_GUIDE and guide.optional else guide
+
+    def _budget(self) -> int | None:
+        """The tokens that thinking may take: as asked for, or by an effort that no template reads."""
+        if (
+            self.body.thinking_token_budget is not None
+            or not self.info.capabilities.thinking_budget
+            or self.chat.knows_effort
+        ):
+            return self.body.thinking_token_budget
+        return EFFORT_BUDGETS.get(self.body.reasoning_effort or "")
 
 
 def _refuse_thinking(info: EngineInfo, guide: Guide) -> Guide:
@@ -148,95 +235,6 @@ def _refuse_thinking(info: EngineInfo, guide: Guide) -> Guide:
         guide.param,
         "unsupported_parameter",
     )
-
-
-def _messages(
-    body: ChatRequest,
-    info: EngineInfo,
-    chat: ChatFormat,
-    tools: ToolPlan,
-    form: Guide | None,
-    thinking: ThinkingState,
-    strictness: Strictness,
-) -> Guide | None:
-    """The guide of an answer whose thinking and calls are messages on channels; None for free messages."""
-    budget, tags = _budget(body, info, chat), chat.reasoning
-    thinks = tags is not None and tags.channels
-    opened = thinks and thinking == "open"
-    held: list[CallableTool] = []
-    optional = form is None and body.thinking_token_budget is None
-    if chat.call_form is None:
-        if tools.schema is not None:
-            return form  # an array of calls, which is read without channels
-        if tools.tools and (body.tool_strict or strictness) == "all":
-            raise unsupported(info, "tool_strict")
-    elif form is not None:
-        required = tools.schema is not None
-        held = [
-            callable_tool(tool, index, lenient=not (required or is_strict(tool)))
-            for index, tool in placed_tools(tools)
-        ]
-    elif tools.tools:
-        held = held_tools(body, tools, strictness, endless=False)
-        optional = optional and not must_hold(body, tools, strictness)
-    if form is None:
-        if not held and (budget is None or not thinks):
-            return None
-        part = harmony_form.free(held, inside=thinking != "possible")
-    else:
-        forms = [] if tools.schema is not None and held else [_as_part(form)]
-        within = thinking == "over"
-        once = not info.capabilities.channels
-        part = harmony_form.demanded(forms, held, thinks=thinks, thinking=opened, within=within, once=once)
-    param = form.param if form is not None else "tools" if held else THINKING_BUDGET
-    guide = _structural_tag(part, param, chat, endless=not held and form is None, optional=optional)
-    if len(guide.text) > MAX_GUIDE and guide.optional:
-        return None
-    check_guide(info, guide)
-    if budget is None or tags is None:
-        return guide
-    bounds = Thinking(tags.begin, tags.end, chat.end_of_thinking, opened, budget, within=True)
-    return msgspec.structs.replace(guide, thinking=bounds)
-
-
-def _calls_or(form: Guide, info: EngineInfo, chat: ChatFormat, tools: ToolPlan) -> Guide:
-    """Calls or the form. Raises `InvalidRequest` where calls cannot be described."""
-    if chat.call_form is None or chat.channels:
-        raise InvalidRequest(
-            f"{form.param} cannot be combined with tools that may be called: the engine {info.engine} cannot "
-            f"describe calls in the format {chat.tool_format}.",
-            form.param,
-            "unsupported_parameter",
-        )
-    callable_tools = [
-        callable_tool(tool, index, lenient=not is_strict(tool)) for index, tool in placed_tools(tools)
-    ]
-    part = either(chat.call_form.calls(callable_tools, parallel=tools.parallel), _as_part(form))
-    return _structural_tag(part, form.param, chat)
-
-
-def _held_calls(
-    body: ChatRequest, info: EngineInfo, chat: ChatFormat, tools: ToolPlan, strictness: Strictness
-) -> Guide | None:
-    """Free text in which a call that begins is held to the tools; None where calls are not held."""
-    demanded = must_hold(body, tools, strictness)
-    calls = chat.call_form
-    if calls is None or chat.channels or not _tags(info):
-        if (body.tool_strict or strictness) == "all":
-            raise unsupported(info, "tool_strict")
-        return None
-    held = held_tools(body, tools, strictness, endless=tools.parallel)
-    if not held:
-        return None
-    part = {
-        "type": "triggered_tags",
-        "triggers": calls.triggers(held),
-        "tags": calls.tags(held, parallel=tools.parallel),
-        "at_least_one": False,
-        "stop_after_first": not tools.parallel,
-    }
-    guide = _structural_tag(part, "tools", chat, endless=tools.parallel, optional=not demanded)
-    return None if len(guide.text) > MAX_GUIDE and guide.optional else guide
 
 
 def _unheld(tools: ToolPlan, guide: Guide | None) -> tuple[str, ...]:

@@ -45,9 +45,8 @@ def demanded(
 ) -> Part:
     """A final message that has one of `forms`, or a call of one of `tools`, after thinking.
 
-    `thinks`: messages on the channel of analysis may come first; with `once` at most one, for XGrammar 0.1.32,
-    which cannot repeat them. `thinking`: the prompt ends inside of one; `within`: it ends inside of the final
-    message.
+    `thinks`: messages on the channel of analysis may come first; with `once` at most one, since XGrammar
+    0.1.32 cannot repeat them. `thinking`: the prompt ends inside of one; `within`: inside of the final one.
     """
     last = [_message(FINAL, one) for one in forms]
     if within:
