@@ -78,6 +78,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Terminal
     command = [sys.executable, "-m", "trtllm_openai", *arguments]
     pid, descriptor = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background
         os.execvpe(command[0], command, variables)
     terminal = Terminal(pid, descriptor)
     try:
