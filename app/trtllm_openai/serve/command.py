@@ -20,7 +20,7 @@ from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.pools import OwnedPool
 from trtllm_openai.serve.state import InferenceService
 from trtllm_openai.serve.summary import announce, rows, url_of
-from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, print_safely, tune_gc
+from trtllm_openai.serve.uvicorn import BACKLOG, Server, http_config, print_safely, tune_interpreter
 from trtllm_openai.serve.workers.supervisor import Supervisor
 from trtllm_openai.telemetry.logs import setup_logging
 
@@ -108,7 +108,7 @@ class StartupReporter:
             settings = context.settings
             facts = rows(settings, context.model_id, context.engine_info, context.chat)
             announce(url_of(self._listener, settings), context.model_id, facts, settings)
-            tune_gc()
+            tune_interpreter()
 
 
 def serve_alone(settings: Settings, listener: socket.socket, display: StartupDisplay) -> str:

@@ -18,7 +18,7 @@ from trtllm_openai.config import Settings
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
 from trtllm_openai.serve.state import InferenceService
-from trtllm_openai.serve.uvicorn import Server, http_config, print_safely, tune_gc
+from trtllm_openai.serve.uvicorn import Server, http_config, print_safely, tune_interpreter
 from trtllm_openai.serve.workers.acceptor import Acceptor
 from trtllm_openai.serve.workers.channel import read_blocking
 from trtllm_openai.serve.workers.messages import CANNOT_SERVE, REPORT_INTERVAL, Begin
@@ -42,7 +42,7 @@ class ReadinessReporter:
             return
         self._ready = readiness.ready
         if self._ready:
-            tune_gc()
+            tune_interpreter()
         self._worker.report(self._ready)
 
 
