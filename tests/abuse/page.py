@@ -65,6 +65,7 @@ def _promises(rows: list[Row], outcomes: dict[str, bool]) -> Iterator[str]:
             yield _line(f"**{promise}**", "the cases [below](#measured)", "`tests/abuse`", result)
         for claim, names in claims.items():
             found = [ok for test, ok in outcomes.items() if any(_belongs(test, name) for name in names)]
+            assert found, f"none of {names} ran"
             result = f"{sum(found)} of {len(found)} tests pass"
             yield _line(f"**{promise}**", claim, ", ".join(f"`{name}`" for name in names), result)
 
