@@ -210,7 +210,7 @@ def ratios(repeats: int) -> dict[str, float]:
 
 
 def check(record: bool) -> int:
-    """Compare with the budget; returns 1 if it is exceeded in two tries."""
+    """Compare with the budget; returns 1 if it is exceeded in three tries."""
     found = ratios(5)
     if record:
         BUDGET.write_text(
@@ -218,9 +218,10 @@ def check(record: bool) -> int:
         )
         return 0
     budget = json.loads(BUDGET.read_text())
-    if any(found[name] > budget[name] * TOLERANCE for name in budget):
-        again = ratios(8)  # the machine may have been busy
-        found = {name: min(found[name], again[name]) for name in found}
+    for _ in range(2):
+        if any(found[name] > budget[name] * TOLERANCE for name in budget):
+            again = ratios(8)  # the machine may have been busy
+            found = {name: min(found[name], again[name]) for name in found}
     print("CPU time, in units of a token from bare sse-starlette:")
     failed = False
     for name, allowed in budget.items():
