@@ -1,8 +1,8 @@
 """Real clients against started servers.
 
-The official Python clients always; the others with CONFORMANCE=1, after `tests.conformance.install`: that is
-what `make conformance` does, and it writes docs/conformance.md. A client that is not installed is skipped,
-with the reason.
+The official Python clients in `make test-all` (tests/e2e has their SDKs in every run); the others with
+CONFORMANCE=1, after `tests.conformance.install`: that is what `make conformance` does, and it writes
+docs/conformance.md. A client that is not installed is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def report(results: dict[str, Result]) -> None:
 
 def _marks(client: Client) -> list[pytest.MarkDecorator]:
     reason = MISSING.get(client.name)
-    return [pytest.mark.skip(reason=reason)] if reason else []
+    return [pytest.mark.slow, *([pytest.mark.skip(reason=reason)] if reason else [])]
 
 
 @pytest.mark.timeout(2700)
