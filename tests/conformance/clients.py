@@ -126,7 +126,7 @@ WORDS = (
     *[call("magic_function_no_args")] * 2,
     *(call("get_weather", location="San Francisco, CA"), "It's sunny.") * 2,
 )
-"""What these tests want, in their order: two models invoked and streamed, one of them by async too."""
+"""The answers for these tests, in their order: two models invoked and streamed, one of them by async too."""
 
 
 def _langchain_tests(servers: Servers) -> list[Row]:

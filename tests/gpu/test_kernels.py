@@ -113,7 +113,7 @@ def test_rope_and_store(heads: int, kv_heads: int, dim: int, normed: bool, dtype
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 16), (32, 8, 128), (5, 1, 80)])
 def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch.dtype) -> None:
-    """What is stored is rounded once, and stands in the rows too; what is too large becomes the largest."""
+    """Stored values are rounded once, in the rows too; those that are too large become the largest."""
     rows, blocks, block_size = 7, 9, 4
     qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype) * 4
     large = [1e4, -1e4, 449, -449]

@@ -107,7 +107,7 @@ def test_status_is_for_admins_and_shows_failures(visit: Callable[..., App], keye
 
 
 def test_status_shows_nodes_and_how_many_runners_are_wanted(visit: Callable[..., App], keyed: Keyed) -> None:
-    """What a pool on several machines reports that is being scaled, told to the page of one that is not."""
+    """The page gets the report of a pool on several machines, in scaling, in place of its own server's."""
     url, keys = keyed
     app = visit(url)
     app.expected.append("401")

@@ -102,7 +102,7 @@ def _demanded(body: ChatRequest, info: EngineInfo, tools: ToolPlan) -> Guide | N
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the guide of an answer follows from. `form`: that of `_demanded`."""
+    """Makes the guide of an answer. `form`: that of `_demanded`."""
 
     body: ChatRequest
     info: EngineInfo
@@ -150,11 +150,7 @@ class _Answer:
             if self.tools.tools and (self.body.tool_strict or self.strictness) == "all":
                 raise unsupported(self.info, "tool_strict")
         elif self.form is not None:
-            required = self.tools.schema is not None
-            held = [
-                callable_tool(tool, index, lenient=not (required or is_strict(tool)))
-                for index, tool in placed_tools(self.tools)
-            ]
+            held = self._callable_tools()
         elif self.tools.tools:
             held = held_tools(self.body, self.tools, self.strictness, endless=False)
             optional = optional and not must_hold(self.body, self.tools, self.strictness)
@@ -190,12 +186,17 @@ class _Answer:
                 form.param,
                 "unsupported_parameter",
             )
-        callable_tools = [
-            callable_tool(tool, index, lenient=not is_strict(tool))
+        calls = self.chat.call_form.calls(self._callable_tools(), parallel=self.tools.parallel)
+        part = either(calls, _as_part(form))
+        return _structural_tag(part, form.param, self.chat)
+
+    def _callable_tools(self) -> list[CallableTool]:
+        """The tools that may be called; all are strict where a call is required."""
+        required = self.tools.schema is not None
+        return [
+            callable_tool(tool, index, lenient=not (required or is_strict(tool)))
             for index, tool in placed_tools(self.tools)
         ]
-        part = either(self.chat.call_form.calls(callable_tools, parallel=self.tools.parallel), _as_part(form))
-        return _structural_tag(part, form.param, self.chat)
 
     def _held_calls(self) -> Guide | None:
         """Free text in which a call that begins is held to the tools; None where calls are not held."""

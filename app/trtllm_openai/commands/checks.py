@@ -110,7 +110,7 @@ def _model(settings: Settings) -> list[Finding]:
 
 
 def _architecture(directory: Path, settings: Settings) -> str:
-    """What the torch engine would load. Raises `CheckpointError` or `ConfigError` if it would not."""
+    """The model as the torch engine loads it. Raises `CheckpointError` or `ConfigError` if it does not."""
     config = read_config(directory)
     if config.weight_format is None:
         return config.architecture

@@ -54,12 +54,18 @@ def _refuse(piece: list[object], start: int, handler: ValidatorFunctionWrapHandl
         item = error.errors(include_url=False)[0]
         index, *rest = item["loc"]
         assert isinstance(index, int)
-        fault: InitErrorDetails = {
-            "type": PydanticCustomError(item["type"], item["msg"]),
-            "loc": (start + index, *rest),
-            "input": item["input"],
-        }
-        raise ValidationError.from_exception_data(error.title, [fault]) from None
+        raise _relocated(error, (start + index, *rest), item["input"]) from None
+
+
+def _relocated(error: ValidationError, location: tuple[int | str, ...], value: object) -> ValidationError:
+    """The first error in `error`, about `value`, at another location."""
+    item = error.errors(include_url=False)[0]
+    fault: InitErrorDetails = {
+        "type": PydanticCustomError(item["type"], item["msg"]),
+        "loc": location,
+        "input": value,
+    }
+    return ValidationError.from_exception_data(error.title, [fault])
 
 
 TokenIds = Annotated[FailFastList[Annotated[int, Field(ge=0)]], WrapValidator(_in_pieces)]
@@ -99,13 +105,8 @@ def _integral(value: object, handler: ValidatorFunctionWrapHandler) -> object:
     except ValidationError as error:
         # Both alternatives failed. Only this one's error holds for 1e30, which is out of range and no wrong
         # type; a deeper location makes it the one that is reported.
-        item = error.errors(include_url=False)[0]
-        fault: InitErrorDetails = {
-            "type": PydanticCustomError(item["type"], item["msg"]),
-            "loc": ("int", *item["loc"]),
-            "input": value if read == value else read,
-        }
-        raise ValidationError.from_exception_data(error.title, [fault]) from None
+        location = error.errors(include_url=False)[0]["loc"]
+        raise _relocated(error, ("int", *location), value if read == value else read) from None
 
 
 INTEGRAL = _Integral()

@@ -172,7 +172,7 @@ _OF_PROMPT = frozenset(
 
 
 def _prompt_only(model: type[RequestModel], fields: Mapping[str, Refused]) -> dict[str, Refused]:
-    """What a route that only makes the prompt refuses of the `fields` of the one that answers it."""
+    """The refused `fields` of a route that answers, for one that only makes its prompt."""
     return {name: fields[name] for name in sorted(fields.keys() & _OF_PROMPT - model.model_fields.keys())}
 
 

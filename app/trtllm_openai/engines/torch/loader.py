@@ -149,8 +149,7 @@ def load_rank(
             own = shard(config, ranks)
             room = free_bytes(device, settings.kv_cache_memory_fraction)
             room //= ranks.size  # ranks share the host memory
-            blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, kv_dtype, room), device)
-            cache = KVCache(own, blocks, settings.block_size, kv_dtype, device)
+            cache, blocks = _cache(own, settings, limits, max_seq_len, kv_dtype, room, device, ranks)
             tile = limits.tile if limits.exact else limits.chunk
             builder = BatchBuilder(settings.block_size, max_seq_len, dtype, device, tile)
             executor = EagerExecutor(model, cache, builder)
@@ -185,8 +184,7 @@ def _on_gpu(
     progress(LOADING_SHARE, "compiling kernels and measuring memory")
     room = free_after_peak(executor, own, limits, max_seq_len, kv_dtype, device)
     room = int(room * settings.kv_cache_memory_fraction)
-    blocks = ranks.least(_blocks(own, settings, limits, max_seq_len, kv_dtype, room), device)
-    cache = KVCache(own, blocks, settings.block_size, kv_dtype, device)
+    cache, blocks = _cache(own, settings, limits, max_seq_len, kv_dtype, room, device, ranks)
     executor.use(cache)
     executor.capture(capturing)
     return executor, cache, blocks
@@ -355,20 +353,26 @@ def _max_seq_len(config: ModelConfig, settings: TorchSettings) -> int:
     return settings.max_seq_len
 
 
-def _blocks(
+def _cache(
     config: ModelConfig,
     settings: TorchSettings,
     limits: Limits,
     max_seq_len: int,
     kv_dtype: torch.dtype,
     room: int,
-) -> int:
-    """KV blocks: as configured, else as many as fit `room` bytes, at most what a full batch can use."""
+    device: torch.device,
+    ranks: Ranks,
+) -> tuple[KVCache, int]:
+    """Create a rank's KV cache; returns its number of blocks too, the same on all ranks.
+
+    It is as configured, else as many as fit `room` bytes, at most what a full batch can use.
+    """
     tokens = settings.kv_cache_tokens
     if tokens is None:
         most = limits.max_batch_size * (max_seq_len + settings.block_size)
         tokens = min(room // bytes_per_token(config, kv_dtype), most)
-    return cache_blocks(tokens, max_seq_len, settings.block_size)
+    blocks = ranks.least(cache_blocks(tokens, max_seq_len, settings.block_size), device)
+    return KVCache(config, blocks, settings.block_size, kv_dtype, device), blocks
 
 
 def _peer_access(ranks: int) -> bool:

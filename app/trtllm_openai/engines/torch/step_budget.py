@@ -35,7 +35,7 @@ otherwise. A prompt token costs twice as much after 16 thousand tokens."""
 
 
 class Work(NamedTuple):
-    """What the duration of a step follows from.
+    """The quantities from which the duration of a step follows.
 
     `rows`: rows of decodes and drafts. `context`: tokens in their KV cache. `tokens`: prompt tokens.
     `pairs`: prompt tokens times the tokens before them in their prompts, which they attend to.
@@ -123,9 +123,8 @@ class StepBudget:
 
     def launched(self, plan: Plan, at: float) -> None:
         """Note that a step was launched. `at`: when its launch began, in seconds of a monotonic clock."""
-        interrupted = (
-            at < self._read_at
-        )  # steps went first in its midst: how long it took itself is not known
+        # Steps went first in its midst: how long it took itself is not known.
+        interrupted = at < self._read_at
         self._unread.append((None if interrupted else work_of(plan), at))
 
     def read(self, at: float) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trtllm_openai.checkpoints.metadata import read_optional_json
+from trtllm_openai.checkpoints.weight_files import BESIDE, PACKED
 from trtllm_openai.engines.torch.quantized.packed import LinearWeight
 from trtllm_openai.engines.torch.quantized.read import read_linear
 from trtllm_openai.engines.torch.quantized.weight_format import WeightFormat
@@ -30,17 +31,7 @@ HARMLESS = (
 """Suffixes of tensors that are not needed: frequencies, which follow from the configuration, and scales
 calibrated for attention and a KV cache in FP8, since the type of the KV cache is a setting of the engine."""
 PLAIN = (torch.bfloat16, torch.float16, torch.float32)
-QUANTIZED = (
-    ".qweight",
-    ".qzeros",
-    ".scales",
-    ".g_idx",
-    ".weight_packed",
-    "_scale",
-    "_zero_point",
-    "_shape",
-    "_g_idx",
-)
+QUANTIZED = PACKED + BESIDE
 """Suffixes of the tensors of quantized layers."""
 WHOLE = slice(None)
 

@@ -183,7 +183,7 @@ def int4_product(
     """
     total, inputs = weight.shape
     rows, outputs = len(x), total // 2 if swiglu else total
-    block = min(ROWS, max(16, triton.next_power_of_2(rows)))
+    block = _row_block(rows)
     chosen = tile or choose_tile(weight, rows, swiglu, _programs(x.device))
     tiles, splits = triton.cdiv(outputs, chosen.outputs), chosen.splits if rows <= ROWS else 1
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
@@ -234,9 +234,14 @@ def choose_tile(weight: Int4Weight, rows: int, swiglu: bool, programs: int) -> I
     outputs = 64
     tiles = triton.cdiv(total // 2 if swiglu else total, outputs)
     splits = max(1, min(programs // tiles, MOST_SPLITS, inputs // weight.span))
-    block = min(ROWS, max(16, triton.next_power_of_2(rows)))
-    stage = outputs * weight.span // 2 * (1 + swiglu) + 2 * weight.span * block
+    stage = outputs * weight.span // 2 * (1 + swiglu) + 2 * weight.span * _row_block(rows)
     return Int4Tile(outputs, 4, max(2, min(6, SHARED_MEMORY // stage)), splits)
+
+
+def _row_block(rows: int) -> int:
+    """Rows of a program: a power of two, 16 at least for the matrix unit."""
+    block: int = min(ROWS, max(16, triton.next_power_of_2(rows)))
+    return block
 
 
 def _programs(device: torch.device) -> int:
