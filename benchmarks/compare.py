@@ -1,11 +1,12 @@
 """Compares this server with another: the same load and client, one after the other on one machine.
 
-    python benchmarks/compare.py --model DIR [--peer-python PYTHON] [--order both] [--json FILE] [-- FLAGS]
+    python benchmarks/compare.py --model DIR [--peer-python PYTHON] [--order ORDER] [--json FILE] [-- FLAGS]
 
 Each server is started on DIR with random weights (`--real-weights`: those of DIR) and without prefix caching,
 driven by `trtllm-openai bench` at each concurrency, and stopped, with its GPU memory free, before the next
 one starts. FLAGS are further flags of this server; `--tensor-parallel-size` and `--quantization` are for
-both. `--order both` runs each server twice (peer, ours, ours, peer), and the table shows every run.
+both. `--order both` runs each server twice (peer, ours, ours, peer), `--order around` this one before and
+after one start of the peer, which may take minutes (ours, peer, ours); the table shows every run.
 `--peer-client` repeats the loads with the peer's own client on both servers, to tell client differences from
 server differences. `--peer self` is the control, this server as its own peer: the deviation of its ratios
 from 1 is the noise of the method.
@@ -32,6 +33,8 @@ sys.path[:0] = [str(ROOT / "app"), str(ROOT)]
 
 from benchmarks.compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
 
+ORDERS = {"peer-first": "peer ours", "ours-first": "ours peer", "both": "peer ours ours peer"}
+ORDERS["around"] = "ours peer ours"
 EXTRA = '{"ignore_eos": true, "temperature": 0}'
 Load = dict[str, int]
 """concurrency, requests, and input and output tokens of each."""
@@ -196,12 +199,12 @@ def ratio(ours: Run, peer: Run, name: str) -> str:
 
 
 def ratios(runs: list[Run], peer: str) -> str:
-    """Table of ratios, ours / peer, per load: one number per pair of consecutive servers."""
+    """Table of ratios, ours / peer, per load: one number per start of ours right before or after the peer."""
     rows = []
     for client, level in dict.fromkeys((one.client, one.concurrency) for one in runs):
         here = [one for one in runs if (one.client, one.concurrency) == (client, level)]
         mine, others = ([one for one in here if one.server == name] for name in ("ours", peer))
-        pairs = list(zip(mine, others, strict=False))  # the last may lack its other half
+        pairs = [(own, other) for own in mine for other in others if abs(own.start - other.start) == 1]
         names = ("tokens_per_s", "tpot_p50", "ttft_p50")
         values = [", ".join(ratio(*pair, name) for pair in pairs) or "-" for name in names]
         rows.append([client, str(level), *values])
@@ -228,7 +231,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="GPUS")
     parser.add_argument("--quantization", choices=["fp8"])
     parser.add_argument("--peer-client", action="store_true", help="measure with the peer's client too")
-    parser.add_argument("--order", default="peer-first", choices=["peer-first", "ours-first", "both"])
+    parser.add_argument("--order", default="peer-first", choices=ORDERS)
     parser.add_argument("--concurrency", type=positive, default=[1, 16, 64, 256], metavar="N,N,...")
     how_many = "of each; default: 4 x concurrency, 3 x from 256 on, at least 6"
     parser.add_argument("--requests-per", type=positive, metavar="N,N,...", help=how_many)
@@ -260,11 +263,10 @@ def main(argv: list[str]) -> int:
     gpus, failure = nvidia_smi("name"), ""
     with tempfile.TemporaryDirectory() as scratch:
         whole = Comparison(arguments, flags, Path(scratch))
-        order = [whole.ours, whole.peer] if arguments.order == "ours-first" else [whole.peer, whole.ours]
         try:
             whole.check()
-            for side in order + order[::-1] if arguments.order == "both" else order:
-                whole.measure(side)
+            for name in ORDERS[arguments.order].split():
+                whole.measure(whole.ours if name == "ours" else whole.peer)
         except (Failure, KeyboardInterrupt) as error:
             failure = str(error) or "interrupted"
     if whole.runs:

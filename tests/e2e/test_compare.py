@@ -1,6 +1,7 @@
 """`benchmarks/compare.py` with this server on both sides: the control, on the synthetic engine."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -42,18 +43,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def test_the_control_measures_both_servers(tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     loads = ["--concurrency", "1,4", "--requests-per", "3,8", "--output-tokens", "10"]
-    loads += ["--order", "ours-first"]
+    loads += ["--order", "around"]
     status, stdout, stderr = finish(start(*CONTROL, *loads, "--json", str(file), *ENGINE))
     assert status == 0, stderr
     result = json.loads(file.read_text())
-    assert [one["server"] for one in result["servers"]] == ["ours", "self"]
+    assert [one["server"] for one in result["servers"]] == ["ours", "self", "ours"]
     runs = result["runs"]
     assert [(one["start"], one["concurrency"], one["errors"]) for one in runs] == [
-        (1, 1, {}), (1, 4, {}), (2, 1, {}), (2, 4, {})
+        (1, 1, {}), (1, 4, {}), (2, 1, {}), (2, 4, {}), (3, 1, {}), (3, 4, {})
     ]  # fmt: skip
-    assert [one["said"]["output_tokens"] for one in runs] == [30, 80, 30, 80]
+    assert [one["said"]["output_tokens"] for one in runs] == [30, 80] * 3
     assert all(0 < one["ttft_p50"] <= one["ttft_p99"] for one in runs)
     assert stdout.count("| 2. self |") == 2
+    assert re.search(r"\n\| bench \| 1 \| [\d.]+, [\d.]+ \| [\d.]+, [\d.]+ \| [\d.]+, [\d.]+ \|\n", stdout)
     assert "| at once | ours / self: output tok/s |" in stdout
 
 

@@ -57,6 +57,12 @@ def test_a_ratio_is_of_servers_that_ran_one_after_the_other() -> None:
     assert ratios(runs[:1], "vllm").splitlines()[2:] == ["| bench | 16 | - | - | - |"]
 
 
+def test_each_start_of_ours_around_the_peer_has_its_ratio() -> None:
+    runs = [run(1, "ours", 110, 9), run(2, "vllm", 100, 10), run(3, "ours", 90, 12)]
+    assert ratios(runs, "vllm").splitlines()[2:] == ["| bench | 16 | 1.10, 0.90 | 0.90, 1.20 | -, - |"]
+    assert ratios(runs[:2], "vllm").splitlines()[2:] == ["| bench | 16 | 1.10 | 0.90 | - |"]
+
+
 def test_there_is_no_ratio_where_requests_failed() -> None:
     runs = [run(1, "vllm", 100, 10), run(2, "ours", 110, 9, errors=1)]
     assert ratios(runs, "vllm").endswith("| bench | 16 | errors | errors | errors |")
