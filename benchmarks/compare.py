@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,13 +30,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "app"), str(ROOT)]
 
-from benchmarks.compare_servers import OURS, PEERS, Failure, Server, Side, get, nvidia_smi, started, tail  # noqa: E402
+from benchmarks.bench_client import Load, bench, number_of, run, table  # noqa: E402
+from benchmarks.compare_servers import (  # noqa: E402
+    PEERS,
+    Failure,
+    Server,
+    Side,
+    get,
+    nvidia_smi,
+    ours,
+    started,
+    stop_by_signals,
+    tail,
+)
 
 ORDERS = {"peer-first": "peer ours", "ours-first": "ours peer", "both": "peer ours ours peer"}
 ORDERS["around"] = "ours peer ours"
-EXTRA = '{"ignore_eos": true, "temperature": 0}'
-Load = dict[str, int]
-"""concurrency, requests, and input and output tokens of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +65,6 @@ class Run:
     ttft_p50: float | None = None
     ttft_p99: float | None = None
     itl_p99: float | None = None
-
-
-def run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
-    """Run a client and return its stdout and stderr, regardless of its exit status."""
-    done = subprocess.run(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    return done.stdout.decode(errors="replace")
-
-
-def read_bench(row: dict[str, Any]) -> dict[str, Any]:
-    """Parse the result of `bench` from a load in its JSON."""
-    result = {"tokens_per_s": row["output_tokens_per_s"], "errors": row["errors"], "said": row}
-    for name, percentile in (("tpot", "p50"), ("ttft", "p50"), ("ttft", "p99"), ("itl", "p99")):
-        result[f"{name}_{percentile}"] = row[name] and 1000 * row[name][percentile]
-    return result
 
 
 def read_vllm(text: str) -> dict[str, Any]:
@@ -96,9 +88,8 @@ class Comparison:
         self._scratch = scratch
         own = arguments.peer == "self"
         env = dict(os.environ)
-        found_first = os.pathsep.join(filter(None, [str(ROOT / "app"), env.get("PYTHONPATH")]))
         path = {} if arguments.peer_path is None else {"PYTHONPATH": arguments.peer_path}
-        self.ours = Side("ours", OURS, sys.executable, ROOT, env | {"PYTHONPATH": found_first}, flags)
+        self.ours = ours(flags)
         # not in the repository, whose directories could shadow the peer's modules
         where = ROOT if own else scratch
         kind, more = PEERS[arguments.peer], flags if own else []
@@ -135,7 +126,7 @@ class Comparison:
 
     def _drive(self, number: int, name: str, server: Server, client: str, load: Load) -> None:
         if client == "bench":
-            result, text = self._bench(server.url, load)
+            result, text = bench(server.url, load, self.ours.env, self._scratch)
         else:
             words = {"url": server.url, "model": self._arguments.model, **load}
             text = run(self.peer.command(self.peer.kind.client, **words), self.peer.cwd, self.peer.env)
@@ -148,15 +139,6 @@ class Comparison:
         errors = f", errors: {done.errors}" if done.errors else ""
         print(f"   {client} at {done.concurrency}: {done.tokens_per_s:.0f} tok/s{errors}", flush=True)
 
-    def _bench(self, url: str, load: Load) -> tuple[dict[str, Any], str]:
-        file = self._scratch / "bench.json"
-        file.unlink(missing_ok=True)
-        flags = ["--url", url, "--model", "m", "--warmup", "2", "--extra", EXTRA, "--json", str(file)]
-        flags += ["--concurrency", str(load["concurrency"]), "--requests", str(load["requests"])]
-        flags += ["--input-tokens", str(load["input"]), "--output-tokens", str(load["output"])]
-        text = run([sys.executable, "-m", "trtllm_openai", "bench", *flags], ROOT, self.ours.env)
-        return (read_bench(json.loads(file.read_text())["loads"][0]) if file.exists() else {}), text
-
 
 def shared_flags(side: Side, arguments: argparse.Namespace) -> list[str]:
     """Flags of a server for what both have: number of GPUs and quantization."""
@@ -166,16 +148,6 @@ def shared_flags(side: Side, arguments: argparse.Namespace) -> list[str]:
     if arguments.quantization is not None:
         flags += [word.format(kind=arguments.quantization) for word in side.kind.quantized.split()]
     return flags
-
-
-def table(heads: str, rows: list[list[str]]) -> str:
-    """Format a Markdown table; `heads` are separated by |."""
-    lines = [" | ".join(row) for row in rows]
-    return "\n".join(f"| {line} |" for line in (heads, " | ".join(["---"] * (heads.count("|") + 1)), *lines))
-
-
-def number_of(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def every_run(runs: list[Run]) -> str:
@@ -257,9 +229,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str]) -> int:
     arguments, flags = parse(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: no server may stay behind
+    stop_by_signals()
     gpus, failure = nvidia_smi("name"), ""
     with tempfile.TemporaryDirectory() as scratch:
         whole = Comparison(arguments, flags, Path(scratch))

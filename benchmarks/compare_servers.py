@@ -1,4 +1,4 @@
-"""Starts, awaits and stops the servers of a comparison, with all of their processes.
+"""Starts, awaits and stops the servers of a benchmark, with all of their processes.
 
 One server at a time. Linux only: processes are found in /proc.
 """
@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN, STOP_WITHIN, KILLED_WITHIN, MEMORY_WITHIN = 900.0, 60.0, 10.0, 60.0  # seconds
 Process = tuple[int, str]
 """Process id and start time, since ids are reused."""
@@ -76,8 +78,8 @@ PEERS = {
 }
 
 
-class Failure(Exception):  # noqa: N818 - ends the comparison, not an error of this program
-    """Ends the comparison with a message for the user."""
+class Failure(Exception):  # noqa: N818 - ends the benchmark, not an error of this program
+    """Ends the benchmark with a message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,19 @@ class Side:
     def command(self, words: str, **values: object) -> list[str]:
         """Fill in the `start` or `client` template of a kind."""
         return [self.python, *(word.format(**values) for word in words.split())]
+
+
+def ours(flags: list[str]) -> Side:
+    """This server, of this repository, with further flags."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "app"), os.environ.get("PYTHONPATH")]))
+    return Side("ours", OURS, sys.executable, ROOT, dict(os.environ) | {"PYTHONPATH": path}, flags)
+
+
+def stop_by_signals() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that no server stays behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)

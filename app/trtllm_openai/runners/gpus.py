@@ -12,6 +12,8 @@ from trtllm_openai.errors import ConfigError
 log = logging.getLogger(__name__)
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")
+"""Has a file nvidia0, nvidia1 … for each GPU, also in sandboxes without the driver's files in /proc."""
 
 
 def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
@@ -43,6 +45,6 @@ def _visible() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [gpu.strip() for gpu in listed.split(",") if gpu.strip()]
-    if not DRIVER.is_dir():
-        return []
-    return [str(index) for index, _ in enumerate(DRIVER.iterdir())]
+    number = len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0
+    number = number or sum(path.name[6:].isdigit() for path in DEVICES.glob("nvidia*"))
+    return [str(index) for index in range(number)]

@@ -55,6 +55,7 @@ def test_without_gpus_nothing_is_assigned_unless_asked(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
     assert assigned(1, replicas=3) == [None] * 3
     with pytest.raises(ConfigError, match="need 3, but there are 0"):
         assigned(1, replicas=3, gpus_per_replica=1)
@@ -72,3 +73,23 @@ def test_every_rank_of_the_torch_engine_gets_one(demo_dir: Path, device: str, ea
     assert resolve_model(settings, lambda *_: None).gpus_per_replica == each
     fewer = settings.model_copy(update={"gpus_per_replica": 2})
     assert resolve_model(fewer, lambda *_: None).gpus_per_replica == 2
+
+
+@pytest.mark.parametrize("listed", ["in /proc", "in /dev", "in both"])
+def test_all_gpus_of_the_machine_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str
+) -> None:
+    """Without one of them, replicas would all use the first GPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver, devices = tmp_path / "driver", tmp_path / "dev"
+    devices.mkdir()
+    for number in range(2):
+        if listed != "in /dev":
+            (driver / f"0000:{number}b:00.0").mkdir(parents=True)
+        if listed != "in /proc":
+            (devices / f"nvidia{number}").touch()
+    for name in ("nvidiactl", "nvidia-uvm", "nvidia-caps"):
+        (devices / name).touch()
+    monkeypatch.setattr(gpus, "DRIVER", driver)
+    monkeypatch.setattr(gpus, "DEVICES", devices)
+    assert assigned(1, replicas=2) == ["0", "1"]
