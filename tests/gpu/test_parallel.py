@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,112 @@ def test_fp8_is_close_to_that_of_one(tmp_path: Path) -> None:
     assert (alone - exact).abs().mean() < 0.1
     assert (together - exact).abs().mean() < 0.1
     assert not torch.equal(together, exact)
+
+
+def test_ranks_repeat_key_value_heads_that_are_fewer(tmp_path: Path) -> None:
+    sizes = {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 1}
+    directory = make_checkpoint(transformers.LlamaConfig(**sizes), tmp_path)
+    outputs = []
+    for size in (1, 2):
+        engine = make_engine(
+            directory, device="cuda", tensor_parallel_size=size, max_num_tokens=64, max_batch_size=4
+        )
+        try:
+            asked = [request(str(i), ids, max_tokens=24) for i, ids in enumerate(prompts(3, 40, 150))]
+            outputs.append(run(engine, *asked))
+        finally:
+            engine.shutdown(10)
+    one, two = outputs
+    for name in one:
+        assert two[name].token_ids == one[name].token_ids, name
+
+
+GPUS = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+HOPPERS = all(gpu.major >= 9 and gpu.total_memory > 70e9 for gpu in GPUS[:2])
+LLAMA_3_70B = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128256,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
+MOST_OF_70B = 48 * 10**9
+"""Bytes on a GPU, also while it loads: 34 GB of fp8 weights, 3.2 GB of embedding and head, a layer in 16
+bits, and what CUDA, NCCL, graphs and a small KV cache need. Half of the model in 16 bits would be 70 GB."""
+
+
+@contextmanager
+def watched_memory() -> Iterator[list[int]]:
+    """Yield the most bytes in use on each of two GPUs so far, by all processes, looked at every 50 ms."""
+    most, done = [0, 0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            for device in range(2):
+                free, total = torch.cuda.mem_get_info(device)
+                most[device] = max(most[device], total - free)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HOPPERS, reason="two GPUs of compute capability 9.0 and 80 GB")
+def test_a_70b_shape_at_fp8_loads_and_streams(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_70B))
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = [torch.cuda.mem_get_info(device)[0] for device in range(2)]
+    pieces: dict[str, list[list[int]]] = {"0": [], "1": []}
+    began = time.monotonic()
+    with watched_memory() as most:
+        engine = make_engine(
+            tmp_path,
+            device="cuda",
+            dtype="bfloat16",
+            load_format="dummy",
+            quantization="fp8",
+            tensor_parallel_size=2,
+            max_batch_size=4,
+            max_num_tokens=512,
+            kv_cache_tokens=8192,
+        )
+        loaded = time.monotonic()
+        try:
+            for name in pieces:
+                engine.submit(request(name, [5, 9, 7] * (1 + 50 * int(name)), max_tokens=8, ignore_eos=True))
+            running = set(pieces)
+            while running:
+                for output in engine.step(0.01):
+                    pieces[output.request_id].append(output.token_ids)
+                    if output.finish_reason is not None:
+                        assert output.finish_reason == "length"
+                        running.discard(output.request_id)
+        finally:
+            engine.shutdown(30)
+    del engine
+    gc.collect()
+    torch.cuda.empty_cache()
+    print(f"loaded in {loaded - began:.0f} s; at most {most[0] / 1e9:.1f} and {most[1] / 1e9:.1f} GB in use")
+    assert max(most) < MOST_OF_70B
+    for made in pieces.values():
+        assert sum(map(len, made)) == 8
+        assert max(map(len, made)) == 1  # one at a time
+    after = [torch.cuda.mem_get_info(device)[0] for device in range(2)]
+    assert all(first - last < 2**30 for first, last in zip(before, after, strict=True))  # CUDA's own remains
 
 
 @pytest.mark.parametrize("protocol", ["tags", "flags", "nccl"])
