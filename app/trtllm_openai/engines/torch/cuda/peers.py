@@ -25,9 +25,20 @@ ONE_SHOT_BYTES_OF_MORE = 2**21
 TAGGED_BYTES = 2**19
 """Up to this size, tagged values, which take twice the bytes, are faster than flags."""
 
+COUNTER_FILE = 4
+"""Place of its name in what `_share_cuda_` returns, before the place of the counter in it."""
+UNCOUNTED = b"/torch-uncounted"
+"""Name of a file of counters that does not exist, for PyTorch."""
+
 
 class _Shared:
-    """A buffer on every rank's GPU, and the addresses of all of them on this GPU. A collective call."""
+    """A buffer on every rank's GPU, and the addresses of all of them on this GPU. A collective call.
+
+    PyTorch counts a buffer's readers in a file of its owner, and keeps the buffer until they have released
+    it, which a process that is killed does not do. Here the owner releases the one reader that PyTorch
+    assumes, so that it alone decides, and the readers do not count: a release beyond zero would underflow,
+    the owner would keep the buffer, and crash on it in its static destructors.
+    """
 
     def __init__(self, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device) -> None:
         self.own = torch.zeros(count, dtype=dtype, device=device)
@@ -39,16 +50,23 @@ class _Shared:
             if rank == ranks.rank:
                 addresses.append(self.own.data_ptr())
                 continue
+            handle[COUNTER_FILE - 1] = UNCOUNTED
             # Opened on this rank's device, so that this GPU can access it.
             storage = torch.UntypedStorage._new_shared_cuda(device.index, *handle)
             self._mapped.append(storage)
             addresses.append(storage.data_ptr())
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
-        # PyTorch would keep the memory until its readers have released it, which a process that is ended does
-        # not do. Here all ranks end together.
         dist.barrier(device_ids=[device.index or 0])
-        counter = handles[ranks.rank][4:6]
+        counter = handles[ranks.rank][COUNTER_FILE : COUNTER_FILE + 2]
         torch.UntypedStorage._release_ipc_counter_cuda(*counter)
+
+    def unmap(self) -> None:
+        """Close the peers' memory."""
+        self._mapped.clear()
+
+    def free(self) -> None:
+        """Free this rank's buffer."""
+        del self.own
 
 
 class _Sums:
@@ -62,6 +80,9 @@ class _Sums:
         self.buffers = _Shared(count * width, torch.int32 if tagged else dtype, ranks, device)
         self.flags = None if tagged else _Shared(count // 2, torch.int32, ranks, device)
         self.counts = torch.zeros(rows, dtype=torch.int32, device=device)
+
+    def shared(self) -> list[_Shared]:
+        return [self.buffers] if self.flags is None else [self.buffers, self.flags]
 
 
 class Peers:
@@ -84,6 +105,7 @@ class Peers:
         self.fault = torch.zeros(1, dtype=torch.int32, device=device)
         self._vocabulary = config.vocab_size
         self._direct = direct
+        self._shared: list[_Shared] = []
         self.rows = 0
         """Maximum rows of a one-shot all-reduce."""
         if direct:
@@ -104,6 +126,23 @@ class Peers:
         self._logits = _Shared(rows * self._vocabulary, dtype, ranks, device)
         self._logit_flags = _Shared(ranks.size * rows * tiles, torch.int32, ranks, device)
         self._logit_counts = torch.zeros(rows * tiles, dtype=torch.int32, device=device)
+        self._shared += [*self._many.shared(), self._logits, self._logit_flags]
+        self._shared += [] if self._few is None else self._few.shared()
+
+    def close(self) -> None:
+        """Free the shared memory, after the last graph that uses it. A collective call, the last one.
+
+        CUDA wants memory to be closed by all others before its owner frees it. The ranks of an engine do not
+        call this: rank 0 ends the others, whose exit closes and frees what is theirs, and drops this object.
+        """
+        device = self.fault.device
+        torch.cuda.synchronize(device)
+        dist.barrier(device_ids=[device.index or 0])  # nobody writes any more
+        for one in self._shared:
+            one.unmap()
+        dist.barrier(device_ids=[device.index or 0])
+        for one in self._shared:
+            one.free()
 
     def add(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Add the all-reduced `part` [rows, hidden] to `x` in place; identical on every rank."""
