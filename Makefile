@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs lock clean
+.PHONY: help setup serve test test-all test-pins test-gpu test-gpu-sanitize test-gpu-stress test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs lock clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -28,6 +28,20 @@ test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pin
 
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+# Each rank under its own, since a rank waits for the other within a kernel. Only our kernels are checked.
+SANITIZED = --kernel-name kernel_substring=add_sum --kernel-name kernel_substring=_gather \
+  --target-processes application-only --launch-timeout 0 --report-api-errors no --error-exitcode 9
+EXCHANGE = $(BIN)/python -m pytest tests/gpu/test_parallel.py -k "test_exchange and not nccl" -s -o timeout=0
+
+test-gpu-sanitize: setup ## the sum over two GPUs under compute-sanitizer's memcheck and racecheck (SANITIZER=PATH)
+	for tool in memcheck racecheck; do \
+	  EXCHANGE_UNDER="$(or $(SANITIZER),compute-sanitizer) --tool $$tool $(SANITIZED)" \
+	  EXCHANGE_REPEATS=16 EXCHANGE_TIMEOUT=1200 $(EXCHANGE) $(ARGS) || exit; \
+	done
+
+test-gpu-stress: setup ## 100,000 sums of random sizes over two GPUs, by each protocol
+	EXCHANGE_REPEATS=100000 EXCHANGE_TIMEOUT=1200 $(EXCHANGE) $(ARGS)
 
 conformance: setup ## drive the server with other clients, and write docs/conformance.md (OPEN_WEBUI=1: that too, 7 GB)
 	@$(BIN)/python -m tests.conformance.install

@@ -4,14 +4,16 @@ import gc
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,7 +202,7 @@ def test_ranks_repeat_key_value_heads_that_are_fewer(tmp_path: Path) -> None:
 
 GPUS = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
 HOPPERS = all(gpu.major >= 9 and gpu.total_memory > 70e9 for gpu in GPUS[:2])
-LLAMA_3_70B = {
+LLAMA_3_70B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 128256,
     "hidden_size": 8192,
@@ -286,32 +288,43 @@ def test_a_70b_shape_at_fp8_loads_and_streams(tmp_path: Path) -> None:
     assert all(first - last < 2**30 for first, last in zip(before, after, strict=True))  # CUDA's own remains
 
 
-@pytest.mark.parametrize("protocol", ["tags", "flags", "nccl"])
-def test_exchange(checkpoint: Callable[[str], Path], tmp_path: Path, protocol: str) -> None:
-    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are norms and gathered logits."""
+@pytest.mark.parametrize(
+    ("protocol", "width"), [("tags", 72), ("tags", 4096), ("flags", 72), ("flags", 4096), ("nccl", 72)]
+)
+def test_exchange(tmp_path: Path, protocol: str, width: int) -> None:
+    """Sums of random sizes, by themselves and in graphs, are NCCL's; so are norms and gathered logits.
+
+    Variables: EXCHANGE_REPEATS, the number of sums; EXCHANGE_UNDER, a command that each rank is run under,
+    and EXCHANGE_TIMEOUT, in seconds (`make test-gpu-sanitize`); EXCHANGE_SHAPE, the directory of a model.
+    """
+    vocabulary = {72: VOCAB, 4096: LLAMA_3_70B["vocab_size"]}[width]
+    config = LLAMA_3_70B | {"hidden_size": width, "vocab_size": vocabulary}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    repeats = os.environ.get("EXCHANGE_REPEATS", "2000" if protocol == "nccl" else "5000")
+    command = [
+        *shlex.split(os.environ.get("EXCHANGE_UNDER", "")),
+        sys.executable,
+        str(Path(__file__).with_name("exchange_rank.py")),
+    ]
+    arguments = [
+        str(tmp_path / "meeting"),
+        os.environ.get("EXCHANGE_SHAPE", str(tmp_path)),
+        repeats,
+        protocol,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    script = Path(__file__).with_name("exchange_rank.py")
     ranks = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                script,
-                str(rank),
-                "2",
-                tmp_path / "meeting",
-                os.environ.get("EXCHANGE_SHAPE", checkpoint("llama")),
-                os.environ.get("EXCHANGE_REPEATS", "2000" if protocol == "nccl" else "5000"),
-                protocol,
-            ],
-            env=environment,
-        )
+        subprocess.Popen([*command, str(rank), "2", *arguments], env=environment, start_new_session=True)
         for rank in range(2)
     ]
+    deadline = time.monotonic() + float(os.environ.get("EXCHANGE_TIMEOUT", "240"))
     try:
-        assert [process.wait(240) for process in ranks] == [0, 0]
+        assert [process.wait(max(0.1, deadline - time.monotonic())) for process in ranks] == [0, 0]
     finally:
         for process in ranks:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it is run under
+            process.wait()
 
 
 def test_nothing_is_left_by_loads_and_shutdowns(checkpoint: Callable[[str], Path]) -> None:
