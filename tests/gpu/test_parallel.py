@@ -342,6 +342,7 @@ def test_nothing_is_left_by_loads_and_shutdowns(checkpoint: Callable[[str], Path
         gc.collect()
         torch.cuda.empty_cache()
         assert not any(Path(f"/proc/{pid}").exists() for pid in followers)
+        assert not any(list(Path("/dev/shm").glob(f"torch_{pid}_*")) for pid in followers)
         free.append([torch.cuda.mem_get_info(device)[0] for device in range(2)])
     for first, last in zip(free[0], free[-1], strict=True):
         assert first - last < 2**20 * len(free)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 EXIT_GRACE_S = 1.0
 """After a follower exits, time for rank 0 to report the error itself before it is terminated."""
 WATCH_INTERVAL_S = 0.25
+SHARED_MEMORY = Path("/dev/shm")
 HANG_S = 5.0
 """Time that a follower may leave a step unreceived: longer than it may compile a kernel that rank 0 has
 already."""
@@ -115,6 +116,7 @@ class Followers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _remove_counters(process.pid)
         if dist.is_initialized():
             dist.destroy_process_group()
         if self.channel is None and self.plans >= 0:
@@ -142,6 +144,7 @@ class Followers:
             break
         if self.ending:
             return
+        _remove_counters(process.pid)
         log.error("rank %d exited with status %d", rank, status)
         time.sleep(EXIT_GRACE_S)
         if not self.ending:
@@ -150,6 +153,7 @@ class Followers:
     def _give_up(self, process: subprocess.Popen[bytes], rank: int, why: str) -> NoReturn:
         log.error("rank %d (process %d) %s: all ranks exit", rank, process.pid, why)
         process.kill()
+        _remove_counters(process.pid)
         os._exit(1)
 
 
@@ -212,6 +216,12 @@ def _write(process: subprocess.Popen[bytes], body: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(framed(body))
     process.stdin.flush()
+
+
+def _remove_counters(pid: int) -> None:
+    """Remove the files in which PyTorch counts readers of a process's GPU memory; a follower leaves them."""
+    for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
+        path.unlink(missing_ok=True)
 
 
 def _stopped(pid: int) -> bool:

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 import transformers
 
 from tests.unit.engines.torch.conftest import SIZES, make_checkpoint, make_engine, request, run
+from trtllm_openai.engines.torch import followers
+from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.parallel import Ranks
 from trtllm_openai.engines.torch.weights import Weights
 from trtllm_openai.errors import ConfigError
@@ -137,6 +140,20 @@ def test_a_rank_that_receives_no_step_ends_all() -> None:
     assert "has not received a step for 0.5 seconds" in done.stderr
     stat = Path(f"/proc/{follower}/stat")  # killed, if perhaps not reaped yet
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_nothing_of_a_follower_stays_in_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "SHARED_MEMORY", tmp_path)
+    rank = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    left, other = tmp_path / f"torch_{rank.pid}_123_0", tmp_path / f"torch_{rank.pid}1_123_0"
+    left.touch()
+    other.touch()
+    whole = Followers([rank], tempfile.TemporaryDirectory(), -1)
+    whole.end(10)
+    assert rank.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [other.name]
 
 
 def test_a_rank_reads_its_part(eight_heads: Path) -> None:
