@@ -29,9 +29,8 @@ from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings, TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
-from trtllm_openai.engines.torch.loader import make_drafter
 from trtllm_openai.engines.torch.sequence import Sequence
-from trtllm_openai.engines.torch.speculation.drafter import Drafter
+from trtllm_openai.engines.torch.speculation.drafter import Drafter, make_drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams
 from trtllm_openai.text.tokenizer import Tokenizer

@@ -192,8 +192,8 @@ def _gpus(settings: Settings, engine: EngineDir | None) -> list[Finding]:
 def _torch(settings: Settings) -> Finding:
     import torch
 
+    from trtllm_openai.engines.torch.device import check_quantization
     from trtllm_openai.engines.torch.kv_cache import choose_kv_dtype
-    from trtllm_openai.engines.torch.linear import check_quantization
 
     cuda = torch.cuda.is_available()
     if settings.torch.device == "cuda" and not cuda:
@@ -202,8 +202,6 @@ def _torch(settings: Settings) -> Finding:
     device = torch.device("cuda" if cuda and settings.torch.device != "cpu" else "cpu")
     try:
         check_quantization(settings.torch.quantization, device)
-        if settings.torch.quantization == "fp8" and device.type == "cpu":
-            raise ConfigError("torch.quantization: fp8 needs a GPU; use int8 on a CPU")
         choose_kv_dtype(settings.torch.kv_cache_dtype, torch.float32, device)
     except ConfigError as error:
         return Finding("torch", f"{torch.__version__} on a {device.type}", str(error))

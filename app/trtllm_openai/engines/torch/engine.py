@@ -24,7 +24,7 @@ from trtllm_openai.engines.torch.executor import EagerExecutor, Executor, Step
 from trtllm_openai.engines.torch.followers import Followers
 from trtllm_openai.engines.torch.guide_compiler import GuideCompiler
 from trtllm_openai.engines.torch.guides import TOO_COMPLEX
-from trtllm_openai.engines.torch.kv_cache import KVCache, blocks_for
+from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.logit_rules import BiasTables, LogitRules
 from trtllm_openai.engines.torch.memory import out_of_memory
 from trtllm_openai.engines.torch.plan import Limits, Plan
@@ -499,8 +499,3 @@ def _no_token(output: StepOutput, sequence: Sequence) -> StepOutput:
     output.error = f"No token can be chosen: {why}."
     output.error_code = NO_TOKEN_POSSIBLE
     return output
-
-
-def cache_blocks(tokens: int, max_seq_len: int, block_size: int) -> int:
-    """Blocks for `tokens` tokens, but at least enough for one sequence of maximum length."""
-    return max(tokens // block_size, blocks_for(max_seq_len, block_size))

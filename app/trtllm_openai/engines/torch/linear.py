@@ -15,8 +15,6 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
-from trtllm_openai.errors import ConfigError
-
 Quantization = Literal["none", "fp8", "int8"]
 
 MIN_ROWS = 2
@@ -187,14 +185,6 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def check_quantization(wanted: Quantization, device: torch.device) -> None:
-    """Raises `ConfigError` if `device` does not support int8 when it is `wanted`."""
-    if wanted == "int8" and device.type != "cpu":
-        raise ConfigError("torch.quantization: int8 is supported on CPUs only")
-    if wanted == "int8" and not torch.cpu._is_vnni_supported():
-        raise ConfigError("torch.quantization: int8 needs a CPU with 8-bit dot products (AVX-512 VNNI)")
 
 
 def make_linear(

@@ -15,6 +15,7 @@ from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.sequence import Sequence
+from trtllm_openai.engines.torch.sizes import make_limits
 from trtllm_openai.errors import ConfigError, InvalidRequest
 from trtllm_openai.generation import STEP_TOKEN_BOUNDS
 
@@ -129,9 +130,8 @@ def test_computing_again_instead_of_keeping(
     prompts = {str(i): [(11 * i * j) % 400 + 3 for j in range(40 * i)] for i in range(1, 6)}
     ones = [request(name, ids, max_tokens=50, ignore_eos=True, logprobs=1) for name, ids in prompts.items()]
     expected = run(make_engine(checkpoint("llama"), max_seq_len=256), *ones)
-    plain = loader.make_limits
     monkeypatch.setattr(
-        loader, "make_limits", lambda *given: dataclasses.replace(plain(*given), exact=False, tile=1)
+        loader, "make_limits", lambda *given: dataclasses.replace(make_limits(*given), exact=False, tile=1)
     )
     tight = make_engine(checkpoint("llama"), max_seq_len=256, kv_cache_tokens=24 * 16)
     again = 0

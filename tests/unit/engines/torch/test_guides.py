@@ -18,6 +18,7 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load, loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer, try_guide
+from trtllm_openai.engines.torch.sizes import make_limits
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput, Thinking
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -281,9 +282,8 @@ def test_a_thinking_budget_survives_a_preemption(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens that are computed again, as on a GPU, are not counted again."""
-    plain = loader.make_limits
     monkeypatch.setattr(
-        loader, "make_limits", lambda *given: dataclasses.replace(plain(*given), exact=False, tile=1)
+        loader, "make_limits", lambda *given: dataclasses.replace(make_limits(*given), exact=False, tile=1)
     )
     settings = TorchSettings(dtype="float32", device="cpu", max_seq_len=256, kv_cache_tokens=20 * 16)
     vocabulary = [b"", b"", b"", *(bytes([byte]) for byte in range(256)), *[b""] * (VOCAB - 259)]

@@ -8,11 +8,9 @@ from trtllm_openai.engines.torch.linear import (
     Int8Linear,
     PackedLinear,
     PlainLinear,
-    check_quantization,
     make_linear,
     padded_rows,
 )
-from trtllm_openai.errors import ConfigError
 
 SHAPES = [(576, 960), (576, 1536), (1536, 576), (576, 5000), (72, 160), (96, 72), (2048, 1024)]
 
@@ -93,12 +91,3 @@ def test_int8_is_the_product_of_rounded_numbers(bias: bool, dtype: torch.dtype) 
         assert one.dtype == dtype
         torch.testing.assert_close(one.double(), expected, rtol=rtol, atol=atol)
     assert torch.equal(x, before)
-
-
-def test_int8_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 is supported on CPUs only"):
-        check_quantization("int8", torch.device("cuda"))
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    with pytest.raises(ConfigError, match=r"torch\.quantization: int8 needs a CPU"):
-        check_quantization("int8", torch.device("cpu"))
-    check_quantization("none", torch.device("cpu"))

@@ -11,10 +11,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.answers import Answers
 from trtllm_openai.engines.torch.speculation.matching import LONGEST, Match, TokenBuffer, longest_match
-from trtllm_openai.engines.torch.speculation.policy import Acceptance, StepCost, worthwhile
+from trtllm_openai.engines.torch.speculation.policy import (
+    CPU_STEP_COST,
+    GPU_READ_COST,
+    GPU_STEP_COST,
+    Acceptance,
+    StepCost,
+    worthwhile,
+)
 from trtllm_openai.generation import EngineStats
 
 Mode = Literal["auto", "suffix", "ngram"]
@@ -189,6 +197,18 @@ class Drafter:
         each = rate * (1 - 0.6 / match.length)  # short matches are often coincidences
         chances = [share * each ** (index + 1) for index, share in enumerate(shares)]
         return Guess(end, tokens, chances) if tokens else None
+
+
+def make_drafter(settings: TorchSettings, *, overlaps: bool) -> Drafter:
+    """The drafter of an engine whose `speculation` is not off. `overlaps`: that of its executor, on a GPU."""
+    assert settings.speculation != "off"
+    return Drafter(
+        settings.speculation,
+        settings.speculation_max_draft,
+        GPU_STEP_COST if overlaps else CPU_STEP_COST,
+        settings.speculation_history_tokens if settings.enable_prefix_caching else 0,
+        GPU_READ_COST if overlaps else None,
+    )
 
 
 def _begin(sequence: Sequence) -> Drafting:
