@@ -73,15 +73,21 @@ def served_by(directory: Path) -> str:
 
 def quantization(directory: Path, raw: dict[str, Any]) -> str | None:
     """How the weights are quantized; only the method's name where the torch engine does not support it."""
-    from trtllm_openai.engines.torch.quantized.weight_format import MODELOPT_CONFIG, weight_format
+    from trtllm_openai.engines.torch.quantized.weight_format import (
+        MODELOPT_CONFIG,
+        quantization_method,
+        weight_format,
+    )
 
     modelopt = read_optional_json(directory / MODELOPT_CONFIG)
+    found = quantization_method(raw, modelopt)
+    if found is None:
+        return None
     try:
-        found = weight_format(raw, modelopt)
+        supported = weight_format(raw, modelopt)
     except CheckpointError:
-        said = raw.get("quantization_config") or raw.get("compression_config") or {}
-        return str(said.get("quant_method") or ("modelopt" if modelopt else "unknown"))
-    return None if found is None else str(found)
+        return found[0]
+    return None if supported is None else str(supported)
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:

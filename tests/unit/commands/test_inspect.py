@@ -100,6 +100,9 @@ def test_what_cannot_be_served_is_said(few_layers: Path, tmp_path: Path) -> None
     assert "does not support the architecture GemmaForCausalLM" in found["served_by"]
     assert found["quantization"] == "awq"
     assert "fits" not in found, "without weights"
+    config["quantization_config"] = {"quant_algo": "NVFP4"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert json.loads(inspect(tmp_path, as_json=True))["quantization"] == "modelopt"
 
 
 def test_quantized_checkpoints_are_described(few_layers: Path, tmp_path: Path) -> None:

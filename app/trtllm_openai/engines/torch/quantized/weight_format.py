@@ -47,16 +47,29 @@ class WeightFormat:
         return f"4-bit weights in {groups} ({self.method})"
 
 
-def weight_format(config: Mapping[str, Any], modelopt: Mapping[str, Any]) -> WeightFormat | None:
-    """The format that config.json (`config`) and hf_quant_config.json (`modelopt`, or empty) describe.
+def quantization_method(
+    config: Mapping[str, Any], modelopt: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The method by which the weights are quantized, supported or not, and its parameters.
 
-    None: not quantized. Raises `CheckpointError` that names the field the engine does not support.
+    `config`: config.json. `modelopt`: hf_quant_config.json, or empty. None: not quantized.
     """
-    raw = config.get("quantization_config") or config.get("compression_config")
-    if not raw:
-        raw = modelopt.get("quantization")
-        return _modelopt("modelopt", raw) if raw else None
-    method = raw.get("quant_method") or ("modelopt" if "quant_algo" in raw else "unknown")
+    if raw := config.get("quantization_config") or config.get("compression_config"):
+        return raw.get("quant_method") or ("modelopt" if "quant_algo" in raw else "unknown"), raw
+    if raw := modelopt.get("quantization"):
+        return "modelopt", raw
+    return None
+
+
+def weight_format(config: Mapping[str, Any], modelopt: Mapping[str, Any]) -> WeightFormat | None:
+    """The format that `quantization_method` finds. None: not quantized.
+
+    Raises `CheckpointError` that names the field the engine does not support.
+    """
+    found = quantization_method(config, modelopt)
+    if found is None:
+        return None
+    method, raw = found
     reader = READERS.get(method)
     if reader is None:
         _refuse(method, "quant_method", method)

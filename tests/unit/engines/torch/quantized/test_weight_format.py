@@ -9,6 +9,7 @@ from tests.unit.engines.torch.quantized.formats import KINDS, MODELOPT
 from trtllm_openai.engines.torch.quantized.weight_format import (
     WeightFormat,
     check_quantization_setting,
+    quantization_method,
     weight_format,
 )
 from trtllm_openai.errors import CheckpointError, ConfigError
@@ -166,3 +167,24 @@ def test_only_equal_settings_may_be_combined() -> None:
             ConfigError, match=rf"torch\.quantization: {setting} cannot .* \({given.method}\)"
         ):
             check_quantization_setting(setting, given)
+
+
+@pytest.mark.parametrize(
+    ("config", "modelopt", "method"),
+    [
+        ({"quantization_config": AWQ}, {}, "awq"),
+        ({"compression_config": INT4}, {}, CT),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, {}, "bitsandbytes"),
+        ({"quantization_config": {"quant_algo": "NVFP4"}}, {}, "modelopt"),
+        ({"quantization_config": {"bits": 4}}, {}, "unknown"),
+        ({"quantization_config": AWQ}, MODELOPT, "awq"),
+        ({"quantization_config": None}, MODELOPT, "modelopt"),
+    ],
+)
+def test_the_method_is_named_whether_or_not_it_is_supported(
+    config: dict[str, Any], modelopt: dict[str, Any], method: str
+) -> None:
+    found = quantization_method(config, modelopt)
+    assert found is not None
+    assert found[0] == method
+    assert quantization_method({}, {}) is quantization_method({}, {"quantization": None}) is None
