@@ -168,6 +168,13 @@ def test_refusals(engine: TorchEngine, prompt: list[int], sampling: dict[str, An
     assert engine.stats().waiting == 0
 
 
+def test_an_id_is_that_of_one_running_request(engine: TorchEngine) -> None:
+    engine.submit(request("r", PROMPT))
+    with pytest.raises(InvalidRequest, match="A request with the id r is already running"):
+        engine.submit(request("r", PROMPT))
+    assert len(finish(engine, {"r"})["r"].token_ids) == 8
+
+
 def test_the_whole_context_can_be_used(engine: TorchEngine) -> None:
     output = run(engine, request("w", [5] * 100, max_tokens=28, ignore_eos=True))["w"]
     assert len(output.token_ids) == 28

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request
 from trtllm_openai.engines.torch import sampler
-from trtllm_openai.engines.torch.engine import NO_TOKEN_POSSIBLE, TorchEngine
+from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.logit_rules import LogitRules
+from trtllm_openai.engines.torch.output_processor import NO_TOKEN_POSSIBLE
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 
