@@ -131,10 +131,7 @@ class Tokenizer:
         if token is None:
             return b""
         if self._from_byte_level:
-            # A character outside the alphabet is text that bypassed byte-level BPE.
-            return b"".join(
-                BYTE_LEVEL[char].to_bytes() if char in BYTE_LEVEL else char.encode() for char in token
-            )
+            return _from_byte_level(token)
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return int(token[3:5], 16).to_bytes()
         return token.replace(SPACE_MARK, " ").encode()
@@ -165,6 +162,23 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 BYTE_LEVEL = _byte_level_alphabet()
+
+
+BYTES_OF_LEVEL: dict[int, int | str] = {
+    **dict.fromkeys(range(256), "\uffff"),  # no character of the alphabet, and none of Latin-1
+    **{ord(char): byte for char, byte in BYTE_LEVEL.items()},
+}
+"""For `str.translate`: a character of the alphabet to that of Latin-1 which has its byte."""
+
+
+def _from_byte_level(token: str) -> bytes:
+    """The bytes of a token of byte-level BPE; a character outside the alphabet is text that bypassed it."""
+    try:
+        return token.translate(BYTES_OF_LEVEL).encode("latin-1")
+    except UnicodeEncodeError:
+        return b"".join(
+            BYTE_LEVEL[char].to_bytes() if char in BYTE_LEVEL else char.encode() for char in token
+        )
 
 
 def _is_byte_level(decoder: Decoder | None) -> bool:

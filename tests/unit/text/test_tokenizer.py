@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from trtllm_openai.errors import CheckpointError
@@ -49,6 +49,21 @@ def test_facts_of_the_demo(demo_tokenizer: Tokenizer) -> None:
         "é",
         "\ufffd",
     )
+
+
+def test_a_character_outside_the_byte_level_alphabet_is_text() -> None:
+    """Of Latin-1 too: no byte is taken for a character, nor a character for a byte."""
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    texts = [chr(code) for code in range(1, 0x180)] + ["Ġa", "é\x85", "가Ġ"]
+    backend = tokenizers.Tokenizer(models.BPE({text: index for index, text in enumerate(texts)}, []))
+    backend.decoder = decoders.ByteLevel()
+    found = Tokenizer(backend).vocabulary()
+    assert sorted(found[index] for index, text in enumerate(texts) if text in alphabet) == [
+        bytes([byte]) for byte in range(256)
+    ]
+    outside = [index for index, text in enumerate(texts) if text not in alphabet and len(text) == 1]
+    assert [found[index].decode() for index in outside] == [texts[index] for index in outside]
+    assert found[-3:] == [b" a", b"\xe9" + "\x85".encode(), "가 ".encode()]
 
 
 def test_sentencepiece_style_vocabulary() -> None:

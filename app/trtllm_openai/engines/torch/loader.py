@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,24 +89,27 @@ def load(
 ) -> TorchEngine:
     """Load the model in `model_dir`. Raises `CheckpointError` or `ConfigError`.
 
-    `vocabulary`: returns the bytes of each token by id, empty for special tokens; without it, guided
-    decoding is off. `kv_events`: is told which KV blocks are cached; the engine closes it.
+    `vocabulary`: returns the bytes of each token by id, empty for special tokens, and is called in a thread
+    while the weights are read; without it, guided decoding is off. `kv_events`: is told which KV blocks are
+    cached; the engine closes it.
     """
     progress(0.0, "reading the configuration")
     _check_speculation(settings)
     ranks = Ranks(0, settings.tensor_parallel_size)
-    if ranks.size == 1:
-        own = load_rank(model_dir, settings, progress, ranks)
-        return _engine(own, progress, vocabulary, None, kv_events)
-    shard(read_config(model_dir), ranks)
-    followers = start_followers(model_dir, settings)
-    try:
-        own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
-        followers.share(own.executor)
-        return _engine(own, progress, vocabulary, followers, kv_events)
-    except BaseException:
-        followers.end(0)
-        raise
+    with ThreadPoolExecutor(1, "vocabulary") as beside:
+        tokens = beside.submit(vocabulary) if vocabulary is not None else None
+        if ranks.size == 1:
+            own = load_rank(model_dir, settings, progress, ranks)
+            return _engine(own, progress, tokens, None, kv_events)
+        shard(read_config(model_dir), ranks)
+        followers = start_followers(model_dir, settings)
+        try:
+            own = load_rank(model_dir, settings, progress, ranks, meeting(followers))
+            followers.share(own.executor)
+            return _engine(own, progress, tokens, followers, kv_events)
+        except BaseException:
+            followers.end(0)
+            raise
 
 
 def load_rank(
@@ -200,7 +204,7 @@ def _cache(rank: RankConfig, room: int) -> tuple[KVCache, int]:
 def _engine(
     own: LoadedRank,
     progress: Progress,
-    vocabulary: Callable[[], list[bytes]] | None,
+    vocabulary: Future[list[bytes]] | None,
     followers: Followers | None,
     kv_events: KVEvents | None,
 ) -> TorchEngine:
@@ -215,7 +219,7 @@ def _engine(
             settings.guide_max_memory_mb,
             settings.guide_max_mask_ms,
         )
-        guides = GuideCompiler(vocabulary(), info.vocab_size, info.eos_token_ids, bounds)
+        guides = GuideCompiler(vocabulary.result(), info.vocab_size, info.eos_token_ids, bounds)
     progress(1.0, "ready")
     drafter = make_drafter(settings, overlaps=own.executor.overlaps) if limits.draft_rows else None
     step_budget = None

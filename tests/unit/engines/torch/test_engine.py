@@ -1,6 +1,7 @@
 """The engine's contract: ends, limits, refusals, abort."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,14 @@ import msgspec
 import pytest
 
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
+from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import executor as executor_module
 from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.kv_cache import KVCache
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.sizes import make_limits
-from trtllm_openai.errors import ConfigError, InvalidRequest
+from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 from trtllm_openai.generation import STEP_TOKEN_BOUNDS
 
 PROMPT = range(3, 12)
@@ -193,6 +195,22 @@ def test_settings_that_cannot_work_are_named(checkpoint: Callable[[str], Path]) 
         make_engine(checkpoint("llama"), max_seq_len=5000)
     with pytest.raises(ConfigError, match=r"torch\.device"):
         make_engine(checkpoint("llama"), device="cuda")
+
+
+def test_the_vocabulary_is_read_beside_the_weights(checkpoint: Callable[[str], Path]) -> None:
+    """Weights are read while it is, and what fails there ends the loading."""
+    reading = threading.Event()
+
+    def progress(_: float, what: str) -> None:
+        if what == "reading weights":
+            reading.set()
+
+    def vocabulary() -> list[bytes]:
+        assert reading.wait(30)
+        raise CheckpointError("no tokenizer")
+
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        loader.load(checkpoint("llama"), TorchSettings(device="cpu"), progress, vocabulary)
 
 
 def test_a_step_without_memory_is_taken_again(
