@@ -73,8 +73,9 @@ install_locked "$no_deps.lock.txt" "$no_deps.in"
 # containers, every start. What cannot be imported is reported by what needs it.
 say "Compiling what the server imports"
 env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c 'import trtllm_openai.cli, trtllm_openai.commands.serve
-import trtllm_openai.serve.command, trtllm_openai.serve.workers.__main__, trtllm_openai.engine_host.__main__
-import trtllm_openai.engines.torch.loader, trtllm_openai.engines.torch.guide_trial, trtllm_openai.engines.synthetic' \
+import trtllm_openai.serve.start, trtllm_openai.serve.command, trtllm_openai.serve.workers.__main__, trtllm_openai.engine_host.__main__
+import trtllm_openai.engines.torch.loader, trtllm_openai.engines.torch.guide_trial, trtllm_openai.engines.synthetic
+import anyio._backends._asyncio, llguidance, uvicorn.lifespan.on' \
   >/dev/null 2>&1 || true
 rm -f "$venv"/.ready-*
 touch "$stamp"

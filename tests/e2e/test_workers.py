@@ -218,6 +218,9 @@ def test_bounds_hold_for_all_workers_together(tmp_path: Path) -> None:
         missing = httpx.post(f"{server.url}/admin/runners/7/restart", headers=bearer["admin"])
         assert missing.status_code == 404
         before = set(server.processes("trtllm_openai.engine_host"))
+        assert before == set(
+            server.processes("trtllm_openai.engine_host synthetic")
+        )  # started ahead, and taken
         assert httpx.post(f"{server.url}/admin/runners/1/restart", headers=bearer["admin"]).status_code == 202
         server.wait(lambda: server.metric("runner_restarts_total") == 1, 30)
         server.wait(lambda: server.metric("runners_ready") == 2, 30)

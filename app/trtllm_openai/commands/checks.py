@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.gpus import assign_gpus
 from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.engines.tensorrt_llm.engine_dir import EngineDir, check_version, read_engine_dir
 from trtllm_openai.engines.torch.model_config import read_config
@@ -23,7 +24,6 @@ from trtllm_openai.engines.torch.quantized.weight_format import check_quantizati
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.cores import usable_cores
 from trtllm_openai.processes.mpi import RANK_VARIABLES
-from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.model import resolve_model
 from trtllm_openai.text.tokenizer import Tokenizer
 

@@ -10,9 +10,9 @@ from trtllm_openai.commands.verb import CONFIG, MODEL, Verb, settings_of
 def run(config: str | None, model: str | None) -> int:
     """Serve; returns the exit status. Raises `ConfigError` or `CheckpointError`."""
     settings = settings_of(click.get_current_context(), config, model)
-    from trtllm_openai.serve import command
+    from trtllm_openai.serve import start
 
-    return command.run(settings)
+    return start.run(settings)
 
 
 command = Verb(

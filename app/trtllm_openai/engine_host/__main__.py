@@ -1,4 +1,6 @@
-"""`python -m trtllm_openai.engine_host`: a runner process, which is told a `LaunchSpec`.
+"""`python -m trtllm_openai.engine_host [ENGINE]`: a runner process, which is told a `LaunchSpec`.
+
+ENGINE is imported while the specification is awaited (`engine_host.prestart`).
 
 Exit status: 0 stopped or owner gone, 1 the engine failed, 3 it cannot start as configured.
 """
@@ -19,6 +21,7 @@ from trtllm_openai.engine_host.loader import load_engine
 from trtllm_openai.engine_host.loop import RunnerLoop
 from trtllm_openai.engine_host.messages import CANNOT_START, SPEC_VARIABLE, LaunchSpec
 from trtllm_openai.engine_host.node_files import node_files
+from trtllm_openai.engine_host.prestart import import_engine
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.processes.mpi import mpi_rank
 from trtllm_openai.telemetry.logs import setup_logging
@@ -38,6 +41,7 @@ def read_spec(fd: int) -> LaunchSpec:
     """The specification from the environment, if it is there, else the first line of `fd`.
 
     The line is read unbuffered so that `fd` stays pollable; the variable is removed: it holds a secret.
+    Raises `EOFError` if `fd` ends before.
     """
     from_environment = os.environ.pop(SPEC_VARIABLE, None)
     if from_environment is not None:
@@ -46,7 +50,7 @@ def read_spec(fd: int) -> LaunchSpec:
     while not line.endswith(b"\n"):
         piece = os.read(fd, 65536)
         if not piece:
-            raise SystemExit("the owning process ended before it sent the launch specification")
+            raise EOFError("the owning process ended before it sent the launch specification")
         line += piece
     return msgspec.json.decode(bytes(line), type=LaunchSpec)
 
@@ -66,7 +70,12 @@ def follow(spec: LaunchSpec) -> int:
 def main() -> int:
     """Run one runner to its end."""
     owner_fd = sys.stdin.fileno()
-    spec = read_spec(owner_fd)
+    if len(sys.argv) > 1:
+        import_engine(sys.argv[1])
+    try:
+        spec = read_spec(owner_fd)
+    except EOFError:  # nobody waits for this process
+        return 0
     if spec.command and mpi_rank():
         return follow(spec)
     settings = Settings.model_validate(spec.settings)

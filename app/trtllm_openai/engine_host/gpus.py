@@ -16,6 +16,19 @@ DEVICES = Path("/dev")
 """Has a file nvidia0, nvidia1 … for each GPU, also in sandboxes without the driver's files in /proc."""
 
 
+def gpus_per_replica(settings: Settings) -> int:
+    """The GPUs of one runner; 0 for an engine that runs on the CPU, and takes none from other processes.
+
+    For the engine `tensorrt_llm` it is what the setting says: the rest is in the engine's files.
+    """
+    each = 0
+    if settings.engine == "torch" and settings.torch.device != "cpu":
+        each = settings.torch.tensor_parallel_size
+    elif settings.engine == "tensorrt_llm_pytorch":
+        each = settings.tensorrt_llm.tensor_parallel_size
+    return settings.gpus_per_replica or each
+
+
 def assign_gpus(settings: Settings, per_replica: int) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES for each replica that there may be; None leaves it unchanged.
 

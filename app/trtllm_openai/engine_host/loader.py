@@ -1,4 +1,7 @@
-"""Load the configured engine. Engine code is imported only here, and only that of the configured engine."""
+"""Load the configured engine. Engine code is imported only here, and only that of the configured engine.
+
+It may have been imported before, by `prestart.import_engine`.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from typing import Protocol
 import msgspec
 
 from trtllm_openai.engine_host.messages import SPEC_VARIABLE, LaunchSpec
+from trtllm_openai.engine_host.prestart import PrestartedHosts, start_host
 from trtllm_openai.processes.address import UnixAddress, listen
-from trtllm_openai.processes.environment import child_environment, module
 from trtllm_openai.processes.ranks import RankWatch
 from trtllm_openai.runners.state import Endpoint
 
@@ -135,23 +135,18 @@ class SubprocessHandle:
             os.killpg(self._process.pid, number)
 
 
-async def spawn(spec: LaunchSpec) -> SubprocessHandle:
-    """Start a runner process that listens at `spec.address`, with `spec.gpus` visible. Raises `OSError`."""
-    environment = child_environment()
-    if spec.gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = spec.gpus
+async def spawn(spec: LaunchSpec, hosts: PrestartedHosts | None = None) -> SubprocessHandle:
+    """Start a runner process, or take one of `hosts`: it listens at `spec.address`, with `spec.gpus` visible.
+
+    Raises `OSError`.
+    """
     encoded = msgspec.json.encode(spec)
     if spec.command:  # ranks inherit the environment; standard input reaches only one of them
-        environment[SPEC_VARIABLE] = encoded.decode()
-    process = await asyncio.create_subprocess_exec(
-        *spec.command,
-        *module("trtllm_openai.engine_host"),
-        stdin=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env=environment,
-    )
-    assert process.stdin is not None
-    if not spec.command:
+        variables = {SPEC_VARIABLE: encoded.decode()}
+        process = await start_host(gpus=spec.gpus, command=spec.command, **variables)
+    else:
+        process = (hosts and hosts.take(spec.gpus)) or await start_host(gpus=spec.gpus)
+        assert process.stdin is not None
         process.stdin.write(encoded + b"\n")
     ranks = RankWatch(process.pid, launcher=bool(spec.command)) if spec.has_ranks else None
     return SubprocessHandle(process, spec.address, ranks)
@@ -165,7 +160,9 @@ class SubprocessLauncher:
 
     encrypted = False
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: PrestartedHosts | None = None) -> None:
+        """`hosts`: taken by the first starts; the caller closes them."""
+        self._hosts = hosts
         self._directories = [directory_for_sockets()]
         self._starts = itertools.count()
 
@@ -183,7 +180,7 @@ class SubprocessLauncher:
                 self._directories[-1],
             )
         path = self._directories[-1] / f"runner-{spec.index}-{next(self._starts)}.sock"
-        return await spawn(msgspec.structs.replace(spec, address=str(UnixAddress(str(path)))))
+        return await spawn(msgspec.structs.replace(spec, address=str(UnixAddress(str(path)))), self._hosts)
 
     def close(self) -> None:
         for directory in self._directories:

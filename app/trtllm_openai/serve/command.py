@@ -1,9 +1,10 @@
-"""The `serve` command: bind the port, show progress, and serve from this process or from several workers."""
+"""Serving: bind the port, show progress, and serve from this process or from several workers.
+
+`serve.start` comes before: it imports this module, and with it the HTTP side.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import resource
 import socket
 import ssl
 import sys
@@ -12,9 +13,11 @@ from trtllm_openai.api.auth import keys_of
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.chat import ChatFormat
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.engines.kv_events import check_kv_events
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.application import create_app
+from trtllm_openai.serve.deployment import SingleProcess
 from trtllm_openai.serve.display import StartupDisplay
 from trtllm_openai.serve.model import ServedModel
 from trtllm_openai.serve.pools import OwnedPool
@@ -25,8 +28,11 @@ from trtllm_openai.serve.workers.supervisor import Supervisor
 from trtllm_openai.telemetry.logs import setup_logging
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit status. Raises `ConfigError` before anything starts."""
+async def serve(settings: Settings, hosts: PrestartedHosts) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status. Raises `ConfigError` before the port is bound.
+
+    `hosts`: for the first launches of runners.
+    """
     check_files(settings)
     setup_logging(settings.log_level, "http", settings.log_format)
     try:
@@ -38,13 +44,9 @@ def run(settings: Settings) -> int:
             sys.stderr,
         )
         return 1
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # a connection is a file descriptor
     display = StartupDisplay()
-    workers = settings.http_workers
-    failure = (
-        serve_alone(settings, listener, display) if workers == 1 else supervise(settings, listener, display)
-    )
+    run = serve_alone if settings.http_workers == 1 else supervise
+    failure = await run(settings, listener, display, hosts)
     display.end()
     if failure:
         print_safely(f"trtllm-openai: cannot serve: {failure}", sys.stderr)
@@ -111,15 +113,19 @@ class StartupReporter:
             tune_interpreter()
 
 
-def serve_alone(settings: Settings, listener: socket.socket, display: StartupDisplay) -> str:
+async def serve_alone(
+    settings: Settings, listener: socket.socket, display: StartupDisplay, hosts: PrestartedHosts
+) -> str:
     """Serve from this process. Returns the reason of a failure; empty after a signal."""
-    service = InferenceService(settings, StartupReporter(display, listener).update)
+    service = InferenceService(settings, StartupReporter(display, listener).update, SingleProcess(hosts))
     server = StandaloneServer(http_config(create_app(service), settings), service)
-    server.run(sockets=[listener])
+    await server.serve(sockets=[listener])
     return server.failure
 
 
-def supervise(settings: Settings, listener: socket.socket, display: StartupDisplay) -> str:
+async def supervise(
+    settings: Settings, listener: socket.socket, display: StartupDisplay, hosts: PrestartedHosts
+) -> str:
     """Serve from several HTTP workers. Returns the reason of a failure; empty after a signal."""
     listener.setblocking(False)
     listener.listen(BACKLOG)
@@ -132,8 +138,8 @@ def supervise(settings: Settings, listener: socket.socket, display: StartupDispl
         facts = rows(settings, model_id, model.pool.info, chat)
         announce(url_of(listener, settings), model_id, facts, settings)
 
-    supervisor = Supervisor(settings, settings.http_workers, listener, display.update, on_ready)
-    asyncio.run(supervisor.run())
+    supervisor = Supervisor(settings, settings.http_workers, listener, display.update, on_ready, hosts)
+    await supervisor.run()
     return supervisor.failure
 
 

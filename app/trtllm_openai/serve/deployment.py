@@ -8,6 +8,7 @@ from typing import Protocol
 
 from trtllm_openai.api.responses.store import Operation, StoredAnswer
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.runners import SequencePool
 from trtllm_openai.runners.shared_counters import SharedCounters
 from trtllm_openai.serve.model import ServedModel, open_served_model
@@ -63,7 +64,9 @@ class SingleProcess:
     worker = ""
     workers = 1
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: PrestartedHosts | None = None) -> None:
+        """`hosts`: for the first launches of its runners."""
+        self._hosts = hosts
         self.created = int(time.time())
         self.counters = SharedCounters.alone()
         self.history: History | None = History()
@@ -72,7 +75,7 @@ class SingleProcess:
     async def open_model(
         self, settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
     ) -> ServedModel[SequencePool]:
-        return await open_served_model(settings, converting, on_change)
+        return await open_served_model(settings, converting, on_change, self._hosts)
 
     async def merged_metrics(self, own: Callable[[], Snapshot]) -> Snapshot:
         return own()

@@ -12,14 +12,15 @@ from typing import Generic, TypeVar
 
 from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.gpus import assign_gpus, gpus_per_replica
 from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
 from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
 from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import SequencePool
-from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.pools import OwnedPool, make_pool, ray_launcher
 from trtllm_openai.serve.sampling_defaults import described, sampling_defaults
 from trtllm_openai.text.tokenizer import Tokenizer
@@ -68,16 +69,11 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
         dummy = settings.engine == "torch" and settings.torch.load_format == "dummy"
         model_dir = checkpoints.resolve(settings.model, settings.cache_path, converting, weights=not dummy)
         name = checkpoints.display_name(settings.model, model_dir)
-        each = 0  # an engine on the CPU takes no GPU from other processes
-        if settings.engine == "torch" and settings.torch.device != "cpu":
-            each = settings.torch.tensor_parallel_size
-        elif settings.engine == "tensorrt_llm_pytorch":
-            each = settings.tensorrt_llm.tensor_parallel_size
         return ModelLocation(
             model_dir,
             tokenizer or model_dir,
             name,
-            settings.gpus_per_replica or each,
+            gpus_per_replica(settings),
             has_ranks=settings.engine == "tensorrt_llm_pytorch",
         )
     engine_dir, beside = checkpoints.find_engine(settings.model)
@@ -120,12 +116,16 @@ class ServedModel(Generic[Pool]):
 
 
 async def open_served_model(
-    settings: Settings, converting: Callable[[float, str], None], on_change: Callable[[], None]
+    settings: Settings,
+    converting: Callable[[float, str], None],
+    on_change: Callable[[], None],
+    hosts: PrestartedHosts | None = None,
 ) -> ServedModel[OwnedPool]:
     """Find the model, converting it if needed, and create its pool; the caller starts the pool.
 
     `converting` is called with the share that is done and the current part, from a thread. `on_change` is
-    called after a runner changed its state. Raises `CheckpointError` or `ConfigError`.
+    called after a runner changed its state. `hosts`: for the first launches of runners on this machine.
+    Raises `CheckpointError` or `ConfigError`.
     """
     location = await asyncio.to_thread(resolve_model, settings, converting)
     launcher = ray_launcher(settings, location.gpus_per_replica)
@@ -145,5 +145,5 @@ async def open_served_model(
         )
         for index, visible in enumerate(gpus)
     ]
-    pool = make_pool(settings, specs, launcher, on_change)
+    pool = make_pool(settings, specs, launcher, on_change, hosts)
     return ServedModel(location.name, tokenizer, location.tokenizer_dir, defaults, pool)

@@ -12,9 +12,10 @@ import msgspec
 from trtllm_openai import __version__
 from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.messages import LaunchSpec
+from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.runners import RunnerPool
-from trtllm_openai.runners.launcher import Launcher
+from trtllm_openai.runners.launcher import Launcher, SubprocessLauncher
 from trtllm_openai.runners.membership import Membership
 from trtllm_openai.runners.process import Running
 from trtllm_openai.runners.scaling import Scaler
@@ -69,8 +70,12 @@ def make_pool(
     specs: Sequence[LaunchSpec],
     launcher: RayLauncher | None,
     on_change: Callable[[], None],
+    hosts: PrestartedHosts | None = None,
 ) -> OwnedPool:
-    """The pool of these runners: of this server alone, or shared with others."""
+    """The pool of these runners: of this server alone, or shared with others.
+
+    `hosts`: for the first launches on this machine, which is where they are without a `launcher`.
+    """
     affinity = settings.runners.routing == "prefix"
 
     def own(
@@ -85,7 +90,7 @@ def make_pool(
             stall_timeout=settings.stall_timeout,
             retry_interval=settings.runner_retry_interval,
             on_change=changed,
-            launcher=used,
+            launcher=used or SubprocessLauncher(hosts),
             affinity=affinity,
             scaler=scaler,
             running=running,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from trtllm_openai.config import Settings, TorchSettings
+from trtllm_openai.engine_host import gpus
+from trtllm_openai.engine_host.gpus import assign_gpus
 from trtllm_openai.errors import ConfigError
-from trtllm_openai.runners import gpus
-from trtllm_openai.runners.gpus import assign_gpus
 from trtllm_openai.serve.model import resolve_model
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trtllm_openai.config import Settings
+from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.errors import CheckpointError, ConfigError, Unanswered
 from trtllm_openai.processes import undecodable
 from trtllm_openai.processes.keep_running import Ended, keep_running
@@ -67,11 +68,14 @@ class Supervisor:
         listener: socket.socket,
         on_progress: Callable[[float, str, Sequence[RunnerState]], None],
         on_ready: Callable[[ServedModel[OwnedPool]], None],
+        hosts: PrestartedHosts | None = None,
     ) -> None:
+        """`hosts`: for the first launches of its runners."""
         self._settings = settings
         self._listener = listener
         self._on_progress = on_progress
         self._on_ready = on_ready
+        self._hosts = hosts
         self._announced = False
         self._counters = SharedCounters.create(workers)
         self._workers: list[WorkerProcess | None] = [None] * workers
@@ -139,7 +143,7 @@ class Supervisor:
             loop.call_soon_threadsafe(self._tell_converting, fraction, what)
 
         try:
-            self._model = await open_served_model(self._settings, converting, self._tell_runners)
+            self._model = await open_served_model(self._settings, converting, self._tell_runners, self._hosts)
         except Exception as error:
             if not isinstance(error, (CheckpointError, ConfigError)):
                 log.exception("start-up failed")
