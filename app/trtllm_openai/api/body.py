@@ -15,7 +15,7 @@ from trtllm_openai.api.budget import check_budget
 from trtllm_openai.api.context import ServerContext
 from trtllm_openai.api.errors import ApiError, request_id
 from trtllm_openai.api.headers import headers
-from trtllm_openai.api.outline import refuse_dense
+from trtllm_openai.config import LimitSettings
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.protocol.common import RequestModel
 from trtllm_openai.protocol.refused import refused_fields
@@ -61,12 +61,19 @@ async def read_body(request: Request, model: type[T]) -> T:
     return body
 
 
+def _refuse_dense(raw: bytes | bytearray, limits: LimitSettings) -> None:
+    """`outline.refuse_dense`, imported with numpy for the first body that has to be looked at so."""
+    from trtllm_openai.api.outline import refuse_dense
+
+    refuse_dense(raw, limits)
+
+
 async def _read_large(raw: bytes | bytearray, commas: int, context: ServerContext, model: type[T]) -> T:
     """Parse a large body; all but the parser's own work is done in threads."""
     limits = context.settings.limits
     if commas > limits.max_json_values:
         try:
-            await asyncio.to_thread(refuse_dense, raw, limits)
+            await asyncio.to_thread(_refuse_dense, raw, limits)
         except InvalidRequest:
             _log_body(raw, context)
             raise

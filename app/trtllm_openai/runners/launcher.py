@@ -145,7 +145,8 @@ async def spawn(spec: LaunchSpec, hosts: PrestartedHosts | None = None) -> Subpr
         variables = {SPEC_VARIABLE: encoded.decode()}
         process = await start_host(gpus=spec.gpus, command=spec.command, **variables)
     else:
-        process = (hosts and hosts.take(spec.gpus)) or await start_host(gpus=spec.gpus)
+        taken = hosts.take(spec.gpus) if hosts is not None else None
+        process = taken or await start_host(gpus=spec.gpus)
         assert process.stdin is not None
         process.stdin.write(encoded + b"\n")
     ranks = RankWatch(process.pid, launcher=bool(spec.command)) if spec.has_ranks else None

@@ -17,7 +17,6 @@ from trtllm_openai.engine_host.loader import ModelFiles
 from trtllm_openai.engine_host.messages import LaunchSpec
 from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.engines.tensorrt_llm.engine_dir import read_engine_dir
-from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters
 from trtllm_openai.engines.tensorrt_llm.speculative import check_speculation
 from trtllm_openai.errors import CheckpointError, ConfigError
 from trtllm_openai.runners import SequencePool
@@ -76,6 +75,8 @@ def resolve_model(settings: Settings, converting: Callable[[float, str], None]) 
             gpus_per_replica(settings),
             has_ranks=settings.engine == "tensorrt_llm_pytorch",
         )
+    from trtllm_openai.engines.tensorrt_llm.lora_files import open_adapters  # with numpy, which only it needs
+
     engine_dir, beside = checkpoints.find_engine(settings.model)
     if tokenizer is None and not beside.is_dir():
         raise CheckpointError(

@@ -18,6 +18,8 @@ from trtllm_openai.engine_host.prestart import PrestartedHosts
 from trtllm_openai.errors import ConfigError
 from trtllm_openai.serve.start import first_gpus, run
 
+NEVER = {"torch", "transformers", "triton", "tensorrt_llm", "ray", "numpy", "rich", "httpx", "llguidance"}
+"""Packages that an HTTP process does without until a request needs them, if ever."""
 PROGRAM = """
 import atexit, os, signal, sys
 from trtllm_openai.cli import main
@@ -109,16 +111,7 @@ def test_the_host_imports_its_engine_while_the_http_side_is_imported(demo_dir: P
         after = set(server.wait_for("imported at the end:"))
         assert server.process.wait(30) == 0
         assert {"fastapi", "uvicorn", "tokenizers"} <= after
-        assert not after & {
-            "torch",
-            "transformers",
-            "triton",
-            "tensorrt_llm",
-            "ray",
-            "rich",
-            "httpx",
-            "llguidance",
-        }
+        assert not after & NEVER
         assert gone(host)
 
 
