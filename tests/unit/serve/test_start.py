@@ -1,6 +1,7 @@
 """The order of start-up: engine hosts first, and what is imported when; no host is left, whatever ends it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def test_no_host_is_left_when_start_up_fails(monkeypatch: pytest.MonkeyPatch) ->
         pids.extend(process.pid for _, process in hosts._waiting)
 
     monkeypatch.setattr(PrestartedHosts, "start", noted)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)  # it would stay with the other tests
     with pytest.raises(ConfigError, match="api_keys_file: "):
         run(Settings(engine="synthetic", api_keys_file="/absent", replicas=2))
     assert len(pids) == 2
