@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -61,7 +61,7 @@ class CudaStep:
     done: torch.cuda.Event
     fault: torch.Tensor | None = None
     """Pinned memory: 1 + the rank that timed out, or 0; valid once `done` completes."""
-    drafts: Drafts = NO_DRAFTS
+    drafts: Drafts = field(default_factory=dict)
 
     def collect(self) -> list[Sampled]:
         self.done.synchronize()
