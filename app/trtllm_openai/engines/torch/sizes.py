@@ -27,7 +27,11 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
     cpu = device.type == "cpu"
     batch = settings.max_batch_size or (CPU_BATCH if cpu else GPU_BATCH)
     tokens = settings.max_num_tokens or (CPU_STEP if cpu else GPU_STEP)
-    chunk = min(tokens - batch, CPU_CHUNK if cpu else GPU_CHUNK)
+    speculates = settings.speculation != "off" and settings.tensor_parallel_size == 1
+    # Drafts take at most half of a step's tokens from prompts.
+    drafts = min(CPU_DRAFT_ROWS if cpu else GPU_DRAFT_ROWS, tokens // 2) if speculates else 0
+    draft_rows = max(batch, drafts) if speculates else 0
+    chunk = min(tokens - max(batch, draft_rows), CPU_CHUNK if cpu else GPU_CHUNK)
     if chunk < 1:
         raise ConfigError(
             f"torch.max_num_tokens: {tokens} leaves no prefill tokens after one token for each of "
@@ -35,9 +39,6 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
         )
     # The rounding of an all-reduce depends on the position of a value in the batch.
     exact = cpu and settings.tensor_parallel_size == 1
-    draft_rows = 0
-    if settings.speculation != "off" and settings.tensor_parallel_size == 1:
-        draft_rows = max(batch, min(CPU_DRAFT_ROWS if cpu else GPU_DRAFT_ROWS, tokens - chunk))
     return Limits(
         batch,
         tokens,

@@ -37,14 +37,18 @@ def test_a_step_is_what_the_settings_say(device: torch.device) -> None:
     assert (limits.block_size, limits.prefix_caching) == (32, False)
 
 
-def test_drafts_have_the_rows_that_prompts_leave() -> None:
-    def rows(**settings: int) -> int:
-        return make_limits(TorchSettings(speculation="auto", **settings), CPU).draft_rows
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_drafts_have_rows_also_where_few_sequences_decode(device: torch.device) -> None:
+    def rows(**settings: int) -> tuple[int, int]:
+        limits = make_limits(TorchSettings(speculation="auto", **settings), device)
+        assert limits.chunk + limits.draft_rows <= limits.max_num_tokens
+        return limits.draft_rows, limits.chunk
 
-    assert rows() == 64
-    assert rows(max_batch_size=100) == 100, "every sequence decodes"
-    assert rows(max_batch_size=8, max_num_tokens=280) == 280 - 256
-    assert rows(tensor_parallel_size=2) == 0
+    few = min(256, 8192 - 64) if device == CPU else 8192 - 64
+    assert rows(max_batch_size=1) == (64, few)
+    assert rows(max_batch_size=100)[0] == 100, "every sequence decodes"
+    assert rows(max_batch_size=8, max_num_tokens=100) == (50, 50)
+    assert make_limits(TorchSettings(speculation="auto", tensor_parallel_size=2), device).draft_rows == 0
 
 
 def test_a_step_without_room_for_prompts_is_refused() -> None:
