@@ -136,8 +136,10 @@ def tail(text: str, lines: int = 40) -> str:
 
 
 def nvidia_smi(query: str) -> list[str]:
-    """A value for each GPU; empty where there is no nvidia-smi."""
+    """A value for each GPU of CUDA_VISIBLE_DEVICES, or of the machine; empty where there is no nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command += ["-i", visible]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError:
@@ -146,7 +148,7 @@ def nvidia_smi(query: str) -> list[str]:
 
 
 def gpu_memory() -> int:
-    """MiB in use on all GPUs."""
+    """MiB in use on the GPUs."""
     return sum(int(value) for value in nvidia_smi("memory.used") if value.strip().isdigit())
 
 

@@ -25,7 +25,7 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
-from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, counters, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
@@ -118,7 +118,8 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
 def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Callable[[], object]:
     """The matrix product that a step with the rows of `x` runs."""
     if 1 < len(x) <= MOST_ROWS and able(DEVICE):
-        return lambda: few_rows(x, weight, swiglu=name == "gate, up")
+        arrived = counters(weight)
+        return lambda: few_rows(x, weight, arrived, swiglu=name == "gate, up")
     if len(x) > 1:
         return lambda: F.linear(x, weight)
     if name in ("attention out", "down"):

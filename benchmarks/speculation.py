@@ -299,7 +299,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=256, help="prompt tokens, with --steps")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
-    directory = checkpoints.resolve(arguments.model, Settings().cache_path, lambda *_: None)
+    directory = checkpoints.resolve(
+        arguments.model,
+        Settings().cache_path,
+        lambda *_: None,
+        weights=arguments.load_format != "dummy",
+    )
     tokenizer = Tokenizer.load(directory)
     settings = TorchSettings(
         device=arguments.device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
-from trtllm_openai.engines.torch.cuda.kernels.few_rows import few_rows
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, counters, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
@@ -21,6 +22,8 @@ from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
 from trtllm_openai.engines.torch.kv_cache import FP8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
+"""Whether kernels run in Triton's interpreter, on a CPU."""
 EPS = 1e-5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 DTYPES = list(TOLERANCE)
@@ -117,7 +120,7 @@ def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch
     rows, blocks, block_size = 7, 9, 4
     qkv = random(rows, heads + 2 * kv_heads, dim, dtype=dtype) * 4
     large = [1e4, -1e4, 449, -449]
-    if DEVICE.type == "cpu":  # Triton's interpreter rounds some values to half of them: take those that stay
+    if INTERPRETED:  # Triton's interpreter rounds some values to half of them: take those that stay
         qkv = qkv.to(FP8).to(dtype)
     else:  # nor does it know NaN in fp8
         large[3] = math.nan
@@ -129,6 +132,8 @@ def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch
     slots = torch.randperm(blocks * block_size, device=DEVICE)[:rows].int()
     rope_and_store(qkv, cache, positions, slots, tables, None)
     rounded = before[:, heads:].clamp(-448, 448).to(FP8).to(dtype)
+    if not INTERPRETED:
+        rounded[2, 0, 3 + dim // 2] = math.nan  # what is rotated with NaN
     assert torch.equal(qkv[:, :heads], before[:, :heads])
     assert torch.equal(qkv[:, heads:].nan_to_num(7.0), rounded.nan_to_num(7.0))
     assert qkv[2, heads, :3].tolist() == [448, -448, 448]
@@ -144,7 +149,7 @@ def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch
 def test_paged_decode(
     heads: int, kv_heads: int, dim: int, rows: int, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> None:
-    most, block_size = (3000, 16) if DEVICE.type == "cuda" else (300, 16)
+    most, block_size = (300, 16) if INTERPRETED else (3000, 16)
     lengths = torch.randint(1, most, (rows,))
     lengths[0] = most
     if rows > 1:
@@ -192,36 +197,44 @@ def test_gemv(inputs: int, outputs: int, dtype: torch.dtype) -> None:
     assert error(got, F.silu(gate) * up) < TOLERANCE[dtype]
 
 
+TILES = [None, Tile(64, 64, 4, 3, splits=3)]
+
+
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [2, 16, 33, 64])
 @pytest.mark.parametrize(("inputs", "outputs"), [(72, 102), (1536, 520), (4096, 1536)])
-def test_few_rows(inputs: int, outputs: int, rows: int, dtype: torch.dtype) -> None:
-    if DEVICE.type == "cpu" and dtype == torch.bfloat16:
+def test_few_rows(inputs: int, outputs: int, rows: int, dtype: torch.dtype, tile: Tile | None) -> None:
+    if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies no bfloat16")
     x, weight, bias = (
         random(*shape, dtype=dtype) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
     )
+    arrived, limit = counters(weight), TOLERANCE[torch.bfloat16]
     plain = x.double() @ weight.double().T
-    assert error(few_rows(x, weight), plain) < TOLERANCE[torch.bfloat16]
-    assert error(few_rows(x, weight, bias=bias), plain + bias.double()) < TOLERANCE[torch.bfloat16]
+    for _ in range(2):  # the second finds what the first left in the counters
+        assert error(few_rows(x, weight, arrived, tile=tile), plain) < limit
+        assert not arrived.any()
+    assert error(few_rows(x, weight, arrived, bias=bias, tile=tile), plain + bias.double()) < limit
     gate, up = (plain + bias.double()).div(inputs**0.5).chunk(2, -1)
     scaled = weight / inputs**0.5, bias / inputs**0.5
-    got = few_rows(x, scaled[0], bias=scaled[1], swiglu=True)
-    assert error(got, F.silu(gate) * up) < 2 * TOLERANCE[torch.bfloat16]
+    got = few_rows(x, scaled[0], arrived, bias=scaled[1], swiglu=True, tile=tile)
+    assert error(got, F.silu(gate) * up) < 2 * limit
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter has no fp8 products")
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter has no fp8 products")
 @pytest.mark.parametrize("rows", [2, 16, 33, 64])
 def test_few_rows_in_fp8(rows: int) -> None:
     """The result is the product of the quantized values, whose rounding is not the kernel's."""
     x, weight = random(rows, 1024, dtype=torch.bfloat16), random(768, 1024, dtype=torch.bfloat16)
     (x8, x_scales), (weight8, scales) = quantize(x), quantize(weight)
     left, right = x8.double() * x_scales.double(), weight8.double() * scales.double()
-    got = few_rows(x8, weight8, x_scales=x_scales, scales=scales.squeeze(1), dtype=torch.bfloat16)
+    arrived, scales = counters(weight), scales.squeeze(1)
+    got = few_rows(x8, weight8, arrived, x_scales=x_scales, scales=scales, dtype=torch.bfloat16)
     assert error(got, left @ right.T) < TOLERANCE[torch.bfloat16]
     gate, up = (left @ right.T / 32).chunk(2, -1)
     got = few_rows(
-        x8, weight8, x_scales=x_scales, scales=scales.squeeze(1) / 32, swiglu=True, dtype=torch.bfloat16
+        x8, weight8, arrived, x_scales=x_scales, scales=scales / 32, swiglu=True, dtype=torch.bfloat16
     )
     assert error(got, F.silu(gate) * up) < 2 * TOLERANCE[torch.bfloat16]
 
@@ -272,12 +285,12 @@ def shares(
 @pytest.mark.parametrize("vocab", [500, 3000, 128256])
 def test_sampling(vocab: int, dtype: torch.dtype) -> None:
     """The token is one the cuts leave, and lies where the uniform number points; bfloat16 has many equals."""
-    chunk = 4096 if DEVICE.type == "cuda" else 1024
-    if DEVICE.type == "cpu" and vocab > 3000:
+    chunk = 1024 if INTERPRETED else 4096
+    if INTERPRETED and vocab > 3000:
         pytest.skip("too slow interpreted")
     rows = len(CUTS)
     sampler = Sampler(vocab, rows, DEVICE, chunk)
-    for _ in range(20 if DEVICE.type == "cuda" else 2):
+    for _ in range(2 if INTERPRETED else 20):
         logits = (random(rows, vocab) * 3).to(dtype)
         uniform = torch.rand(rows, dtype=torch.float64, device=DEVICE)
         cuts = torch.tensor([[t, p, m, 0] for t, p, _, m in CUTS], device=DEVICE)

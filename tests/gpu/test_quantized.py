@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from tests.gpu.test_kernels import EPS, TOLERANCE, error, random, rms_norm
+from tests.gpu.test_kernels import EPS, INTERPRETED, TOLERANCE, error, random, rms_norm
 from tests.unit.engines.torch.conftest import SIZES, make_checkpoint, make_engine, request, run
 from tests.unit.engines.torch.quantized.formats import KINDS, quantize_checkpoint
 from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, counters, expand, int4_product
@@ -19,7 +19,7 @@ from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.quantized.packed import Int4Weight, pack_int4
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DTYPES = [torch.bfloat16] if DEVICE.type == "cuda" else [torch.float16, torch.float32]
+DTYPES = [torch.float16, torch.float32 if INTERPRETED else torch.bfloat16]
 """Triton's interpreter multiplies no bfloat16."""
 SHAPES = [(104, 3, 32), (96, 4, 32), (40, 5, 64), (136, 1, 128), (72, 6, 128)]
 """Outputs, groups, inputs of a group."""
@@ -42,16 +42,11 @@ def test_int4_product(outputs: int, groups: int, group: int, rows: int, dtype: t
     torch.manual_seed(outputs + rows)
     given = weight(outputs, groups, group)
     inputs = groups * group
-    x, gain, bias = (
-        random(rows, inputs, dtype=dtype),
-        random(inputs, dtype=dtype),
-        random(outputs, dtype=dtype),
-    )
+    x, bias = random(rows, inputs, dtype=dtype), random(outputs, dtype=dtype)
     addend, limit = random(rows, outputs, dtype=dtype), tolerance(dtype)
     exact = given.dense(torch.float64)
     plain = x.double() @ exact.T
-    normed = rms_norm(x.double(), gain) @ exact.T + bias.double()
-    gate, up = normed.chunk(2, -1)
+    gate, up = (plain / 8 + bias.double()).chunk(2, -1)
     arrived = counters(given)
     for splits in (1, 3):
         tile = Int4Tile(32, 4, 2, min(splits, inputs // given.span))
@@ -60,9 +55,8 @@ def test_int4_product(outputs: int, groups: int, group: int, rows: int, dtype: t
             assert not arrived.any()
         got = int4_product(x, given, arrived, addend=addend, tile=tile)
         assert error(got, plain + addend.double()) < limit
-        got = int4_product(x, given, arrived, norm=(gain, EPS), bias=bias, tile=tile)
-        assert error(got, normed) < limit
-        got = int4_product(x, given, arrived, norm=(gain, EPS), bias=bias, swiglu=True, tile=tile)
+        assert error(int4_product(x, given, arrived, bias=bias, tile=tile), plain + bias.double()) < limit
+        got = int4_product(x / 8, given, arrived, bias=bias, swiglu=True, tile=tile)
         assert error(got, F.silu(gate) * up) < 2 * limit
     assert error(int4_product(x, given, arrived), plain) < limit
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from trtllm_openai.engines.torch.cuda.kernels import few_rows as rows_kernel
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.int4_product import counters, expand, int4_product
@@ -29,7 +30,7 @@ MOST_INT4_ROWS = 256
 class Projection:
     """x [rows, in] → x Wᵀ + b [rows, out], for `weight` [out, in]."""
 
-    __slots__ = ("_bias", "_dtype", "_int4", "_scales", "_weight")
+    __slots__ = ("_arrived", "_bias", "_dtype", "_int4", "_scales", "_weight")
 
     def __init__(
         self, weight: LinearWeight, bias: torch.Tensor | None, dtype: torch.dtype, *, fp8: bool
@@ -48,6 +49,7 @@ class Projection:
             self._scales = scales.squeeze(1)
         else:
             self._weight = weight
+        self._arrived = rows_kernel.counters(self._weight)
 
     def own_kernel(self, rows: int) -> bool:
         """Whether `rows` rows are few enough for our own kernel, which can apply SwiGLU too."""
@@ -98,7 +100,9 @@ class Projection:
     ) -> torch.Tensor:
         """Apply to a single row, with the fused operations of `kernels.gemv`."""
         if self._int4 is not None:
-            return int4_product(x, *self._int4, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend)
+            if norm is not None:
+                x = add_rms_norm(x, None, *norm)
+            return int4_product(x, *self._int4, bias=self._bias, swiglu=swiglu, addend=addend)
         return gemv(
             x, self._weight, scales=self._scales, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend
         )
@@ -115,6 +119,7 @@ class Projection:
             return few_rows(
                 x,
                 self._weight,
+                self._arrived,
                 x_scales=row_scales,
                 scales=self._scales,
                 bias=self._bias,

@@ -1,7 +1,9 @@
 """Matrix products of 2 to 64 rows, bound by the bytes of the weights.
 
 The weights are the first operand of the matrix unit, so that outputs fill its wide side and not rows. SwiGLU
-is computed where gate and up are. Measured on Hopper, whose shared memory the tiles need.
+is computed where gate and up are. Where the outputs alone make too few programs for many inputs, the inputs
+are split too, and the program that finishes last adds the parts in order. Measured on Hopper, whose shared
+memory the tiles need.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ MOST_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Outputs of a program, inputs of an iteration of its loop, warps, and stages of the loop's pipeline."""
+    """Outputs of a program, inputs of an iteration of its loop, its warps, stages of the loop's pipeline, and
+    programs that share the inputs."""
 
     outputs: int
     inputs: int
     warps: int
     stages: int
+    splits: int = 1
 
 
 @cache
@@ -42,6 +46,8 @@ def _few_rows(
     scales,
     bias,
     out,
+    partial,
+    arrived,
     rows,
     inputs,
     outputs,
@@ -52,19 +58,23 @@ def _few_rows(
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     STAGES: tl.constexpr,
+    SPLITS: tl.constexpr,
     EVEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    tile, split = tl.program_id(0), tl.program_id(1)
+    output = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     there = output < outputs
     row = tl.arange(0, ROWS)
     line = weight + output.to(tl.int64)[:, None] * inputs
     up_line = line + outputs.to(tl.int64) * inputs
+    steps = tl.cdiv(inputs, INPUTS)
+    begin, end = steps * split // SPLITS * INPUTS, steps * (split + 1) // SPLITS * INPUTS
     if PDL:
         tl.extra.cuda.gdc_wait()
     sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    for first in tl.range(0, inputs, INPUTS, num_stages=STAGES):
+    for first in tl.range(begin, end, INPUTS, num_stages=STAGES):
         column = first + tl.arange(0, INPUTS)
         if EVEN:
             wanted = there[:, None]
@@ -82,24 +92,56 @@ def _few_rows(
             up_sums = tl.dot(up_part, value, up_sums)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    if SCALED:
-        row_scale = tl.load(x_scales + row, mask=row < rows, other=0.0)[None, :]
-        sums *= tl.load(scales + output, mask=there, other=0.0)[:, None] * row_scale
+    inside = there[:, None] & (row < rows)[None, :]
+    finishes = True
+    if SPLITS > 1:  # never with SWIGLU
+        target = row.to(tl.int64)[None, :] * outputs + output[:, None]
+        finishes = _last(
+            sums, partial, target, outputs.to(tl.int64) * rows, inside, arrived + tile, split, SPLITS
+        )
+        if finishes:
+            sums = _total(partial, target, outputs.to(tl.int64) * rows, inside, SPLITS)
+    if finishes:
+        if SCALED:
+            row_scale = tl.load(x_scales + row, mask=row < rows, other=0.0)[None, :]
+            sums *= tl.load(scales + output, mask=there, other=0.0)[:, None] * row_scale
+            if SWIGLU:
+                up_sums *= tl.load(scales + outputs + output, mask=there, other=0.0)[:, None] * row_scale
+        if BIAS:
+            sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[:, None]
+            if SWIGLU:
+                up_sums += tl.load(bias + outputs + output, mask=there, other=0.0).to(tl.float32)[:, None]
         if SWIGLU:
-            up_sums *= tl.load(scales + outputs + output, mask=there, other=0.0)[:, None] * row_scale
-    if BIAS:
-        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[:, None]
-        if SWIGLU:
-            up_sums += tl.load(bias + outputs + output, mask=there, other=0.0).to(tl.float32)[:, None]
-    if SWIGLU:
-        sums = sums / (1 + tl.exp(-sums)) * up_sums
-    target = out + row.to(tl.int64)[None, :] * outputs + output[:, None]
-    tl.store(target, sums.to(out.dtype.element_ty), mask=there[:, None] & (row < rows)[None, :])
+            sums = sums / (1 + tl.exp(-sums)) * up_sums
+        place = out + row.to(tl.int64)[None, :] * outputs + output[:, None]
+        tl.store(place, sums.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _last(sums, partial, target, size, inside, arrived, split, SPLITS: tl.constexpr):
+    """Store the sums of a split; whether those of all are there now. Leaves 0 in `arrived` then."""
+    tl.store(partial + split * size + target, sums, mask=inside)
+    tl.debug_barrier()  # all threads have written before this program counts as finished
+    finishes = tl.atomic_add(arrived, 1, sem="acq_rel") == SPLITS - 1
+    if finishes:
+        tl.debug_barrier()
+        tl.store(arrived, 0)
+    return finishes
+
+
+@triton.jit
+def _total(partial, target, size, inside, SPLITS: tl.constexpr):
+    """The splits' sums, added in order. Loads bypass L1, since other programs wrote them."""
+    sums = tl.load(partial + target, mask=inside, other=0.0, cache_modifier=".cg")
+    for other in tl.static_range(1, SPLITS):
+        sums += tl.load(partial + other * size + target, mask=inside, other=0.0, cache_modifier=".cg")
+    return sums
 
 
 def few_rows(
     x: torch.Tensor,
     weight: torch.Tensor,
+    arrived: torch.Tensor,
     *,
     x_scales: torch.Tensor | None = None,
     scales: torch.Tensor | None = None,
@@ -112,19 +154,26 @@ def few_rows(
 
     `rows` ≤ MOST_ROWS. `x_scales` [rows, 1] and `scales` [out] (float32) are factors of the result, for fp8.
     `swiglu`: the halves of the weight are gate and up; returns silu(gate) * up [rows, out / 2]. `dtype`: of
-    the result, if not that of `x`.
+    the result, if not that of `x`. `arrived`: `counters(weight)`, which no other product may use at the same
+    time.
     """
     total, inputs = weight.shape
     rows, outputs = len(x), total // 2 if swiglu else total
     out = torch.empty(rows, outputs, dtype=dtype or x.dtype, device=x.device)
-    chosen = tile or _tile(swiglu, weight.itemsize)
-    _few_rows[(triton.cdiv(outputs, chosen.outputs),)](
+    chosen = tile or _tile(rows, outputs, inputs, swiglu, weight.itemsize)
+    splits = 1 if swiglu else chosen.splits
+    partial = out
+    if splits > 1:
+        partial = torch.empty(splits, rows, outputs, dtype=torch.float32, device=x.device)
+    _few_rows[(triton.cdiv(outputs, chosen.outputs), splits)](
         x,
         weight,
         x if x_scales is None else x_scales,
         x if scales is None else scales,
         x if bias is None else bias,
         out,
+        partial,
+        arrived,
         rows,
         inputs,
         outputs,
@@ -135,6 +184,7 @@ def few_rows(
         OUTPUTS=chosen.outputs,
         INPUTS=chosen.inputs,
         STAGES=chosen.stages,
+        SPLITS=splits,
         EVEN=inputs % chosen.inputs == 0,
         num_warps=chosen.warps,
         **dependent(),
@@ -142,6 +192,22 @@ def few_rows(
     return out
 
 
-def _tile(swiglu: bool, itemsize: int) -> Tile:
-    """Within 2 % of the fastest of the tiles in benchmarks/products.py for every product of an 8B model."""
-    return Tile(64, 256 // itemsize, warps=4, stages=3 if swiglu else 6)
+def counters(weight: torch.Tensor) -> torch.Tensor:
+    """Zeros that count the finished programs of a tile; every product leaves zeros."""
+    return torch.zeros(triton.cdiv(weight.shape[0], 16), dtype=torch.int32, device=weight.device)
+
+
+LONG = 7168
+"""Inputs from which on two programs share those of few outputs."""
+
+
+def _tile(rows: int, outputs: int, inputs: int, swiglu: bool, itemsize: int) -> Tile:
+    """Within 3 % of the fastest of the tiles in benchmarks/products.py for every product of an 8B model."""
+    size = 256 // itemsize
+    if swiglu and itemsize == 1:
+        return Tile(64, size if rows <= 16 else size // 2, warps=4, stages=3)
+    if swiglu:
+        return Tile(64, size, warps=4, stages=4)
+    if outputs >= 2**15:
+        return Tile(64, size, warps=4, stages=3)
+    return Tile(64, size, warps=4, stages=6, splits=2 if inputs >= LONG and outputs < inputs else 1)

@@ -6,11 +6,22 @@ free here: its scale is a factor of the result, and the row is read anyway.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+
+
+@dataclass(frozen=True, slots=True)
+class GemvTile:
+    """Outputs of a program, inputs of an iteration of its loop, and its warps."""
+
+    outputs: int
+    inputs: int
+    warps: int
 
 
 @triton.jit
@@ -91,6 +102,7 @@ def gemv(
     norm: tuple[torch.Tensor, float] | None = None,
     swiglu: bool = False,
     addend: torch.Tensor | None = None,
+    tile: GemvTile | None = None,
 ) -> torch.Tensor:
     """Return x weightᵀ * scales + bias [1, out], for `x` [1, in] and `weight` [out, in] of any dtype.
 
@@ -101,9 +113,8 @@ def gemv(
     outputs = rows // 2 if swiglu else rows
     out = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     gain, eps = norm or (x, 0.0)
-    lines, block = _tile(outputs, inputs, swiglu)
-    block *= 2 // weight.itemsize or 1  # same load width in bytes for fp8
-    _gemv[(triton.cdiv(outputs, lines),)](
+    chosen = tile or _tile(outputs, inputs, swiglu, weight.itemsize)
+    _gemv[(triton.cdiv(outputs, chosen.outputs),)](
         x,
         weight,
         x if scales is None else scales,
@@ -119,18 +130,20 @@ def gemv(
         NORM=norm is not None,
         SWIGLU=swiglu,
         ADD=addend is not None,
-        ROWS=lines,
-        BLOCK=min(block, triton.next_power_of_2(inputs)),
-        num_warps=4,
+        ROWS=chosen.outputs,
+        BLOCK=min(chosen.inputs, triton.next_power_of_2(inputs)),
+        num_warps=chosen.warps,
         **dependent(),
     )
     return out
 
 
-def _tile(outputs: int, inputs: int, swiglu: bool) -> tuple[int, int]:
-    """Rows and columns per program: the fastest of the measured sizes (docs/performance.md)."""
+def _tile(outputs: int, inputs: int, swiglu: bool, itemsize: int) -> GemvTile:
+    """The fastest of the tiles in benchmarks/products.py (docs/performance.md)."""
+    if itemsize == 1:
+        return GemvTile(8, 512, 4) if swiglu or outputs > inputs else GemvTile(8, 1024, 4)
     if swiglu or outputs >= 2**15:
-        return 8, 256
+        return GemvTile(8, 256, 4)
     if inputs > 2**13:
-        return 1, 1024
-    return (4, 256) if outputs > inputs else (2, 1024)
+        return GemvTile(4, 512, 8)
+    return GemvTile(4, 256, 4) if outputs > inputs else GemvTile(2, 1024, 4)

@@ -18,8 +18,7 @@ from trtllm_openai.engines.torch.quantized.packed import Int4Weight
 
 ROWS = 64
 """Most rows of a program; more are other programs, which find the weights in L2."""
-SHARED_MEMORY = 96 * 1024
-"""Bytes for the loop's pipeline: what every GPU from compute capability 8.0 has."""
+OUTPUTS = 64
 MOST_SPLITS = 8
 
 
@@ -58,7 +57,6 @@ def _int4_product(
     scales,
     zeros,
     bias,
-    gain,
     addend,
     out,
     partial,
@@ -66,12 +64,10 @@ def _int4_product(
     rows,
     inputs,
     outputs,
-    eps,
     GROUP: tl.constexpr,
     SPAN: tl.constexpr,
     SPLITS: tl.constexpr,
     BIAS: tl.constexpr,
-    NORM: tl.constexpr,
     SWIGLU: tl.constexpr,
     ADD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -94,7 +90,6 @@ def _int4_product(
         tl.extra.cuda.gdc_wait()
     sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    squares = tl.zeros([ROWS], tl.float32)
     for span in tl.range(first, last, num_stages=STAGES):
         codes = tl.load(line + span * RUN, mask=there[:, None], other=0, eviction_policy="evict_first")
         if SWIGLU:
@@ -104,10 +99,6 @@ def _int4_product(
         for half in tl.static_range(2):
             column = span * SPAN + half * RUN + octet
             value = tl.load(x + row.to(tl.int64)[None, :] * inputs + column[:, None], mask=given, other=0.0)
-            if NORM:
-                exact = value.to(tl.float32)
-                squares += tl.sum(exact * exact, 0)
-                value = (exact * tl.load(gain + column).to(tl.float32)[:, None]).to(value.dtype)
             place = (span * SPAN + half * RUN) // GROUP * total + output
             scale = tl.load(scales + place, mask=there, other=0.0).to(tl.float32)
             zero = tl.load(zeros + place, mask=there, other=0)
@@ -120,16 +111,12 @@ def _int4_product(
         tl.extra.cuda.gdc_launch_dependents()
     finishes = True
     if SPLITS > 1:
-        # partial: [SPLITS, rows, total], then the squares [tiles, SPLITS, ROWS]
         wanted = there[:, None] & given
         mine = partial + row.to(tl.int64)[None, :] * total + output[:, None]
         size = total.to(tl.int64) * rows
-        norms = partial + SPLITS * size + tile * (SPLITS * ROWS) + tl.arange(0, ROWS)
         tl.store(mine + split * size, sums, mask=wanted)
         if SWIGLU:
             tl.store(mine + split * size + outputs, up_sums, mask=wanted)
-        if NORM:
-            tl.store(norms + split * ROWS, squares)
         tl.debug_barrier()  # all threads have written before this program counts as finished
         finishes = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
         if finishes:
@@ -137,20 +124,13 @@ def _int4_product(
             tl.store(arrived + tile, 0)
             sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
             up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-            squares = tl.zeros([ROWS], tl.float32)
             for other in range(SPLITS):
                 sums += tl.load(mine + other * size, mask=wanted, other=0.0, cache_modifier=".cg")
                 if SWIGLU:
                     up_sums += tl.load(
                         mine + other * size + outputs, mask=wanted, other=0.0, cache_modifier=".cg"
                     )
-                if NORM:
-                    squares += tl.load(norms + other * ROWS, cache_modifier=".cg")
     if finishes:
-        if NORM:
-            inverse = tl.rsqrt(squares / inputs + eps)[None, :]
-            sums *= inverse
-            up_sums *= inverse
         if BIAS:
             sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[:, None]
             if SWIGLU:
@@ -170,35 +150,30 @@ def int4_product(
     arrived: torch.Tensor,
     *,
     bias: torch.Tensor | None = None,
-    norm: tuple[torch.Tensor, float] | None = None,
     swiglu: bool = False,
     addend: torch.Tensor | None = None,
     tile: Int4Tile | None = None,
 ) -> torch.Tensor:
     """Return x weightᵀ + bias [rows, out], for `x` [rows, in] and `weight` [out, in].
 
-    `norm`: (gain [in], epsilon) of an RMSNorm applied to `x` first. `swiglu`: the halves of the weight are
-    gate and up; returns silu(gate) * up [rows, out / 2]. `addend` [rows, out] is added. `arrived`:
-    `counters(weight)`, which no other product may use at the same time.
+    `swiglu`: the halves of the weight are gate and up; returns silu(gate) * up [rows, out / 2]. `addend`
+    [rows, out] is added. `arrived`: `counters(weight)`, which no other product may use at the same time.
     """
     total, inputs = weight.shape
     rows, outputs = len(x), total // 2 if swiglu else total
     block = _row_block(rows)
-    chosen = tile or choose_tile(weight, rows, swiglu, _programs(x.device))
+    chosen = tile or choose_tile(weight, swiglu, _processors(x.device))
     tiles, splits = triton.cdiv(outputs, chosen.outputs), chosen.splits if rows <= ROWS else 1
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     partial = out
     if splits > 1:
-        size = splits * (rows * total + tiles * block)
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-    gain, eps = norm or (x, 0.0)
+        partial = torch.empty(splits, rows, total, dtype=torch.float32, device=x.device)
     _int4_product[(triton.cdiv(rows, block), tiles, splits)](
         x,
         weight.packed,
         weight.scales,
         weight.zeros,
         x if bias is None else bias,
-        gain,
         x if addend is None else addend,
         out,
         partial,
@@ -206,12 +181,10 @@ def int4_product(
         rows,
         inputs,
         outputs,
-        eps,
         GROUP=weight.group,
         SPAN=weight.span,
         SPLITS=splits,
         BIAS=bias is not None,
-        NORM=norm is not None,
         SWIGLU=swiglu,
         ADD=addend is not None,
         ROWS=block,
@@ -228,14 +201,12 @@ def counters(weight: Int4Weight) -> torch.Tensor:
     return torch.zeros(triton.cdiv(weight.shape[0], 16), dtype=torch.int32, device=weight.packed.device)
 
 
-def choose_tile(weight: Int4Weight, rows: int, swiglu: bool, programs: int) -> Int4Tile:
-    """A tile for about `programs` programs. Not yet measured."""
+def choose_tile(weight: Int4Weight, swiglu: bool, processors: int) -> Int4Tile:
+    """The fastest of the tiles in benchmarks/products.py, for 1 and 16 rows of an 8B model (H200)."""
     total, inputs = weight.shape
-    outputs = 64
-    tiles = triton.cdiv(total // 2 if swiglu else total, outputs)
-    splits = max(1, min(programs // tiles, MOST_SPLITS, inputs // weight.span))
-    stage = outputs * weight.span // 2 * (1 + swiglu) + 2 * weight.span * _row_block(rows)
-    return Int4Tile(outputs, 4, max(2, min(6, SHARED_MEMORY // stage)), splits)
+    tiles = triton.cdiv(total // 2 if swiglu else total, OUTPUTS)
+    splits = 1 if tiles >= processors else max(1, min(MOST_SPLITS, inputs // weight.span))
+    return Int4Tile(OUTPUTS, 4, 3, splits)
 
 
 def _row_block(rows: int) -> int:
@@ -244,9 +215,8 @@ def _row_block(rows: int) -> int:
     return block
 
 
-def _programs(device: torch.device) -> int:
-    """Two for each multiprocessor."""
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @triton.jit

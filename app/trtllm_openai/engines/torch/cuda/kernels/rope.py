@@ -62,24 +62,23 @@ def _rope_and_store(
     sine = tl.load(sin + position * HALF + place, mask=place < HALF, other=0.0)[None, :]
     turned_first = tl.where(rotated[:, None], first * cosine - second * sine, first)
     turned_second = tl.where(rotated[:, None], second * cosine + first * sine, second)
-    kind, stored = qkv.dtype.element_ty, cache.dtype.element_ty
+    kind: tl.constexpr = qkv.dtype.element_ty
+    stored: tl.constexpr = cache.dtype.element_ty
     is_kept = inside & (head >= HEADS)[:, None]
     changed = inside & rotated[:, None]
-    kept_first, kept_second = turned_first, turned_second
     if MOST > 0:
-        kept_first, kept_second = (
-            _bounded(turned_first, MOST).to(stored),
-            _bounded(turned_second, MOST).to(stored),
-        )
-        turned_first = tl.where(is_kept, kept_first.to(tl.float32), turned_first)
-        turned_second = tl.where(is_kept, kept_second.to(tl.float32), turned_second)
+        # What is stored is rounded again: ptxas 12.8 loses a packed pair that is both stored and unpacked.
+        rounded_first = _bounded(turned_first, MOST).to(stored).to(tl.float32)
+        rounded_second = _bounded(turned_second, MOST).to(stored).to(tl.float32)
+        turned_first = tl.where(is_kept, rounded_first, turned_first)
+        turned_second = tl.where(is_kept, rounded_second, turned_second)
         changed = inside
     tl.store(low, turned_first.to(kind), mask=changed)
     tl.store(low + HALF, turned_second.to(kind), mask=changed)
     slot = tl.load(slots + row).to(tl.int64)
     kept = cache + slot * 2 * KV_HEADS * 2 * HALF + (head - HEADS)[:, None] * 2 * HALF + place[None, :]
-    tl.store(kept, kept_first.to(stored), mask=is_kept)
-    tl.store(kept + HALF, kept_second.to(stored), mask=is_kept)
+    tl.store(kept, turned_first.to(stored), mask=is_kept)
+    tl.store(kept + HALF, turned_second.to(stored), mask=is_kept)
 
 
 @triton.jit
