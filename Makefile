@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Many tests wait for processes, so that there is work for a third.
 PYTEST_ALL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve test test-all test-pins test-gpu test-gpu-sanitize test-gpu-stress test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs lock clean
+.PHONY: help setup serve test test-all test-pins test-gpu test-kernels test-gpu-sanitize test-gpu-stress test-web conformance cluster verify-trtllm check format bench bench-speculation bench-gpu bench-frontend bench-budget faults abuse soak overload json-schema-suite docs lock clean
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -28,6 +28,12 @@ test-pins:       ## run the tests under the versions that tensorrt_llm 1.2.1 pin
 
 test-gpu: setup  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+# Triton's compiler needs no GPU; PyTorch's builds for CPUs lack it. What tests assert is left out (-O).
+test-kernels: setup ## compile the GPU kernels of the tests for an H100, on any machine
+	@test -d .triton || $(BIN)/python -m pip install --quiet --no-deps --target .triton 'triton>=3.6,<3.7'
+	PYTHONPATH=.triton $(BIN)/python -O -m pytest --assert=plain -W ignore -p no:schemathesis -p tests.gpu.compile_only \
+	  tests/gpu/test_kernels.py tests/gpu/test_quantized.py $(ARGS)
 
 # Each rank under its own, since a rank waits for the other within a kernel. Only our kernels are checked.
 SANITIZED = --kernel-name kernel_substring=add_sum --kernel-name kernel_substring=_gather \
