@@ -4,7 +4,11 @@ Uses random weights of a model shape (config.json), without server and prefill: 
 cache directly. The bound is the larger of bytes / bandwidth of a matrix-vector product and operations / rate
 of a square matrix product, both measured first; * marks compute-bound steps.
 
+`--ranks N`: only the breakdown, of one of N tensor-parallel ranks, on one GPU. The sums over ranks, which
+contain residual and norm, are not part of it: `make test-gpu-stress` prints what they take.
+
     python benchmarks/gpu.py --model DIR [--batches 1 16 64 256] [--contexts 1024 8192] [--quantization fp8]
+    python benchmarks/gpu.py --model DIR --ranks 2
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.kv_cache import blocks_for, bytes_per_token
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
+from trtllm_openai.engines.torch.parallel import Ranks, shard
 from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.generation import GenerationRequest, SamplingParams
@@ -102,8 +107,8 @@ def step_seconds(executor: CudaExecutor, batch: int, context: int, steps: int = 
     return taken
 
 
-def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
-    """Outputs, inputs and count of each kind of matrix that a step reads."""
+def matrices(config: ModelConfig, ranks: int = 1) -> dict[str, tuple[int, int, int]]:
+    """Outputs, inputs and count of each kind of matrix that a step reads. `config`: of one of the `ranks`."""
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
@@ -111,7 +116,7 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
         "attention out": (hidden, q, config.layers),
         "gate, up": (2 * inner, hidden, config.layers),
         "down": (hidden, inner, config.layers),
-        "vocabulary": (config.vocab_size, hidden, 1),
+        "vocabulary": (config.vocab_size // ranks, hidden, 1),
     }
 
 
@@ -128,11 +133,11 @@ def product(name: str, x: torch.Tensor, weight: torch.Tensor, norm: Norm) -> Cal
     return lambda: gemv(x, weight, norm=norm, swiglu=name == "gate, up")
 
 
-def parts(config: ModelConfig, batch: int, context: int) -> dict[str, tuple[float, int, int]]:
+def parts(config: ModelConfig, batch: int, context: int, ranks: int) -> dict[str, tuple[float, int, int]]:
     """Each operation in isolation: seconds per call, calls per step, bytes per call."""
     found: dict[str, tuple[float, int, int]] = {}
     norm = random(config.hidden_size), config.norm_eps
-    for name, (outputs, inputs, calls) in matrices(config).items():
+    for name, (outputs, inputs, calls) in matrices(config, ranks).items():
         weights = [random(outputs, inputs) for _ in range(COPIES if calls > 1 else 1)]
         row = random(batch, inputs)
         work = [product(name, row, weight, norm) for weight in weights]
@@ -151,7 +156,7 @@ def parts(config: ModelConfig, batch: int, context: int) -> dict[str, tuple[floa
     slots = tables.view(batch, width)[:, -1] * BLOCK_SIZE
     rope = [lambda: rope_and_store(qkv, caches[0], lengths - 1, slots, (table, table), None)]
     found["rope, cache write"] = seconds(rope), config.layers, 2 * qkv.nbytes
-    if batch > 1:
+    if batch > 1 and ranks == 1:
         x = random(batch, config.hidden_size)
         work = [lambda: add_rms_norm(x, x, *norm)]
         found["residual, norm"] = seconds(work), 2 * config.layers, 4 * x.nbytes
@@ -172,8 +177,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 128, 256])
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--quantization", default="none", choices=["none", "fp8"])
+    parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
     config = read_config(arguments.model)
+    if arguments.ranks > 1:
+        print(torch.cuda.get_device_name())
+        with torch.inference_mode():
+            for batch in (1, 16, 256):
+                part = shard(config, Ranks(0, arguments.ranks))
+                break_down(part, batch, 640, ranks=arguments.ranks)
+        return
     bandwidth, rate = ceilings()
     torch.cuda.empty_cache()
     settings = TorchSettings(
@@ -220,17 +233,24 @@ def main() -> None:
         if arguments.quantization != "none":
             return
         for batch in (1, 16, 256):
-            if batch not in wholes:
-                continue
-            print(f"\nbatch {batch}, {context} tokens each: each operation alone\n")
-            print("| operation | calls | µs | TB/s | ms of a step |\n|---|---|---|---|---|")
-            total = 0.0
-            for name, (taken, calls, size) in parts(config, batch, context).items():
-                total += taken * calls
-                speed = size / taken / 1e12
-                print(f"| {name} | {calls} | {taken * 1e6:.1f} | {speed:.2f} | {taken * calls * 1e3:.2f} |")
-            whole = wholes[batch]
-            print(f"| sum | | | | {total * 1e3:.2f} |\n| a step | | | | {whole * 1e3:.2f} |", flush=True)
+            if batch in wholes:
+                break_down(config, batch, context, whole=wholes[batch])
+
+
+def break_down(
+    config: ModelConfig, batch: int, context: int, *, whole: float | None = None, ranks: int = 1
+) -> None:
+    """Print what each operation of a step takes by itself. `whole`: seconds of the step, if measured."""
+    print(f"\nbatch {batch}, {context} tokens each: each operation alone\n")
+    print("| operation | calls | µs | TB/s | ms of a step |\n|---|---|---|---|---|")
+    total = 0.0
+    for name, (taken, calls, size) in parts(config, batch, context, ranks).items():
+        total += taken * calls
+        speed = size / taken / 1e12
+        print(f"| {name} | {calls} | {taken * 1e6:.1f} | {speed:.2f} | {taken * calls * 1e3:.2f} |")
+    print(f"| sum | | | | {total * 1e3:.2f} |", flush=True)
+    if whole is not None:
+        print(f"| a step | | | | {whole * 1e3:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
