@@ -23,6 +23,7 @@ NEVER = {"torch", "transformers", "triton", "tensorrt_llm", "ray", "numpy", "ric
 """Packages that an HTTP process does without until a request needs them, if ever."""
 PROGRAM = """
 import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from trtllm_openai.cli import main
 from trtllm_openai.engine_host.prestart import PrestartedHosts
 
