@@ -13,7 +13,8 @@ from trtllm_openai.engines.torch.batch import Batch, DecodeGroup, PrefillChunk
 from trtllm_openai.engines.torch.kv_cache import read
 
 MIN_QUERY_ROWS = 4
-"""With fewer rows, rounding of float32 products on a CPU depends on the memory alignment of the operands."""
+"""With fewer rows, rounding of products on a CPU depends on the memory alignment of the operands: often in
+float32, and in 16 bits once in thousands of rows (PyTorch 2.13)."""
 
 
 def attend(qkv: torch.Tensor, cache: torch.Tensor, batch: Batch, heads: int) -> torch.Tensor:
@@ -80,7 +81,7 @@ def _attention(
     """softmax(query keyᵀ / √dim + mask) value, over [batch, heads, rows, dim]; causal if `mask` is None."""
     rows = query.shape[2]
     lacking = MIN_QUERY_ROWS - rows
-    if lacking <= 0 or query.dtype != torch.float32 or query.device.type != "cpu":
+    if lacking <= 0 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
     if mask is not None and mask.shape[-2] > 1:
         mask = F.pad(mask, (0, 0, 0, lacking))
