@@ -29,11 +29,12 @@ from trtllm_openai.config import TorchSettings
 from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
-from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, counters, few_rows
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.kv_cache import blocks_for, bytes_per_token
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config

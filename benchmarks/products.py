@@ -29,11 +29,11 @@ import triton
 
 from benchmarks.gpu import DTYPE, ceilings, random, seconds
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, few_rows
-from trtllm_openai.engines.torch.cuda.kernels.few_rows import counters as few_rows_counters
 from trtllm_openai.engines.torch.cuda.kernels.gemv import GemvTile, gemv
-from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, counters, int4_product
+from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, int4_product
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
+from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.quantized.packed import Int4Weight, pack_int4
@@ -59,8 +59,9 @@ def products(config: ModelConfig, ranks: int) -> list[Product]:
     ]
 
 
-def candidates(rows: int, kind: str) -> list[AnyTile | None]:
-    """Tiles for a product of `rows` rows."""
+def candidates(product: Product, rows: int, kind: str) -> list[AnyTile | None]:
+    """Tiles for a product of `rows` rows. `few_rows` does not split the inputs of gate and up."""
+    *_, swiglu = product
     if kind == "int4":
         sizes = itertools.product([32, 64], [4], [3, 4, 6], [1, 2, 4, 8])
         return [Int4Tile(*size) for size in sizes]
@@ -68,7 +69,7 @@ def candidates(rows: int, kind: str) -> list[AnyTile | None]:
         lines = itertools.product([1, 2, 4, 8], [256, 512, 1024, 2048], [4, 8])
         return [GemvTile(*size) for size in lines if 2048 <= size[0] * size[1] <= 8192]
     itemsize = 1 if kind == "fp8" else 2
-    steps = itertools.product([128, 256], [3, 4, 6], [1, 2, 4])
+    steps = itertools.product([128, 256], [3, 4, 6], [1] if swiglu else [1, 2, 4])
     return [Tile(64, inputs // itemsize, 4, stages, splits) for inputs, stages, splits in steps]
 
 
@@ -91,7 +92,7 @@ class Case:
             self.weights.append(weight)
             self.scales.append(scale)
         self.addend, self.addend_in = random(rows, outputs), random(rows, inputs)
-        self.arrived = counters(self.packed[0]) if self.packed else few_rows_counters(self.weights[0])
+        self.arrived = counters(self.weights[0])
 
     @property
     def nbytes(self) -> int:
@@ -186,7 +187,7 @@ def main() -> None:
     kind = args.quantization
     config = read_config(args.model)
     cases: list[TimedCase] = [
-        (product, rows, kind, [None] if args.best else candidates(rows, kind))
+        (product, rows, kind, [None] if args.best else candidates(product, rows, kind))
         for ranks in args.ranks
         for product in products(config, ranks)
         for rows in args.rows

@@ -110,6 +110,7 @@ TESTED_IN = {
     "engines/torch/cuda/kernels/norm.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/rope.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/sampling.py": "tests/gpu/test_kernels.py",
+    "engines/torch/cuda/kernels/splits.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/kernels/swiglu.py": "tests/gpu/test_kernels.py",
     "engines/torch/cuda/inputs.py": "tests/gpu/test_inputs.py",
     "engines/torch/cuda/mixed_inputs.py": "tests/gpu/test_inputs.py",

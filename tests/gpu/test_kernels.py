@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
-from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, counters, few_rows
+from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
 from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
+from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
 from trtllm_openai.engines.torch.kv_cache import FP8
 

@@ -13,7 +13,8 @@ import transformers
 from tests.gpu.test_kernels import EPS, INTERPRETED, TOLERANCE, error, random, rms_norm
 from tests.unit.engines.torch.conftest import SIZES, make_checkpoint, make_engine, request, run
 from tests.unit.engines.torch.quantized.formats import KINDS, quantize_checkpoint
-from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, counters, expand, int4_product
+from trtllm_openai.engines.torch.cuda.kernels.int4_product import Int4Tile, expand, int4_product
+from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.projection import MOST_INT4_ROWS, Projection
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.quantized.packed import Int4Weight, pack_int4
@@ -47,7 +48,7 @@ def test_int4_product(outputs: int, groups: int, group: int, rows: int, dtype: t
     exact = given.dense(torch.float64)
     plain = x.double() @ exact.T
     gate, up = (plain / 8 + bias.double()).chunk(2, -1)
-    arrived = counters(given)
+    arrived = counters(given.packed)
     for splits in (1, 3):
         tile = Int4Tile(32, 4, 2, min(splits, inputs // given.span))
         for _ in range(2):  # the second finds what the first left in the counters

@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from trtllm_openai.engines.torch.cuda.kernels import few_rows as rows_kernel
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
 from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
-from trtllm_openai.engines.torch.cuda.kernels.int4_product import counters, expand, int4_product
+from trtllm_openai.engines.torch.cuda.kernels.int4_product import expand, int4_product
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
+from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu, swiglu_fp8
 from trtllm_openai.engines.torch.cuda.peers import Peers
 from trtllm_openai.engines.torch.quantized.packed import Fp8Weight, Int4Weight, LinearWeight
@@ -38,9 +38,9 @@ class Projection:
         """`dtype`: of activations. `fp8`: quantize a `weight` that is not quantized yet."""
         self._dtype, self._bias = dtype, bias
         self._scales: torch.Tensor | None = None
-        self._int4: tuple[Int4Weight, torch.Tensor] | None = None
+        self._int4: Int4Weight | None = None
         if isinstance(weight, Int4Weight):
-            self._int4 = weight, counters(weight)
+            self._int4 = weight
             self._weight = weight.packed
         elif isinstance(weight, Fp8Weight):
             self._weight, self._scales = weight.values, weight.scales
@@ -49,7 +49,7 @@ class Projection:
             self._scales = scales.squeeze(1)
         else:
             self._weight = weight
-        self._arrived = rows_kernel.counters(self._weight)
+        self._arrived = counters(self._weight)
 
     def own_kernel(self, rows: int) -> bool:
         """Whether `rows` rows are few enough for our own kernel, which can apply SwiGLU too."""
@@ -102,7 +102,7 @@ class Projection:
         if self._int4 is not None:
             if norm is not None:
                 x = add_rms_norm(x, None, *norm)
-            return int4_product(x, *self._int4, bias=self._bias, swiglu=swiglu, addend=addend)
+            return int4_product(x, self._int4, self._arrived, bias=self._bias, swiglu=swiglu, addend=addend)
         return gemv(
             x, self._weight, scales=self._scales, bias=self._bias, norm=norm, swiglu=swiglu, addend=addend
         )
@@ -113,8 +113,8 @@ class Projection:
         """Multiply with the weights; `row_scales` [rows, 1] belong to fp8 rows."""
         if self._int4 is not None:
             if self.own_kernel(len(x)):
-                return int4_product(x, *self._int4, bias=self._bias, swiglu=swiglu)
-            return F.linear(x, expand(self._int4[0], self._dtype), self._bias)
+                return int4_product(x, self._int4, self._arrived, bias=self._bias, swiglu=swiglu)
+            return F.linear(x, expand(self._int4, self._dtype), self._bias)
         if self.own_kernel(len(x)):
             return few_rows(
                 x,

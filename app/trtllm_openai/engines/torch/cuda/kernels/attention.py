@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.splits import is_last
 
 TILE = 128
 """Context tokens per iteration; halved for a single sequence, which needs more programs."""
@@ -96,10 +97,7 @@ def _paged_decode(
             tl.store(partial + mine[:, None] * DIM + place[None, :], mixed, mask=inside)
             tl.store(tops + mine, top, mask=member < GROUP)
             tl.store(totals + mine, total, mask=member < GROUP)
-            tl.debug_barrier()  # all threads have written before this program counts as finished
-            if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == used - 1:
-                tl.debug_barrier()
-                tl.store(arrived + pair, 0)
+            if is_last(arrived + pair, used):
                 _combine(
                     partial, tops, totals, pair * SPLITS, used, out + pair * GROUP * DIM, GROUP, DIM, WIDTH
                 )

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+from trtllm_openai.engines.torch.cuda.kernels.splits import is_last, sum_of_parts
 
 MOST_ROWS = 64
 
@@ -93,14 +94,14 @@ def _few_rows(
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     inside = there[:, None] & (row < rows)[None, :]
+    target = row.to(tl.int64)[None, :] * outputs + output[:, None]
     finishes = True
     if SPLITS > 1:  # never with SWIGLU
-        target = row.to(tl.int64)[None, :] * outputs + output[:, None]
-        finishes = _last(
-            sums, partial, target, outputs.to(tl.int64) * rows, inside, arrived + tile, split, SPLITS
-        )
+        size = outputs.to(tl.int64) * rows
+        tl.store(partial + split * size + target, sums, mask=inside)
+        finishes = is_last(arrived + tile, SPLITS)
         if finishes:
-            sums = _total(partial, target, outputs.to(tl.int64) * rows, inside, SPLITS)
+            sums = sum_of_parts(partial + target, size, inside, SPLITS)
     if finishes:
         if SCALED:
             row_scale = tl.load(x_scales + row, mask=row < rows, other=0.0)[None, :]
@@ -113,29 +114,7 @@ def _few_rows(
                 up_sums += tl.load(bias + outputs + output, mask=there, other=0.0).to(tl.float32)[:, None]
         if SWIGLU:
             sums = sums / (1 + tl.exp(-sums)) * up_sums
-        place = out + row.to(tl.int64)[None, :] * outputs + output[:, None]
-        tl.store(place, sums.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _last(sums, partial, target, size, inside, arrived, split, SPLITS: tl.constexpr):
-    """Store the sums of a split; whether those of all are there now. Leaves 0 in `arrived` then."""
-    tl.store(partial + split * size + target, sums, mask=inside)
-    tl.debug_barrier()  # all threads have written before this program counts as finished
-    finishes = tl.atomic_add(arrived, 1, sem="acq_rel") == SPLITS - 1
-    if finishes:
-        tl.debug_barrier()
-        tl.store(arrived, 0)
-    return finishes
-
-
-@triton.jit
-def _total(partial, target, size, inside, SPLITS: tl.constexpr):
-    """The splits' sums, added in order. Loads bypass L1, since other programs wrote them."""
-    sums = tl.load(partial + target, mask=inside, other=0.0, cache_modifier=".cg")
-    for other in tl.static_range(1, SPLITS):
-        sums += tl.load(partial + other * size + target, mask=inside, other=0.0, cache_modifier=".cg")
-    return sums
+        tl.store(out + target, sums.to(out.dtype.element_ty), mask=inside)
 
 
 def few_rows(
@@ -154,8 +133,7 @@ def few_rows(
 
     `rows` ≤ MOST_ROWS. `x_scales` [rows, 1] and `scales` [out] (float32) are factors of the result, for fp8.
     `swiglu`: the halves of the weight are gate and up; returns silu(gate) * up [rows, out / 2]. `dtype`: of
-    the result, if not that of `x`. `arrived`: `counters(weight)`, which no other product may use at the same
-    time.
+    the result, if not that of `x`. `arrived`: `splits.counters(weight)`.
     """
     total, inputs = weight.shape
     rows, outputs = len(x), total // 2 if swiglu else total
@@ -190,11 +168,6 @@ def few_rows(
         **dependent(),
     )
     return out
-
-
-def counters(weight: torch.Tensor) -> torch.Tensor:
-    """Zeros that count the finished programs of a tile; every product leaves zeros."""
-    return torch.zeros(triton.cdiv(weight.shape[0], 16), dtype=torch.int32, device=weight.device)
 
 
 LONG = 7168

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+from trtllm_openai.engines.torch.cuda.kernels.splits import is_last, sum_of_parts
 from trtllm_openai.engines.torch.quantized.packed import Int4Weight
 
 ROWS = 64
@@ -117,19 +118,11 @@ def _int4_product(
         tl.store(mine + split * size, sums, mask=wanted)
         if SWIGLU:
             tl.store(mine + split * size + outputs, up_sums, mask=wanted)
-        tl.debug_barrier()  # all threads have written before this program counts as finished
-        finishes = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
+        finishes = is_last(arrived + tile, SPLITS)
         if finishes:
-            tl.debug_barrier()
-            tl.store(arrived + tile, 0)
-            sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-            up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
-            for other in range(SPLITS):
-                sums += tl.load(mine + other * size, mask=wanted, other=0.0, cache_modifier=".cg")
-                if SWIGLU:
-                    up_sums += tl.load(
-                        mine + other * size + outputs, mask=wanted, other=0.0, cache_modifier=".cg"
-                    )
+            sums = sum_of_parts(mine, size, wanted, SPLITS)
+            if SWIGLU:
+                up_sums = sum_of_parts(mine + outputs, size, wanted, SPLITS)
     if finishes:
         if BIAS:
             sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)[:, None]
@@ -157,7 +150,7 @@ def int4_product(
     """Return x weightᵀ + bias [rows, out], for `x` [rows, in] and `weight` [out, in].
 
     `swiglu`: the halves of the weight are gate and up; returns silu(gate) * up [rows, out / 2]. `addend`
-    [rows, out] is added. `arrived`: `counters(weight)`, which no other product may use at the same time.
+    [rows, out] is added. `arrived`: `splits.counters(weight.packed)`.
     """
     total, inputs = weight.shape
     rows, outputs = len(x), total // 2 if swiglu else total
@@ -194,11 +187,6 @@ def int4_product(
         **dependent(),
     )
     return out
-
-
-def counters(weight: Int4Weight) -> torch.Tensor:
-    """Zeros that count the finished programs of a tile; every product leaves zeros."""
-    return torch.zeros(triton.cdiv(weight.shape[0], 16), dtype=torch.int32, device=weight.packed.device)
 
 
 def choose_tile(weight: Int4Weight, swiglu: bool, processors: int) -> Int4Tile:
