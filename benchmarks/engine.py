@@ -33,9 +33,9 @@ from transformers.utils import logging as transformers_logging
 
 from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings, TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.linear import make_linear
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.model_config import read_config
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 from trtllm_openai.text.tokenizer import Tokenizer

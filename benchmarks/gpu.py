@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.cuda.executor import CudaExecutor
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import MOST_ROWS, able, few_rows
@@ -37,6 +36,7 @@ from trtllm_openai.engines.torch.cuda.kernels.sampling import Sampler
 from trtllm_openai.engines.torch.cuda.kernels.splits import counters
 from trtllm_openai.engines.torch.cuda.kernels.swiglu import swiglu
 from trtllm_openai.engines.torch.kv_cache import blocks_for, bytes_per_token
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.model_config import ModelConfig, read_config
 from trtllm_openai.engines.torch.parallel import Ranks, shard
 from trtllm_openai.engines.torch.plan import Plan
@@ -46,6 +46,9 @@ from trtllm_openai.generation import GenerationRequest, SamplingParams
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 BLOCK_SIZE = 16
 Norm = tuple[torch.Tensor, float]
+BROKEN_DOWN = (1, 16, 256)
+BROKEN_DOWN_CONTEXT = 640
+"""Batches and context of which each operation is timed alone."""
 COPIES = 4
 """Copies of each timed matrix and cache, used in turn, since a single one might stay in L2."""
 
@@ -183,10 +186,10 @@ def main() -> None:
     config = read_config(arguments.model)
     if arguments.ranks > 1:
         print(torch.cuda.get_device_name())
+        part = shard(config, Ranks(0, arguments.ranks))
         with torch.inference_mode():
-            for batch in (1, 16, 256):
-                part = shard(config, Ranks(0, arguments.ranks))
-                break_down(part, batch, 640, ranks=arguments.ranks)
+            for batch in BROKEN_DOWN:
+                break_down(part, batch, ranks=arguments.ranks)
         return
     bandwidth, rate = ceilings()
     torch.cuda.empty_cache()
@@ -226,22 +229,20 @@ def main() -> None:
                 star = "*" if counted > moved else ""
                 cells.append(f"{taken * 1e3:.2f} ({taken / max(moved, counted):.2f}{star})")
             print(f"| {batch} | " + " | ".join(cells) + " |", flush=True)
-        context = 640
-        wholes = {batch: step_seconds(executor, batch, context) for batch in arguments.batches}
+        wholes = {batch: step_seconds(executor, batch, BROKEN_DOWN_CONTEXT) for batch in arguments.batches}
         engine.shutdown(0)
         del engine, executor
         torch.cuda.empty_cache()
         if arguments.quantization != "none":
             return
-        for batch in (1, 16, 256):
+        for batch in BROKEN_DOWN:
             if batch in wholes:
-                break_down(config, batch, context, whole=wholes[batch])
+                break_down(config, batch, whole=wholes[batch])
 
 
-def break_down(
-    config: ModelConfig, batch: int, context: int, *, whole: float | None = None, ranks: int = 1
-) -> None:
-    """Print what each operation of a step takes by itself. `whole`: seconds of the step, if measured."""
+def break_down(config: ModelConfig, batch: int, *, whole: float | None = None, ranks: int = 1) -> None:
+    """Print the time of each operation of a step, alone. `whole`: seconds of the step, if measured."""
+    context = BROKEN_DOWN_CONTEXT
     print(f"\nbatch {batch}, {context} tokens each: each operation alone\n")
     print("| operation | calls | µs | TB/s | ms of a step |\n|---|---|---|---|---|")
     total = 0.0

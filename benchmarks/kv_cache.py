@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "app"), str(ROOT)]
 
 from trtllm_openai import checkpoints  # noqa: E402 - needs the path above
 from trtllm_openai.config import Settings, TorchSettings  # noqa: E402
-from trtllm_openai.engines.torch import load  # noqa: E402
+from trtllm_openai.engines.torch.loader import load  # noqa: E402
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput  # noqa: E402
 from trtllm_openai.text.tokenizer import Tokenizer  # noqa: E402
 

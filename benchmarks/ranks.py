@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 import torch
 
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.generation import GenerationRequest, SamplingParams
 
 

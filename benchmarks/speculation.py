@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from trtllm_openai import checkpoints
 from trtllm_openai.config import Settings, TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import Drafter, make_drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost

@@ -21,7 +21,7 @@ import transformers
 
 from tests.unit.engines.torch.conftest import SIZES, VOCAB, make_checkpoint, make_engine, request, run
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs")

@@ -21,8 +21,8 @@ from tests.unit.engines.torch.speculation.test_verification import (
     with_oracle,
 )
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput

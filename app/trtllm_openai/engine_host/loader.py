@@ -47,7 +47,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress, runne
 
             return synthetic.load(settings.synthetic, files.vocab_size, files.eos_token_ids, progress, encode)
         case "tensorrt_llm":
-            from trtllm_openai.engines import tensorrt_llm
+            from trtllm_openai.engines.tensorrt_llm import loader as tensorrt_llm
 
             return tensorrt_llm.load(
                 Path(files.model_dir),
@@ -70,7 +70,7 @@ def load_engine(settings: Settings, files: ModelFiles, progress: Progress, runne
                 vocabulary,
             )
         case "torch":
-            from trtllm_openai.engines import torch
+            from trtllm_openai.engines.torch import loader as torch
 
             return torch.load(
                 Path(files.model_dir),

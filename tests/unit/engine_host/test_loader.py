@@ -9,7 +9,7 @@ import pytest
 
 from trtllm_openai.config import Settings
 from trtllm_openai.engine_host.loader import ModelFiles, load_engine
-from trtllm_openai.engines import tensorrt_llm
+from trtllm_openai.engines.tensorrt_llm import loader as tensorrt_llm
 from trtllm_openai.engines.tensorrt_llm import pytorch
 from trtllm_openai.errors import CheckpointError
 
@@ -74,7 +74,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_each_runner_publishes_at_an_address_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trtllm_openai.engines import torch
+    from trtllm_openai.engines.torch import loader as torch
 
     given: list[Any] = []
     monkeypatch.setattr(torch, "load", lambda *arguments: given.append(arguments[-1]))

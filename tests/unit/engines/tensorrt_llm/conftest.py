@@ -11,9 +11,9 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.fakes.shim import require_shim
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import load
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
 from trtllm_openai.engines.tensorrt_llm.guided_requests import GuidedRequests
+from trtllm_openai.engines.tensorrt_llm.loader import load
 from trtllm_openai.processes.mpi import SPAWN_ENVIRONMENT
 from trtllm_openai.text.tokenizer import Tokenizer
 

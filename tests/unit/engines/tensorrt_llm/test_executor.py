@@ -15,9 +15,9 @@ import pytest
 from tests.fakes.engine_dir import make_engine_dir
 from tests.unit.engines.tensorrt_llm.conftest import EOS, record
 from trtllm_openai.config import TensorRTLLMSettings
-from trtllm_openai.engines.tensorrt_llm import executor, guide_check, guided_requests, load
+from trtllm_openai.engines.tensorrt_llm import executor, guide_check, guided_requests
 from trtllm_openai.engines.tensorrt_llm.executor import ExecutorEngine
-from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first
+from trtllm_openai.engines.tensorrt_llm.loader import eos_token_first, load
 from trtllm_openai.errors import CheckpointError, ConfigError, InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, GuideKind, SamplingParams, StepOutput
 

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.generation import GenerationRequest, SamplingParams, StepOutput
 
 VOCAB = 500

@@ -15,9 +15,10 @@ import pytest
 from tests.unit.engines.torch.conftest import VOCAB
 from tests.unit.engines.torch.test_guide_trial import ENDLESS
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load, loader
+from trtllm_openai.engines.torch import loader
 from trtllm_openai.engines.torch.engine import TorchEngine
 from trtllm_openai.engines.torch.guides import GuideMatcher, compile_guide, make_tokenizer, try_guide
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.sizes import make_limits
 from trtllm_openai.errors import InvalidRequest
 from trtllm_openai.generation import GenerationRequest, Guide, SamplingParams, StepOutput, Thinking

@@ -13,8 +13,8 @@ from tests.unit.engines.test_zmq_publisher import asked, socket
 from tests.unit.engines.torch.conftest import request, run
 from trtllm_openai.config import KVEventSettings, TorchSettings
 from trtllm_openai.engines.kv_events import open_kv_events
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 
 BLOCK = 16
 

@@ -88,7 +88,7 @@ def test_parts_are_all_there_is_once(total: int, size: int) -> None:
 RANK_0 = """
 import sys, time, pathlib
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
+from trtllm_openai.engines.torch.loader import load
 engine = load(
     pathlib.Path(sys.argv[1]), TorchSettings(device="cpu", tensor_parallel_size=2), lambda *_: None
 )

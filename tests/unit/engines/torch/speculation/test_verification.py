@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.engines.torch.conftest import VOCAB, finish, make_engine, request, run
 from tests.unit.engines.torch.test_linear import vnni
 from trtllm_openai.config import TorchSettings
-from trtllm_openai.engines.torch import load
 from trtllm_openai.engines.torch.engine import TorchEngine
+from trtllm_openai.engines.torch.loader import load
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import Drafter
 from trtllm_openai.engines.torch.speculation.policy import StepCost
