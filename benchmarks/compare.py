@@ -44,8 +44,12 @@ from benchmarks.compare_servers import (  # noqa: E402
     tail,
 )
 
-ORDERS = {"peer-first": "peer ours", "ours-first": "ours peer", "both": "peer ours ours peer"}
-ORDERS["around"] = "ours peer ours"
+ORDERS = {
+    "peer-first": "peer ours",
+    "ours-first": "ours peer",
+    "both": "peer ours ours peer",
+    "around": "ours peer ours",
+}
 
 
 @dataclass(frozen=True, slots=True)

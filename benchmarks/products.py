@@ -137,7 +137,7 @@ class Case:
         )
 
     def _before(self, fp8: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What comes before the product: rows, and their scales in fp8."""
+        """The rows after the operation before the product, and their scales in fp8."""
         if self.normed and fp8:
             return add_rms_norm_fp8(self.x, self.addend_in, self.gain, 1e-5)
         if self.normed:

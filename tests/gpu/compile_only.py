@@ -24,7 +24,7 @@ SHARED_MEMORY = 227 * 1024
 
 
 class Hopper:
-    """What Triton asks the driver while it compiles."""
+    """The part of a driver that Triton asks while it compiles."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 10 * CAPABILITY[0] + CAPABILITY[1], 32)

@@ -134,7 +134,7 @@ def test_rope_and_store_in_fp8(heads: int, kv_heads: int, dim: int, dtype: torch
     rope_and_store(qkv, cache, positions, slots, tables, None)
     rounded = before[:, heads:].clamp(-448, 448).to(FP8).to(dtype)
     if not INTERPRETED:
-        rounded[2, 0, 3 + dim // 2] = math.nan  # what is rotated with NaN
+        rounded[2, 0, 3 + dim // 2] = math.nan  # the value that is rotated with NaN
     assert torch.equal(qkv[:, :heads], before[:, :heads])
     assert torch.equal(qkv[:, heads:].nan_to_num(7.0), rounded.nan_to_num(7.0))
     assert qkv[2, heads, :3].tolist() == [448, -448, 448]

@@ -3,7 +3,7 @@
     settings ─▶ start engine hosts ─▶ import the HTTP side ─▶ find the model, read the tokenizer ─▶ launch
                         └▶ import the engine (torch: a second) ─▶ wait for the launch ────────────────┴▶ load
 
-What this module imports comes before all that, and has to be little: the rest is in `serve.command`. Hosts
+The imports of this module come before all that, and have to be few: the rest is in `serve.command`. Hosts
 that no launch has taken are ended here, whatever fails or interrupts start-up.
 """
 

@@ -50,7 +50,7 @@ COMPILED_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class RankConfig:
-    """What one rank is built from: model, settings, and the choices where these leave some.
+    """Everything that one rank is built from: model, settings, and the choices where these leave some.
 
     `config`: of the whole model; `shard` has the sizes of this rank. `dtype`: of activations and of weights
     that are not quantized. `kv_dtype`: of the KV cache. `max_seq_len`: tokens of a prompt and its answer.

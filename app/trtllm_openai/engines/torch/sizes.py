@@ -29,9 +29,8 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
     tokens = settings.max_num_tokens or (CPU_STEP if cpu else GPU_STEP)
     speculates = settings.speculation != "off" and settings.tensor_parallel_size == 1
     # Drafts take at most half of a step's tokens from prompts.
-    drafts = min(CPU_DRAFT_ROWS if cpu else GPU_DRAFT_ROWS, tokens // 2) if speculates else 0
-    draft_rows = max(batch, drafts) if speculates else 0
-    chunk = min(tokens - max(batch, draft_rows), CPU_CHUNK if cpu else GPU_CHUNK)
+    rows = max(batch, min(CPU_DRAFT_ROWS if cpu else GPU_DRAFT_ROWS, tokens // 2)) if speculates else batch
+    chunk = min(tokens - rows, CPU_CHUNK if cpu else GPU_CHUNK)
     if chunk < 1:
         raise ConfigError(
             f"torch.max_num_tokens: {tokens} leaves no prefill tokens after one token for each of "
@@ -46,7 +45,7 @@ def make_limits(settings: TorchSettings, device: torch.device) -> Limits:
         settings.block_size,
         tile=min(chunk, CPU_TILE) if exact else 1,
         exact=exact,
-        draft_rows=draft_rows,
+        draft_rows=rows if speculates else 0,
         prefix_caching=settings.enable_prefix_caching,
     )
 

@@ -1,4 +1,4 @@
-"""What becomes of a sampled token: an output, the end of its sequence, or an error of that sequence alone."""
+"""A sampled token becomes an output, the end of its sequence, or an error of that sequence alone."""
 
 from collections.abc import Sequence as Items
 from typing import Any

@@ -69,8 +69,8 @@ def test_sequences_are_no_longer_than_the_context(checkpoint: Callable[[str], Pa
 @pytest.mark.parametrize(
     ("wanted", "fitting", "blocks"),
     [
-        (None, 300, 300 // 16),  # what fits
-        (None, 10**9, 4 * (100 + 16) // 16),  # what a full batch can use
+        (None, 300, 300 // 16),  # as many as fit
+        (None, 10**9, 4 * (100 + 16) // 16),  # as many as a full batch can use
         (None, 10, 7),  # one sequence
         (1600, 10, 100),  # as configured, whatever seems to fit
         (1, 10**9, 7),

@@ -54,7 +54,7 @@ CPU_STEP_COST = StepCost((1, 1.0), (2, 1.03), (4, 1.15), (8, 1.45), (16, 2.1), (
 GPU_STEP_COST = StepCost((1, 1.0), (2, 1.18), (16, 1.25), (64, 1.7), (128, 2.3), (256, 3.5))
 """Durations of decode steps (docs/performance.md), by which `torch.speculation: auto` decides."""
 GPU_READ_COST = 0.1
-"""What it costs there to read a step before the next one is launched, in steps of one row."""
+"""Cost, on a GPU, of reading a step before the next one is launched, in steps of one row."""
 
 
 def worthwhile(

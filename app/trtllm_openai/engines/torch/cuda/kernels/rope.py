@@ -67,7 +67,7 @@ def _rope_and_store(
     is_kept = inside & (head >= HEADS)[:, None]
     changed = inside & rotated[:, None]
     if MOST > 0:
-        # What is stored is rounded again: ptxas 12.8 loses a packed pair that is both stored and unpacked.
+        # Stored values are rounded a second time: ptxas 12.8 loses a packed pair that is stored and unpacked.
         rounded_first = _bounded(turned_first, MOST).to(stored).to(tl.float32)
         rounded_second = _bounded(turned_second, MOST).to(stored).to(tl.float32)
         turned_first = tl.where(is_kept, rounded_first, turned_first)
