@@ -66,7 +66,7 @@ def candidates(product: Product, rows: int, kind: str) -> list[AnyTile | None]:
         sizes = itertools.product([32, 64], [4], [3, 4, 6], [1, 2, 4, 8])
         return [Int4Tile(*size) for size in sizes]
     if rows == 1:
-        lines = itertools.product([1, 2, 4, 8], [256, 512, 1024, 2048], [4, 8])
+        lines = itertools.product([1, 2, 4, 8], [256, 512, 1024, 2048], [4, 8], [1, 3, 4])
         return [GemvTile(*size) for size in lines if 2048 <= size[0] * size[1] <= 8192]
     itemsize = 1 if kind == "fp8" else 2
     steps = itertools.product([128, 256], [3, 4, 6], [1] if swiglu else [1, 2, 4])
@@ -219,7 +219,7 @@ def _packed(outputs: int, inputs: int, device: torch.device) -> Int4Weight:
 
 def _text(tile: AnyTile | None) -> str:
     if isinstance(tile, GemvTile):
-        return f"{tile.outputs}x{tile.inputs} w{tile.warps}"
+        return f"{tile.outputs}x{tile.inputs} w{tile.warps} s{tile.stages}"
     if isinstance(tile, Int4Tile):
         return f"{tile.outputs} w{tile.warps} s{tile.stages} k{tile.splits}"
     return "the server's" if tile is None else f"{tile.outputs}x{tile.inputs} s{tile.stages} k{tile.splits}"

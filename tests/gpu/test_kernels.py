@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from trtllm_openai.engines.torch.cuda.kernels.attention import PagedDecode
 from trtllm_openai.engines.torch.cuda.kernels.few_rows import Tile, few_rows
-from trtllm_openai.engines.torch.cuda.kernels.gemv import gemv
+from trtllm_openai.engines.torch.cuda.kernels.gemv import GemvTile, gemv
 from trtllm_openai.engines.torch.cuda.kernels.norm import add_rms_norm, add_rms_norm_fp8
 from trtllm_openai.engines.torch.cuda.kernels.quantize import quantize
 from trtllm_openai.engines.torch.cuda.kernels.rope import rope_and_store
@@ -245,6 +245,19 @@ def test_gemv_of_scaled_weights() -> None:
     scales = random(96).abs()
     expected = x.double() @ (weight.double() * scales.double().unsqueeze(1)).T
     assert error(gemv(x, weight, scales=scales), expected) < TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("swiglu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_gemv_in_stages(dtype: torch.dtype, swiglu: bool, stages: int) -> None:
+    x, weight = random(1, 1032, dtype=torch.bfloat16), random(100, 1032).div(32).to(dtype)
+    expected = x.double() @ weight.double().T
+    if swiglu:
+        gate, up = expected.chunk(2, -1)
+        expected = F.silu(gate) * up
+    got = gemv(x, weight, swiglu=swiglu, tile=GemvTile(8, 512, 4, stages))
+    assert error(got, expected) < TOLERANCE[torch.bfloat16]
 
 
 CUTS = [

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.splits import is_last
 
 TILE = 128
@@ -50,10 +50,11 @@ def _paged_decode(
     PDL: tl.constexpr,
 ):
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    wait(PDL)
+    trigger(PDL)
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     stride = tl.load(table_stride)
+    wait(PDL)
     share = tl.cdiv(tl.cdiv(length, TILE), SPLITS) * TILE
     start = split * share
     stop = tl.minimum(start + share, length)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.arrival import await_flags, await_tags, next_use, raise_flags
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.norm import store_normed
 
 Norm = tuple[torch.Tensor, float, torch.Tensor, torch.Tensor | None]
@@ -87,6 +87,7 @@ def _add_sum(
     gains = tl.load(gain + offsets, mask=inside, other=0.0) if NORM else 0.0
     mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(kind)), 16)
     own_flags = tl.load(flags + RANK).to(tl.pointer_type(tl.int32))
+    trigger(PDL)
     wait(PDL)
     use = next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)
@@ -136,6 +137,7 @@ def _add_sum_tagged(
     inside = offsets < width
     gains = tl.load(gain + offsets, mask=inside, other=0.0) if NORM else 0.0
     mine = tl.multiple_of(tl.load(buffers + RANK).to(tl.pointer_type(tl.int32)), 16)
+    trigger(PDL)
     wait(PDL)
     use = next_use(counts, row)
     own = tl.load(part + row.to(tl.int64) * width + offsets, mask=inside, other=0.0)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from trtllm_openai.engines.torch.cuda.kernels.arrival import await_flags, next_use, raise_flags
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 
 TILE = 2048
 
@@ -28,6 +28,7 @@ def _gather(
     TILE: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    trigger(PDL)
     wait(PDL)
     row, tile = tl.program_id(0), tl.program_id(1)
     program = row * tl.num_programs(1) + tile

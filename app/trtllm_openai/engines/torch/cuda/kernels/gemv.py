@@ -17,11 +17,12 @@ from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
 
 @dataclass(frozen=True, slots=True)
 class GemvTile:
-    """Outputs of a program, inputs of an iteration of its loop, and its warps."""
+    """Outputs of a program, inputs of an iteration of its loop, its warps, and stages of the loop."""
 
     outputs: int
     inputs: int
     warps: int
+    stages: int = 1
 
 
 @triton.jit
@@ -43,6 +44,7 @@ def _gemv(
     ADD: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -54,7 +56,7 @@ def _gemv(
     up_line = line + outputs.to(tl.int64) * inputs
     if PDL:
         tl.extra.cuda.gdc_wait()
-    for first in range(0, inputs, BLOCK):
+    for first in tl.range(0, inputs, BLOCK, num_stages=STAGES):
         column = first + tl.arange(0, BLOCK)
         inside = column < inputs
         wanted = there[:, None] & inside[None, :]
@@ -132,6 +134,7 @@ def gemv(
         ADD=addend is not None,
         ROWS=chosen.outputs,
         BLOCK=min(chosen.inputs, triton.next_power_of_2(inputs)),
+        STAGES=chosen.stages,
         num_warps=chosen.warps,
         **dependent(),
     )
@@ -141,7 +144,9 @@ def gemv(
 def _tile(outputs: int, inputs: int, swiglu: bool, itemsize: int) -> GemvTile:
     """The fastest of the tiles in benchmarks/products.py (docs/performance.md)."""
     if itemsize == 1:
-        return GemvTile(8, 512, 4) if swiglu or outputs > inputs else GemvTile(8, 1024, 4)
+        if swiglu:
+            return GemvTile(8, 512, 4, stages=3)
+        return GemvTile(8, 512, 4) if outputs > inputs else GemvTile(8, 1024, 4)
     if swiglu or outputs >= 2**15:
         return GemvTile(8, 256, 4)
     if inputs > 2**13:

@@ -1,7 +1,8 @@
 """Programmatic dependent launch (PDL): a kernel starts while the previous one is still finishing.
 
-Needs compute capability 9.0. Programs may set up and read constant inputs before `wait`, which blocks until
-the previous kernel completes; data written by other kernels must not be read before it.
+Needs compute capability 9.0. Before `wait`, which blocks until the previous kernel completes, programs may
+read what no kernel of a step writes: weights, and the step's input, which the host has copied. A kernel that
+calls `trigger` first gives the next one more time for that; products do so at their end (`gemv`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ def dependent() -> dict[str, Any]:
 
 
 @triton.jit
-def wait(PDL: tl.constexpr):
-    """Allow the next kernel to launch, then wait for the previous one to complete."""
+def trigger(PDL: tl.constexpr):
+    """Allow the next kernel to launch."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait(PDL: tl.constexpr):
+    """Wait for the previous kernel to complete."""
+    if PDL:
         tl.extra.cuda.gdc_wait()

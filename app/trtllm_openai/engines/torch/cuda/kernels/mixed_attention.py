@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 
 LINES = 64
 """Query vectors of a tile: tokens times the heads that share a KV head."""
@@ -46,6 +46,7 @@ def _mixed_attention(
     PDL: tl.constexpr,
 ):
     GROUP: tl.constexpr = HEADS // KV_HEADS
+    trigger(PDL)
     wait(PDL)
     items = tl.load(tile_count) * KV_HEADS
     stride = tl.load(table_stride).to(tl.int64)

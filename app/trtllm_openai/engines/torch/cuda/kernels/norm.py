@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 
 FP8_MAX: tl.constexpr = tl.constexpr(448.0)
 """Largest finite value of float8_e4m3fn."""
@@ -42,17 +42,18 @@ def _add_rms_norm(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    wait(PDL)
+    trigger(PDL)
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     inside = offsets < width
+    gain = tl.load(weight + offsets, mask=inside, other=0.0).to(tl.float32)
+    wait(PDL)
     values = tl.load(x + row * width + offsets, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         values += tl.load(delta + row * width + offsets, mask=inside, other=0.0).to(tl.float32)
         stored = values.to(x.dtype.element_ty)
         tl.store(x + row * width + offsets, stored, mask=inside)
         values = stored.to(tl.float32)
-    gain = tl.load(weight + offsets, mask=inside, other=0.0).to(tl.float32)
     store_normed(values, gain, out, scales, row, width, eps, offsets, inside, FP8)
 
 

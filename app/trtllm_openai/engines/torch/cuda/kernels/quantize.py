@@ -6,12 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.norm import FP8_MAX, SMALLEST_SCALE
 
 
 @triton.jit
 def _quantize(x, out, scales, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    trigger(PDL)
     wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.kv_cache import FP8, FP8_MAX
 
 HEADS_AT_ONCE = 8
@@ -36,12 +36,17 @@ def _rope_and_store(
     HEADS_AT_ONCE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    wait(PDL)
+    trigger(PDL)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)
     place = tl.arange(0, HALF_BLOCK)
     inside = (head[:, None] < HEADS + 2 * KV_HEADS) & (place[None, :] < HALF)
     low = qkv + row * (HEADS + 2 * KV_HEADS) * 2 * HALF + head[:, None] * 2 * HALF + place[None, :]
+    position = tl.load(positions + row).to(tl.int64)
+    cosine = tl.load(cos + position * HALF + place, mask=place < HALF, other=1.0)[None, :]
+    sine = tl.load(sin + position * HALF + place, mask=place < HALF, other=0.0)[None, :]
+    slot = tl.load(slots + row).to(tl.int64)
+    wait(PDL)
     first = tl.load(low, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(low + HALF, mask=inside, other=0.0).to(tl.float32)
     rotated = head < HEADS + KV_HEADS
@@ -57,9 +62,6 @@ def _rope_and_store(
         scale = inverse[:, None]
         first = tl.where(rotated[:, None], first * scale * (q_low + k_low).to(tl.float32), first)
         second = tl.where(rotated[:, None], second * scale * (q_high + k_high).to(tl.float32), second)
-    position = tl.load(positions + row).to(tl.int64)
-    cosine = tl.load(cos + position * HALF + place, mask=place < HALF, other=1.0)[None, :]
-    sine = tl.load(sin + position * HALF + place, mask=place < HALF, other=0.0)[None, :]
     turned_first = tl.where(rotated[:, None], first * cosine - second * sine, first)
     turned_second = tl.where(rotated[:, None], second * cosine + first * sine, second)
     kind: tl.constexpr = qkv.dtype.element_ty
@@ -75,7 +77,6 @@ def _rope_and_store(
         changed = inside
     tl.store(low, turned_first.to(kind), mask=changed)
     tl.store(low + HALF, turned_second.to(kind), mask=changed)
-    slot = tl.load(slots + row).to(tl.int64)
     kept = cache + slot * 2 * KV_HEADS * 2 * HALF + (head - HEADS)[:, None] * 2 * HALF + place[None, :]
     tl.store(kept, turned_first.to(stored), mask=is_kept)
     tl.store(kept + HALF, turned_second.to(stored), mask=is_kept)

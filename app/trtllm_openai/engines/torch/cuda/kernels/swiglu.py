@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, wait
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.norm import FP8_MAX, SMALLEST_SCALE
 
 BLOCK = 1024
@@ -21,6 +21,7 @@ def _silu_times(gate, up, offsets, inside):
 
 @triton.jit
 def _swiglu(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    trigger(PDL)
     wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -32,6 +33,7 @@ def _swiglu(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
 
 @triton.jit
 def _swiglu_fp8(gate_up, out, scales, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    trigger(PDL)
     wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
