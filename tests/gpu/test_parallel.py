@@ -284,10 +284,14 @@ def test_a_70b_shape_at_fp8_loads_and_streams(tmp_path: Path) -> None:
     for made in pieces.values():
         assert sum(map(len, made)) == 8
         assert max(map(len, made)) == 1  # one at a time
-    after = [torch.cuda.mem_get_info(device)[0] for device in range(2)]
-    left = [first - last for first, last in zip(before, after, strict=True)]
-    print(f"left: {left[0] / 1e6:.0f} and {left[1] / 1e6:.0f} MB, of which {torch.cuda.memory_reserved()} B PyTorch's")
-    assert max(left) < 2**30  # CUDA's own remains
+    left = [first - torch.cuda.mem_get_info(device)[0] for device, first in enumerate(before)]
+    pooled = torch.cuda.memory_reserved()
+    print(
+        f"left: {left[0] / 1e6:.0f} and {left[1] / 1e6:.0f} MB, of which {pooled / 1e6:.0f} in PyTorch's pool"
+    )
+    # The next engine may use what the pool keeps; of the rest CUDA's own remains.
+    assert pooled < 2**30
+    assert max(left[0] - pooled, left[1]) < 2**30
 
 
 @pytest.mark.parametrize(
