@@ -2,8 +2,10 @@
 
 One torch engine in this process, without a server, with drafts and without in turns, so that noise affects
 both. For each text and number of streams: the share of draft tokens that were accepted, tokens per step of a
-sequence, tokens per second and milliseconds per output token with drafts and without. Greedy; on a CPU the
-answers are compared token for token. Earlier answers are not drafted from, as every round asks the same.
+sequence, tokens per second and milliseconds per output token with drafts and without. Each stream asks for
+one answer after the other, of different lengths, and tokens per second count while all streams are busy: with
+drafts some end much earlier than others. Greedy; on a CPU the answers are compared token for token. Earlier
+answers are not drafted from, as every round asks the same.
 
 `--steps` measures instead what a step costs by its number of sequences and draft tokens, which are random and
 all rejected, and which share of them would have to be accepted for drafts to pay.
@@ -21,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -144,14 +147,19 @@ TEXTS: dict[str, Callable[[], list[Text]]] = {
 }
 
 
+ANSWERS = 3
+"""Answers that a stream asks for, on average."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one run: its answers, seconds, and milliseconds per output token after the first."""
+    """Of one run: its answers, how many steps a sequence took for them in all, tokens per second while all
+    streams were busy, and milliseconds per output token after the first, mean over the answers."""
 
     answers: dict[str, list[int]]
-    seconds: float
-    tpot_ms: float
     steps: int
+    tokens_per_s: float
+    tpot_ms: float
 
     @property
     def tokens(self) -> int:
@@ -159,14 +167,15 @@ class Result:
 
 
 def make_requests(
-    tokenizer: Tokenizer, texts: list[Text], streams: int, tokens: int
+    tokenizer: Tokenizer, texts: list[Text], count: int, tokens: int
 ) -> list[GenerationRequest]:
     requests = []
-    for index in range(streams):
+    for index in range(count):
         text = texts[index % len(texts)]
         prompt = f"<|im_start|>user\n{text.question}<|im_end|>\n<|im_start|>assistant\n{text.beginning}"
         ids = tokenizer.encode(prompt, add_special_tokens=False)
-        sampling = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=text.guide is None, seed=index)
+        length = tokens // 2 + index * 37 % tokens  # so that streams do not end together
+        sampling = SamplingParams(max_tokens=length, temperature=0, ignore_eos=text.guide is None, seed=index)
         requests.append(GenerationRequest(str(index), ids, sampling, guide=text.guide))
     return requests
 
@@ -176,35 +185,43 @@ def use(engine: TorchEngine, drafter: Drafter | None) -> None:
     engine._drafter = engine._scheduler._drafter = drafter
 
 
-def measure(engine: TorchEngine, requests: list[GenerationRequest]) -> Result:
+def measure(engine: TorchEngine, requests: list[GenerationRequest], streams: int) -> Result:
     answers: dict[str, list[int]] = {one.request_id: [] for one in requests}
     first: dict[str, float] = {}
     per_token: list[float] = []
-    steps = 0
-    began = time.perf_counter()
-    for one in requests:
+    steps = tokens = busy_tokens = 0
+    began, busy_s = time.perf_counter(), 0.0
+    waiting = iter(requests)
+    for one in islice(waiting, streams):
         engine.submit(one)
     left = len(requests)
     while left:
         outputs = engine.step(0.01)
         now = time.perf_counter()
+        tokens += sum(len(output.token_ids) for output in outputs)
         for output in outputs:
             name = output.request_id
             answers[name] += output.token_ids
             steps += bool(output.token_ids)
             if output.token_ids:
                 first.setdefault(name, now)
-            if output.finish_reason is not None:
-                left -= 1
-                if len(answers[name]) > 1:
-                    per_token.append((now - first[name]) * 1000 / (len(answers[name]) - 1))
-    return Result(answers, time.perf_counter() - began, statistics.mean(per_token), steps)
+            if output.finish_reason is None:
+                continue
+            left -= 1
+            if len(answers[name]) > 1:
+                per_token.append((now - first[name]) * 1000 / (len(answers[name]) - 1))
+            if (following := next(waiting, None)) is not None:
+                engine.submit(following)
+            elif not busy_s:
+                busy_s, busy_tokens = now - began, tokens
+    return Result(answers, steps, busy_tokens / busy_s, statistics.mean(per_token))
 
 
 def compare(
     engine: TorchEngine,
     make: Callable[[], Drafter],
     requests: list[GenerationRequest],
+    streams: int,
     rounds: int,
     *,
     exact: bool,
@@ -214,16 +231,16 @@ def compare(
     on: list[Result] = []
     drafter = make()
     use(engine, None)
-    measure(engine, requests)  # warm-up: kernels, prefix cache
+    measure(engine, requests, streams)  # warm-up: kernels, prefix cache
     for number in range(rounds):
         drafter = make()
         for drafting in (False, True) if number % 2 else (True, False):
             use(engine, drafter if drafting else None)
-            (on if drafting else off).append(measure(engine, requests))
+            (on if drafting else off).append(measure(engine, requests, streams))
         if exact:
             assert on[-1].answers == off[-1].answers, "drafts changed an answer"
     same = sum(on[-1].answers[name] == answer for name, answer in off[-1].answers.items())
-    speeds = [statistics.median(one.tokens / one.seconds for one in runs) for runs in (off, on)]
+    speeds = [statistics.median(one.tokens_per_s for one in runs) for runs in (off, on)]
     times = [statistics.median(one.tpot_ms for one in runs) for runs in (off, on)]
     accepted = drafter.accepted.total()
     share = f"{accepted / drafter.drafted:.0%} of {drafter.drafted}" if drafter.drafted else "none"
@@ -291,7 +308,7 @@ def main() -> None:
     parser.add_argument("--mode", default="auto", choices=["auto", "suffix", "ngram"])
     parser.add_argument("--most", type=int, default=12, help="draft tokens, at most")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--tokens", type=int, default=160, help="output tokens per request")
+    parser.add_argument("--tokens", type=int, default=160, help="output tokens of a request, on average")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", nargs="+", default=list(TEXTS), choices=list(TEXTS))
     parser.add_argument("--steps", action="store_true", help="measure the cost of steps instead")
@@ -333,11 +350,13 @@ def main() -> None:
         print("|---" * 10 + "|")
         for name in arguments.texts:
             for streams in arguments.streams:
-                requests = make_requests(tokenizer, TEXTS[name](), streams, arguments.tokens)
+                count = ANSWERS * streams
+                requests = make_requests(tokenizer, TEXTS[name](), count, arguments.tokens)
                 row = compare(
                     engine,
                     lambda: make_drafter(settings, overlaps=arguments.device == "cuda"),
                     requests,
+                    streams,
                     arguments.rounds,
                     exact=arguments.device == "cpu",
                 )
