@@ -78,8 +78,8 @@ class TorchSettings(Section):
         "off",
         description="draft the next tokens from the request's own text, its prediction and earlier answers, "
         "and verify several in one step: suffix takes the most frequent continuation of the longest match, "
-        "ngram the latest one of up to 4 tokens; auto is suffix where it pays, by what was accepted so far "
-        "and by the size of the batch; answers do not depend on it",
+        "ngram the latest one of up to 4 tokens; auto is suffix where it pays, by what was accepted so far, "
+        "the size of the batch and the time of steps; answers do not depend on it",
     )
     speculation_max_draft: Annotated[int, Field(ge=1, le=64)] = Field(
         12, description="maximum number of draft tokens for a sequence in a step"

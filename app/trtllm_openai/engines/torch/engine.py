@@ -194,6 +194,8 @@ class TorchEngine:
         step = self._executor.launch(plan)
         if self._step_budget is not None:
             self._step_budget.launched(plan, begun_at)
+        if self._drafter is not None:
+            self._drafter.launched(plan)
         # State changes only after a successful launch, so a step that ran out of memory can be planned again.
         self._scheduler.advance(plan)
         self._stats.steps += 1
@@ -225,11 +227,13 @@ class TorchEngine:
         return [] if step is None else self._read(step)
 
     def _read(self, step: Step) -> list[StepOutput]:
-        tokens = step.collect()
+        tokens, read_at = step.collect(), time.monotonic()
         if self._step_budget is not None:
-            self._step_budget.read(time.monotonic())
+            self._step_budget.read(read_at)
         if step.drafts:
-            return self._read_drafts(step, tokens)
+            return self._read_drafts(step, tokens, read_at)
+        if self._drafter is not None:
+            self._drafter.read(len(tokens), read_at)
         outputs = []
         for sequence, chosen in zip(step.sampled, tokens, strict=True):
             sequence.unread -= 1
@@ -240,11 +244,12 @@ class TorchEngine:
                 outputs.append(output)
         return outputs
 
-    def _read_drafts(self, step: Step, tokens: list[Sampled]) -> list[StepOutput]:
+    def _read_drafts(self, step: Step, tokens: list[Sampled], read_at: float) -> list[StepOutput]:
         """Read the tokens of a step with drafts: those up to the first that differs from its draft."""
-        outputs = []
+        outputs, total = [], 0
         for sequence, drafted, chosen in verified(step.sampled, step.drafts, tokens):
             sequence.unread -= 1
+            total += len(chosen)
             if self._live.get(sequence.request.request_id) is not sequence:
                 continue
             taken, accepted = self._outputs.take_all(sequence, chosen, self._scheduler.accept)
@@ -254,6 +259,8 @@ class TorchEngine:
                 self._drafter.judge(sequence, drafted, accepted)
                 taken[-1].drafted, taken[-1].accepted = drafted, accepted
             outputs += taken
+        if self._drafter is not None:
+            self._drafter.read(total, read_at)
         return outputs
 
     def _admit_guided(self, guides: GuideQueue, timeout: float) -> list[StepOutput]:

@@ -7,11 +7,13 @@ changes no answer, only how many steps it takes.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trtllm_openai.config import TorchSettings
+from trtllm_openai.engines.torch.plan import Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.answers import Answers
 from trtllm_openai.engines.torch.speculation.matching import LONGEST, Match, TokenBuffer, longest_match
@@ -23,6 +25,7 @@ from trtllm_openai.engines.torch.speculation.policy import (
     StepCost,
     worthwhile,
 )
+from trtllm_openai.engines.torch.speculation.trial import Trial
 from trtllm_openai.generation import EngineStats
 
 Mode = Literal["auto", "suffix", "ngram"]
@@ -63,9 +66,9 @@ class Drafting:
 class Drafter:
     """Drafts for one engine.
 
-    `most`: tokens of a draft. `cost`: of a step, by which `auto` decides. `kept`: tokens of earlier answers
-    to draft from. `read_cost`: what it costs to read a step before the next one is launched, in steps of one
-    row; None if every step is read first.
+    `most`: tokens of a draft. `cost`: of a step, by which `auto` decides unless steps show that drafts do not
+    pay. `kept`: tokens of earlier answers to draft from. `read_cost`: what it costs to read a step before the
+    next one is launched, in steps of one row; None if every step is read first.
     """
 
     def __init__(
@@ -73,6 +76,10 @@ class Drafter:
     ) -> None:
         self._mode, self._most, self._cost, self._read_cost = mode, most, cost, read_cost
         self._answers = Answers(kept)
+        self._trial = Trial() if mode == "auto" else None
+        self._unread: deque[tuple[int, bool]] = deque()
+        """Steps under way: how many sequences, 0 beside prompts, and whether there are drafts."""
+        self._read_at = -math.inf
         self.drafts = 0
         self.drafted = 0
         self.accepted: Counter[int] = Counter()
@@ -80,7 +87,7 @@ class Drafter:
 
     def wants(self, sequences: list[Sequence]) -> bool:
         """Whether to read the step under way before the next one is planned, as drafts would then pay."""
-        if self._read_cost is None or not sequences:
+        if self._read_cost is None or not sequences or not self._pays(len(sequences)):
             return False
         flying = [one for one in sequences if one.unread and not one.prefilling and one.matcher is None]
         guesses = self._guesses(flying, len(sequences), 1)
@@ -91,7 +98,7 @@ class Drafter:
 
     def propose(self, sequences: list[Sequence], most: int) -> dict[Sequence, list[int]]:
         """Drafts for a step that decodes `sequences`, at most `most` tokens in all."""
-        if most <= 0:
+        if most <= 0 or not self._pays(len(sequences)):
             return {}
         guesses = self._guesses([one for one in sequences if not one.unread], len(sequences), 0)
         if self._mode == "auto":
@@ -104,6 +111,23 @@ class Drafter:
             for (sequence, guess), count in zip(guesses, kept, strict=True)
             if count
         }
+
+    def launched(self, plan: Plan) -> None:
+        """Note that a step was launched. Steps are read in the order of their launches."""
+        self._unread.append((0 if plan.prefill else len(plan.decode), bool(plan.drafts)))
+
+    def read(self, tokens: int, at: float) -> None:
+        """Note that a step was read, and how many tokens count. `at`: seconds of a monotonic clock.
+
+        A step takes from the read before its own to its own, with all that is done in between: while
+        sequences decode, one step follows the other.
+        """
+        seconds, self._read_at = at - self._read_at, at
+        if not self._unread:
+            return
+        sequences, drafted = self._unread.popleft()
+        if self._trial is not None and sequences and seconds < math.inf:
+            self._trial.note(sequences, tokens, seconds, drafted=drafted)
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """A draft of `drafted` tokens was verified, of which the first `accepted` are in the answer."""
@@ -126,6 +150,9 @@ class Drafter:
         start = sequence.prompt_tokens
         prompt = sequence.tokens[max(0, start - LONGEST) : start]
         self._answers.add(sequence.request.cache_salt, prompt, sequence.tokens[start:])
+
+    def _pays(self, sequences: int) -> bool:
+        return self._trial is None or self._trial.allows(sequences)
 
     def _guesses(self, sequences: list[Sequence], rows: int, unread: int) -> list[tuple[Sequence, Guess]]:
         """Guesses for some of `sequences`, in a step that decodes `rows`."""

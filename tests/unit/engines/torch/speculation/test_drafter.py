@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.unit.engines.torch.conftest import make_engine, request, run
+from trtllm_openai.engines.torch.plan import Chunk, Plan
 from trtllm_openai.engines.torch.sequence import Sequence
 from trtllm_openai.engines.torch.speculation.drafter import PROBE_INTERVAL, Drafter, Mode
 from trtllm_openai.engines.torch.speculation.policy import StepCost
@@ -109,6 +110,35 @@ def test_auto_drafts_nothing_where_rows_are_dear() -> None:
     assert one in cheap.propose([one, *others], 99)
     assert Drafter("auto", 4, DEAR).propose([one, *others], 99) == {}
     assert one.drafting is not None
+
+
+def test_auto_pauses_where_steps_with_drafts_take_too_long() -> None:
+    """Whatever the assumed cost of rows. Steps beside prompts, and those of other modes, are not judged."""
+    one = sequence([*TEXT, *TEXT[:6]])
+
+    def decode(drafter: Drafter, beside_prompts: bool = False) -> None:
+        at = 0.0
+        for number in range(40):
+            drafts = {one: [1]} if number % 2 else {}
+            prompts = [Chunk(one, 0, 1)] if beside_prompts else []
+            drafter.launched(Plan(decode=[one], drafts=drafts, prefill=prompts))
+            at += 0.05 if drafts else 0.02
+            drafter.read(2 if drafts else 1, at)
+
+    cases: list[tuple[Mode, bool, dict[Sequence, list[int]]]] = [
+        ("auto", False, {}),
+        ("auto", True, {one: TEXT[6:10]}),
+        ("suffix", False, {one: TEXT[6:10]}),
+    ]
+    for mode, beside_prompts, expected in cases:
+        drafter = Drafter(mode, 4, FREE, read_cost=0.0)
+        assert drafter.propose([one], 9) == {one: TEXT[6:10]}
+        decode(drafter, beside_prompts)
+        assert drafter.propose([one], 9) == expected, mode
+        one.computed, one.unread = len(one.tokens), 1
+        assert drafter.wants([one]) == bool(expected)
+        one.computed, one.unread = 0, 0
+        one.drafting = None
 
 
 def test_a_step_in_flight_is_read_only_where_drafts_pay() -> None:
