@@ -112,7 +112,7 @@ def test_how_a_rank_ended_is_told_while_that_is_known(number: signal.Signals, ho
         victim = next(rank for rank in watch.ranks if rank.name == "sh")
         until(lambda: ranks._children(victim.pid))  # its trap is set
         os.kill(victim.pid, number)
-        until(lambda: not lives(victim.pid))
+        until(lambda: (now := read_process(victim.pid)) is not None and now.ended and now.status)
         assert watch.look() == f"rank 1 (sh, process {victim.pid}) {how}"
 
 
