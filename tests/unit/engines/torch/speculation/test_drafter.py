@@ -113,7 +113,7 @@ def test_auto_drafts_nothing_where_rows_are_dear() -> None:
 
 
 def test_auto_pauses_where_steps_with_drafts_take_too_long() -> None:
-    """Whatever the assumed cost of rows. Steps beside prompts, and those of other modes, are not judged."""
+    """The assumed cost of rows does not matter. Steps beside prompts or of other modes are not judged."""
     one = sequence([*TEXT, *TEXT[:6]])
 
     def decode(drafter: Drafter, beside_prompts: bool = False) -> None:

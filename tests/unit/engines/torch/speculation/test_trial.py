@@ -7,14 +7,14 @@ import pytest
 from trtllm_openai.engines.torch.speculation.trial import ENOUGH, LONGEST_PAUSE, SHORTEST_PAUSE, Trial
 
 
-def steps(trial: Trial, count: int, plain_s: float, drafted_s: float, made: float = 1.5) -> list[bool]:
-    """Decode with four sequences: every other step could have drafts. Returns which steps had them."""
+def steps(trial: Trial, count: int, plain_s: float, drafted_s: float) -> list[bool]:
+    """Decode four sequences; every other step may have drafts, for six tokens. Returns which had them."""
     drafted = []
     for number in range(count):
         with_drafts = number % 2 == 1 and trial.allows(4)
         drafted.append(with_drafts)
         if with_drafts:
-            trial.note(4, int(4 * made), drafted_s, drafted=True)
+            trial.note(4, 6, drafted_s, drafted=True)
         else:
             trial.note(4, 4, plain_s, drafted=False)
     return drafted

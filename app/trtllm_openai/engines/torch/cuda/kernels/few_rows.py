@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.splits import is_last, sum_of_parts
 
 MOST_ROWS = 64
@@ -71,8 +71,7 @@ def _few_rows(
     up_line = line + outputs.to(tl.int64) * inputs
     steps = tl.cdiv(inputs, INPUTS)
     begin, end = steps * split // SPLITS * INPUTS, steps * (split + 1) // SPLITS * INPUTS
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(PDL)
     sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for first in tl.range(begin, end, INPUTS, num_stages=STAGES):
@@ -91,8 +90,7 @@ def _few_rows(
                 up_line + column[None, :], mask=wanted, other=0.0, eviction_policy="evict_first"
             )
             up_sums = tl.dot(up_part, value, up_sums)
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    trigger(PDL)
     inside = there[:, None] & (row < rows)[None, :]
     target = row.to(tl.int64)[None, :] * outputs + output[:, None]
     finishes = True

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,7 @@ def _gemv(
     squares = tl.zeros([BLOCK], tl.float32)
     line = weight + row.to(tl.int64)[:, None] * inputs
     up_line = line + outputs.to(tl.int64) * inputs
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(PDL)
     for first in tl.range(0, inputs, BLOCK, num_stages=STAGES):
         column = first + tl.arange(0, BLOCK)
         inside = column < inputs
@@ -72,8 +71,7 @@ def _gemv(
         sums += part.to(tl.float32) * value[None, :]
         if SWIGLU:
             up_sums += up_part.to(tl.float32) * value[None, :]
-    if PDL:  # not earlier: waiting programs would occupy SMs that still read
-        tl.extra.cuda.gdc_launch_dependents()
+    trigger(PDL)  # not earlier: waiting programs would occupy SMs that still read
     result = tl.sum(sums, 1)
     up = tl.sum(up_sums, 1)
     if NORM:

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from trtllm_openai.engines.torch.cuda.kernels.launch import dependent
+from trtllm_openai.engines.torch.cuda.kernels.launch import dependent, trigger, wait
 from trtllm_openai.engines.torch.cuda.kernels.splits import is_last, sum_of_parts
 from trtllm_openai.engines.torch.quantized.packed import Int4Weight
 
@@ -87,8 +87,7 @@ def _int4_product(
     up_line = line + outputs.to(tl.int64) * (inputs // 2)
     spans = inputs // SPAN
     first, last = spans * split // SPLITS, spans * (split + 1) // SPLITS
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(PDL)
     sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     up_sums = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for span in tl.range(first, last, num_stages=STAGES):
@@ -108,8 +107,7 @@ def _int4_product(
                 up_scale = tl.load(scales + place + outputs, mask=there, other=0.0).to(tl.float32)
                 up_zero = tl.load(zeros + place + outputs, mask=there, other=0)
                 up_sums += _run((up_codes >> (4 * half)) & 15, up_zero, up_scale, value)
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    trigger(PDL)
     finishes = True
     if SPLITS > 1:
         wanted = there[:, None] & given
@@ -226,9 +224,8 @@ def _expand(
     octet, span = tl.arange(0, RUN), tl.program_id(1)
     line = output.to(tl.int64)[:, None] * inputs
     codes = tl.load(packed + line // 2 + span * RUN + octet[None, :], mask=there[:, None], other=0)
-    if PDL:  # the scratch memory may still be read
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    trigger(PDL)
+    wait(PDL)  # the scratch memory may still be read
     for half in tl.static_range(2):
         place = (span * SPAN + half * RUN) // GROUP * outputs + output
         scale = tl.load(scales + place, mask=there, other=0.0).to(tl.float32)[:, None]
